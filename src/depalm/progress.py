@@ -1,0 +1,60 @@
+"""Progress of long work, one line at a time: jobs run side by side and share one screen and a log."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+logger = logging.getLogger("depalm")
+
+
+def log_to(path: Path | str | None) -> None:
+    """Send the package's log to the screen and, if `path` is given, to that file (appended)."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger.handlers = handlers
+    logger.setLevel(logging.INFO)
+
+
+class Progress:
+    """Logs count, rate and time left, at most every `interval` seconds and once at the end."""
+
+    def __init__(self, total: int, what: str, unit: str, done: int = 0, interval: float = 10.0):
+        self.total, self.what, self.unit, self.interval = total, what, unit, interval
+        self.done = self.resumed_at = done
+        self.started = self.shown = time.monotonic()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more units as done; `note` (a loss, say) is shown behind them."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.shown >= self.interval or self.done >= self.total:
+            self.shown = now
+            meter = tqdm.format_meter(
+                self.done,
+                self.total,
+                now - self.started,
+                prefix=self.what,
+                unit=self.unit,
+                ncols=0,
+                initial=self.resumed_at,
+                postfix=note or None,
+            )
+            logger.info(meter)
+
+
+def track(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator[Item]:
+    """Iterate over `items`, logging progress as :class:`Progress` does."""
+    progress = Progress(total, what, unit)
+    for item in items:
+        yield item
+        progress.advance()
