@@ -22,14 +22,16 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_directory(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary directory beside `path`; it takes the place of `path` if the block succeeds."""
+    """Yield a temporary directory beside `path`; it takes the place of `path` if the block
+    succeeds.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
@@ -37,7 +39,7 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o755)
         shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -45,7 +47,9 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as indented JSON (NaN is refused: JSON has none), atomically."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        temporary.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        )
 
 
 def read_json(path: Path | str) -> Any:

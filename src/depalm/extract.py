@@ -1,0 +1,161 @@
+"""Extraction: media files -> tokens of a frozen backbone in one shard of the cache.
+
+Worker processes decode the next batches while the backbone works on this one and a thread writes
+the last. Batches are cut from the list of media before anything is decoded, so that no byte depends
+on the number of workers or on other shards.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from depalm.backbones import load_backbone, weights_identity
+from depalm.media import DECODERS, Decoder, MediaError, token_identity
+from depalm.progress import Progress, logger
+from depalm.rejects import Reject, check_rejects, report_rejects
+from depalm.token_cache import predicted_bytes, require_disk, write_shard
+
+
+class ExtractionError(ValueError):
+    """A shard that cannot be."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How tokens are extracted: `batch_size` files at a time, decoded by `workers` processes (0: by
+    this one), and kept in `dtype`; more than `max_reject_fraction` bad files end the job.
+    """
+
+    dtype: str = "float16"
+    batch_size: int = 64
+    workers: int = 0
+    max_reject_fraction: float = 0.001
+
+
+def media_of_shard(media: Sequence[str], shard: int, shards: int) -> list[str]:
+    """Shard number `shard` (from 0) of `shards` runs of nearly equal length.
+
+    It is empty where there are more shards than media.
+    """
+    if not 0 <= shard < shards:
+        raise ExtractionError(f"there is no shard {shard} of {shards}: they count from 0")
+    return list(media[shard * len(media) // shards : (shard + 1) * len(media) // shards])
+
+
+def extract(
+    backbone: Mapping[str, Any],
+    weights: Path,
+    root: Path,
+    media: Sequence[str],
+    layers: Sequence[int],
+    output: Path,
+    settings: Extraction,
+    device: torch.device | str,
+) -> list[Reject]:
+    """Write the tokens of `media` (paths under `root`) to the shard `output`; return the rejects.
+
+    `backbone` is its YAML, `weights` the directory of its weights; of `layers` all tokens are kept.
+    Raises RejectError as soon as more files are bad than tolerated, CacheError if the disk is too
+    small for the shard, and BackboneError.
+    """
+    size = predicted_bytes(len(media), backbone["shape"], layers)
+    logger.info("%s: %d files, %.1f MB", output, len(media), size / 1e6)
+    require_disk(output, size)
+    if not media:
+        logger.warning("%s: there are more shards than files, so this one is empty", output)
+    metadata = {**token_identity(backbone), "weights_sha256": weights_identity(weights)}
+    decoded = _Decoded(DECODERS[backbone["modality"]](backbone), root, media, settings.batch_size)
+    loader = DataLoader(
+        decoded,
+        batch_size=None,  # an item is a batch already
+        num_workers=min(settings.workers, len(decoded)),
+        pin_memory=torch.device(device).type == "cuda",
+    )
+    model = load_backbone(backbone, weights).to(device)
+    rejects: list[Reject] = []
+    progress, clock = Progress(len(media), "extract", "file"), _Clock()
+    with (
+        write_shard(output, metadata, model.shape, layers, settings.dtype) as shard,
+        ThreadPoolExecutor(max_workers=1) as thread,
+    ):
+        writing: Future[None] = thread.submit(lambda: None)
+        for batch in clock.each("waiting for decoding", loader):
+            rejects += batch.rejects
+            check_rejects(rejects, len(media), settings.max_reject_fraction, "extraction")
+            if batch.media:
+                with clock.measure("backbone"):
+                    packed = shard.pack(model(batch.inputs.to(device)))
+                with clock.measure("waiting for writing"):
+                    writing.result()
+                writing = thread.submit(shard.add, batch.media, packed)
+            progress.advance(len(batch.media) + len(batch.rejects))
+        writing.result()
+        shard.rejected += [reject.media for reject in rejects]
+    report_rejects(rejects, len(media), "extraction")
+    logger.info("%s: %s", output, clock.summary(len(media)))
+    return rejects
+
+
+class _Batch(NamedTuple):
+    media: list[str]
+    inputs: Tensor  # [B, ...], of those in `media`; empty without any
+    rejects: list[Reject]
+
+
+class _Decoded(Dataset[_Batch]):
+    """The media in batches, decoded when they are asked for."""
+
+    def __init__(self, decoder: Decoder, root: Path, media: Sequence[str], batch_size: int):
+        self.decoder, self.root = decoder, root
+        self.batches = [media[i : i + batch_size] for i in range(0, len(media), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> _Batch:
+        inputs, rejects = {}, []
+        for name in self.batches[index]:
+            try:
+                inputs[name] = self.decoder(self.root / name)
+            except MediaError as error:
+                rejects.append(Reject(name, name, str(error)))
+        stacked = torch.stack(list(inputs.values())) if inputs else torch.empty(0)
+        return _Batch(list(inputs), stacked, rejects)
+
+
+class _Clock:
+    """Seconds by stage of a pipeline."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[stage] += time.monotonic() - started
+
+    def each(self, stage: str, items: DataLoader[_Batch]) -> Iterator[_Batch]:
+        """The items; the time until each is there is that of `stage`."""
+        iterator = iter(items)
+        while True:
+            with self.measure(stage):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+    def summary(self, count: int) -> str:
+        total = time.monotonic() - self.started
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.seconds.items())
+        return f"{count} files in {total:.1f} s, {count / total:.1f} a second; {stages}"

@@ -1,0 +1,131 @@
+"""Batched beam search with a KV cache around an injection (paper: 3 beams, 50 new tokens)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from depalm.adapter import Adapter
+from depalm.injection import DecodingState, Injection, hidden_states
+from depalm.llms import LLM
+from depalm.manifest import Sample
+from depalm.progress import Progress
+from depalm.train import Features
+
+IMPOSSIBLE = -1e9  # score of a beam that cannot be chosen
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is generated: `beams` (1 is greedy), at most `max_new_tokens`, `batch_size` samples
+    at a time.
+    """
+
+    beams: int = 3
+    max_new_tokens: int = 50
+    batch_size: int = 16
+    length_penalty: float = 1.0
+    dtype: str = "float32"
+
+
+@torch.inference_mode()
+def beam_search(
+    llm: LLM, token_ids: Tensor, valid: Tensor, injection: Injection, decoding: Decoding
+) -> list[list[int]]:
+    """Most probable continuation of each prompt [B, S] (`valid` False at padding): token ids
+    without EOS.
+
+    The rule is that of Hugging Face's beam search with its defaults: the score of a finished beam
+    is its log probability / length ** length_penalty, and a sample is done when none of its running
+    beams, at their present length, can still beat its worst finished one.
+    """
+    state = DecodingState()
+    batch, beams, device = len(token_ids), decoding.beams, token_ids.device
+    hidden = hidden_states(llm, token_ids, injection, valid, state)
+    log_probs = llm.head(hidden[:, -1]).float().log_softmax(-1)  # [B, V]
+    vocabulary = log_probs.shape[-1]
+    first_row = (
+        torch.arange(batch, device=device)[:, None] * beams
+    )  # row of each sample's first beam
+    repeated = torch.arange(batch, device=device).repeat_interleave(beams)
+    state.select(repeated)
+    injection = injection.select(repeated)
+    log_probs = log_probs[:, None].expand(batch, beams, vocabulary)
+    # all beams are equal before the first token, so only the first of them counts
+    running = log_probs.new_full((batch, beams), IMPOSSIBLE)
+    running[:, 0] = 0.0
+    texts = token_ids.new_full((batch, beams, decoding.max_new_tokens), llm.eos)
+    finished, finished_texts = log_probs.new_full((batch, beams), IMPOSSIBLE), texts.clone()
+    done = torch.zeros(batch, 1, dtype=torch.bool, device=device)
+
+    for length in range(1, decoding.max_new_tokens + 1):
+        # twice as many candidates as beams: if half of them end here, `beams` of them still go on
+        totals = (running[:, :, None] + log_probs).view(batch, beams * vocabulary)
+        scores, flat = totals.topk(2 * beams)  # [B, 2 beams]
+        parents, tokens = flat // vocabulary, flat % vocabulary
+        candidates = texts.gather(1, parents[:, :, None].expand(-1, -1, texts.shape[2]))
+        candidates[:, :, length - 1] = tokens
+
+        ends = (tokens == llm.eos) | (length == decoding.max_new_tokens)
+        counted = ends & (torch.arange(2 * beams, device=device) < beams) & ~done
+        ended = (scores / length**decoding.length_penalty).masked_fill(~counted, IMPOSSIBLE)
+        finished, best = torch.cat((finished, ended), 1).topk(beams)
+        finished_texts = _rows(torch.cat((finished_texts, candidates), 1), best)
+
+        running, best = scores.masked_fill(ends, IMPOSSIBLE).topk(beams)
+        texts = _rows(candidates, best)
+        done |= running[:, :1] / length**decoding.length_penalty <= finished[:, -1:]
+        if length == decoding.max_new_tokens or bool(done.all()):
+            break
+        state.select((first_row + parents.gather(1, best)).flatten())
+        step = tokens.gather(1, best).view(batch * beams, 1)
+        hidden = hidden_states(llm, step, injection, None, state)
+        log_probs = llm.head(hidden[:, -1]).float().log_softmax(-1).view(batch, beams, vocabulary)
+    return [_until(row, llm.eos) for row in finished_texts[:, 0].tolist()]
+
+
+def _rows(values: Tensor, chosen: Tensor) -> Tensor:
+    """values [B, N, S], chosen [B, beams] -> [B, beams, S]."""
+    return values.gather(1, chosen[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def _until(tokens: list[int], eos: int) -> list[int]:
+    return tokens[: tokens.index(eos)] if eos in tokens else tokens
+
+
+def generate(
+    llm: LLM,
+    adapter: Adapter,
+    samples: Sequence[Sample],
+    cache: Features | None,
+    decoding: Decoding,
+) -> list[str]:
+    """The text of each sample, in order. Samples of similar prompt length share a batch."""
+    device = next(llm.model.parameters()).device
+    prompts = [[llm.bos, *ids] for ids in llm.tokenize([sample.prompt for sample in samples])]
+    order = sorted(range(len(samples)), key=lambda i: len(prompts[i]), reverse=True)
+    texts = [""] * len(samples)
+    progress = Progress(len(samples), "generate", "sample")
+    for start in range(0, len(order), decoding.batch_size):
+        rows = order[start : start + decoding.batch_size]
+        token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)
+        features = None
+        if cache is not None:
+            media = [samples[i].media for i in rows]
+            features = cache.read(media, adapter.source_layers, adapter.cls_only).to(device)
+        with torch.inference_mode():
+            injection = adapter(features)
+        tokens = beam_search(llm, token_ids.to(device), valid.to(device), injection, decoding)
+        for i, text in zip(rows, tokens, strict=True):
+            texts[i] = llm.tokenizer.decode(text, skip_special_tokens=True).strip()
+        progress.advance(len(rows))
+    return texts
+
+
+def pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """-> token_ids [B, S] padded on the left, valid [B, S], False at the padding."""
+    width = max(map(len, prompts))
+    token_ids = torch.tensor([[padding] * (width - len(ids)) + list(ids) for ids in prompts])
+    lengths = torch.tensor([len(ids) for ids in prompts])
+    return token_ids, torch.arange(width) >= width - lengths[:, None]

@@ -1,0 +1,212 @@
+"""Frozen causal LLMs from Hugging Face, seen as the steps that an injection stands between.
+
+The layer loop itself is in :mod:`depalm.injection`. Here a family says how its public modules are
+called: token ids -> hidden states, one decoder layer, hidden states -> logits. No library code is
+copied or patched.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
+
+
+class LLMError(RuntimeError):
+    """A language model that cannot be used: another family, another shape, missing files."""
+
+
+class LLM(nn.Module, ABC):
+    """A frozen causal language model of `layers` decoder layers and width `width`, with its
+    tokenizer.
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.width: int = model.config.hidden_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def bos(self) -> int:
+        return int(self.tokenizer.bos_token_id)
+
+    @property
+    def eos(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, in order."""
+
+    @abstractmethod
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """[B, S] -> [B, S, D]: token embeddings, without any position."""
+
+    @abstractmethod
+    def add_positions(self, hidden: Tensor, positions: Tensor) -> Tensor:
+        """[B, S, D], [B, S] -> [B, S, D]: add positions learned at the embedding, where the family
+        has them.
+        """
+
+    @abstractmethod
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The (cos, sin) [B, S, head width] that every layer takes, where the family has rotary
+        positions.
+        """
+
+    @abstractmethod
+    def layer(
+        self,
+        index: int,
+        hidden: Tensor,
+        mask: Tensor | None,
+        positions: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: DynamicCache | None,
+    ) -> Tensor:
+        """Run decoder layer `index` on hidden [B, S, D]; `mask` [B, 1, S, keys] is additive, None
+        is causal.
+        """
+
+    @abstractmethod
+    def head(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V]: final norm and output embedding."""
+
+    def tokenize(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text, without BOS, EOS or padding."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+class LlamaLLM(LLM):
+    """LLaMA, Llama 2, Vicuna, Alpaca, SmolLM2 (grouped-query attention too): rotary positions."""
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.model.model.layers
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        return self.model.model.embed_tokens(token_ids)
+
+    def add_positions(self, hidden: Tensor, positions: Tensor) -> Tensor:  # noqa: ARG002
+        return hidden
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        cosine, sine = self.model.model.rotary_emb(hidden, position_ids=positions)
+        return cosine, sine
+
+    def layer(
+        self,
+        index: int,
+        hidden: Tensor,
+        mask: Tensor | None,
+        positions: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: DynamicCache | None,
+    ) -> Tensor:
+        return self.layers[index](
+            hidden,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            position_embeddings=rotary,
+        )
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.model.lm_head(self.model.model.norm(hidden))
+
+
+class OptLLM(LLM):
+    """OPT of any size: learned positions, added at the embedding (inserted tokens have none)."""
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.model.model.decoder.layers
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        decoder = self.model.model.decoder
+        hidden: Tensor = decoder.embed_tokens(token_ids)
+        return hidden if decoder.project_in is None else decoder.project_in(hidden)
+
+    def add_positions(self, hidden: Tensor, positions: Tensor) -> Tensor:
+        # the learned positions take either a mask to count, or, as here, the positions themselves
+        learned: Tensor = self.model.model.decoder.embed_positions(None, position_ids=positions)
+        return hidden + learned
+
+    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor] | None:  # noqa: ARG002
+        return None
+
+    def layer(
+        self,
+        index: int,
+        hidden: Tensor,
+        mask: Tensor | None,
+        positions: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,  # noqa: ARG002
+        cache: DynamicCache | None,
+    ) -> Tensor:
+        return self.layers[index](
+            hidden,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+
+    def head(self, hidden: Tensor) -> Tensor:
+        decoder = self.model.model.decoder
+        if decoder.final_layer_norm is not None:
+            hidden = decoder.final_layer_norm(hidden)
+        if decoder.project_out is not None:
+            hidden = decoder.project_out(hidden)
+        return self.model.lm_head(hidden)
+
+
+def load_llm(
+    spec: Mapping[str, Any], directory: Path | str, dtype: str, device: torch.device | str
+) -> LLM:
+    """Load the LLM of `spec` (config/llms/*.yaml) from a Hugging Face directory, frozen, in
+    `dtype`.
+
+    Only safetensors are read, and no remote code is run. Raises LLMError if the directory holds no
+    usable model, or one of another family or shape than `spec` says.
+    """
+    if not (Path(directory) / "config.json").is_file():
+        raise LLMError(f"{directory} holds no config.json: not a Hugging Face model directory")
+    model = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=getattr(torch, dtype),
+        device_map={"": str(device)},
+        use_safetensors=True,
+        local_files_only=True,
+        attn_implementation="sdpa",
+    )
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    if model.config.model_type != spec["family"]:
+        raise LLMError(
+            f"{directory} holds a {model.config.model_type!r} model, but the LLM's YAML says "
+            f"family {spec['family']!r}; families: {sorted(FAMILIES)}"
+        )
+    for token in ("bos_token_id", "eos_token_id"):
+        if getattr(tokenizer, token) is None:
+            raise LLMError(f"the tokenizer in {directory} has no {token}")
+    llm = FAMILIES[spec["family"]](model, tokenizer)
+    found = {"layers": len(llm.layers), "width": llm.width}
+    if found != dict(spec["shape"]):
+        raise LLMError(f"{directory} has shape {found}, but the LLM's YAML says {spec['shape']}")
+    return llm
+
+
+FAMILIES: dict[str, type[LLM]] = {"llama": LlamaLLM, "opt": OptLLM}

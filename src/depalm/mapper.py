@@ -1,0 +1,131 @@
+"""The QPMapper: learned queries and a transformer encoder (METHODS, "Mapper")."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+POSITIONS = ("none", "cls", "learned", "rotary")
+
+
+class ConnectorError(ValueError):
+    """A connector whose parts do not fit together; says which and why."""
+
+
+class EncoderLayer(nn.Module):
+    """A transformer encoder layer [B, T, D] -> [B, T, D], feed-forward width D.
+
+    Norms stand behind the residual sums (`norm_first`: in front of the branches). `rotate` turns
+    queries and keys [B, heads, T, D / heads] by their positions.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, activation: str, norm_first: bool):
+        super().__init__()
+        self.heads, self.dropout, self.norm_first = heads, dropout, norm_first
+        self.attention_in = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(width, width),
+            ACTIVATIONS[activation](),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.Dropout(dropout),
+        )
+        self.attention_norm = nn.LayerNorm(width, eps=1e-4)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=1e-4)
+        nn.init.xavier_uniform_(self.attention_in.weight)
+        nn.init.zeros_(self.attention_in.bias)
+        nn.init.zeros_(self.attention_out.bias)
+
+    def forward(self, tokens: Tensor, rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        if self.norm_first:
+            tokens = tokens + self._attend(self.attention_norm(tokens), rotate)
+            return tokens + self.feed_forward(self.feed_forward_norm(tokens))
+        tokens = self.attention_norm(tokens + self._attend(tokens, rotate))
+        return self.feed_forward_norm(tokens + self.feed_forward(tokens))
+
+    def _attend(self, tokens: Tensor, rotate: Callable[[Tensor], Tensor] | None) -> Tensor:
+        mixed = self.attention_in(tokens).unflatten(
+            -1, (3, self.heads, -1)
+        )  # [B, T, 3, heads, D/h]
+        query, key, value = mixed.permute(2, 0, 3, 1, 4)  # each [B, heads, T, D / heads]
+        if rotate is not None:
+            query, key = rotate(query), rotate(key)
+        dropout = self.dropout if self.training else 0.0
+        read = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        output = self.attention_out(read.transpose(1, 2).flatten(2))  # [B, T, D]
+        return nn.functional.dropout(output, self.dropout, self.training)
+
+
+class QPMapper(nn.Module):
+    """Learned queries appended to the tokens, an encoder, and the outputs at the queries'
+    positions.
+
+    tokens: T, the number of tokens it is built for.
+    queries: K (normal init, std 1); None keeps the outputs at all positions, K = T.
+    query_sets: number of sets of queries, one for each source layer where it is not 1.
+    positions: what tells the tokens apart: "none"; "cls", a learned vector on the CLS token;
+    "learned", a vector for every token; "rotary", the position in the sequence of tokens and
+    queries.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        tokens: int,
+        layers: int,
+        queries: int | None = None,
+        heads: int = 8,
+        dropout: float = 0.1,
+        activation: str = "gelu",
+        norm_first: bool = False,
+        positions: str = "none",
+        query_sets: int = 1,
+    ):
+        super().__init__()
+        if width % heads:
+            raise ConnectorError(f"mapper width {width} is not divisible by its {heads} heads")
+        if queries is not None and queries < 1:
+            raise ConnectorError("a mapper needs at least one query (null keeps every token)")
+        if positions == "rotary" and (width // heads) % 2:
+            raise ConnectorError(f"rotary positions need an even head width, not {width // heads}")
+        self.layers = nn.ModuleList(
+            EncoderLayer(width, heads, dropout, activation, norm_first) for _ in range(layers)
+        )
+        self.queries = None
+        if queries is not None:
+            self.queries = nn.Parameter(torch.randn(query_sets, queries, width))
+        marks = {"cls": 1, "learned": tokens}.get(positions, 0)
+        self.marks = nn.Parameter(torch.randn(marks, width)) if marks else None
+        self.rotary = positions == "rotary"
+
+    def forward(self, tokens: Tensor, source: int = 0) -> Tensor:
+        """[B, T, D] of the `source`-th source layer -> [B, K, D]."""
+        if self.marks is not None:
+            marks = nn.functional.pad(self.marks, (0, 0, 0, tokens.shape[1] - len(self.marks)))
+            tokens = tokens + marks
+        count = tokens.shape[1]
+        if self.queries is not None:
+            queries = self.queries[source % len(self.queries)].expand(len(tokens), -1, -1)
+            tokens = torch.cat((tokens, queries), dim=1)  # [B, T + K, D]
+            count = queries.shape[1]
+        for layer in self.layers:
+            tokens = layer(tokens, rotate if self.rotary else None)
+        return tokens[:, -count:]
+
+
+def rotate(values: Tensor) -> Tensor:
+    """Rotary position encoding (RoFormer) of [B, heads, T, D], positions counted from 0."""
+    count, width = values.shape[-2:]
+    exponents = torch.arange(0, width, 2, device=values.device) / width
+    angles = torch.arange(count, device=values.device)[:, None] * 10000.0**-exponents  # [T, D / 2]
+    cosine, sine = angles.cos(), angles.sin()
+    first, second = values.chunk(2, dim=-1)
+    turned = (first * cosine - second * sine, second * cosine + first * sine)
+    return torch.cat(turned, dim=-1)

@@ -1,0 +1,43 @@
+"""Where a result came from: commit, versions and device, for train.json and scores.json."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+PACKAGES = ("depalm", "torch", "transformers", "timm", "zarr", "snakemake", "pycocoevalcap")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one, else the CPU; any other name is taken as torch takes
+    it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words: the GPU's name, or the processor's with the threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
+
+
+def commit() -> str:
+    """The commit of the working directory, with "+dirty" where tracked files differ; "unknown"
+    outside git.
+    """
+    describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty"]
+    try:
+        result = subprocess.run(describe, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    versions = {package: version(package) for package in PACKAGES}
+    return {"commit": commit(), "versions": versions, "device": device_name(device)}

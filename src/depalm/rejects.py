@@ -1,0 +1,64 @@
+"""Bad input: set aside with a reason, listed in a file, and tolerated up to a fraction."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from depalm.files import atomic_file
+from depalm.progress import logger
+
+SCHEMA = pa.schema([("id", pa.string()), ("media", pa.string()), ("reason", pa.string())])
+NAMED = 5  # so many rejects are named in a message
+
+
+class RejectError(RuntimeError):
+    """More of the input is bad than is tolerated."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A sample that was set aside: its id, the path of its media, and why."""
+
+    id: str
+    media: str
+    reason: str
+
+
+def write_rejects(path: Path | str, rejects: Sequence[Reject]) -> None:
+    """Write a parquet file of id, media, reason; without rejects it has no rows."""
+    table = pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=SCHEMA)
+    with atomic_file(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_rejects(path: Path | str) -> list[Reject]:
+    return [Reject(**row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+
+
+def check_rejects(rejects: Sequence[Reject], total: int, tolerated: float, what: str) -> None:
+    """Raise RejectError naming some of them if more than the fraction `tolerated` of `total` were
+    rejected.
+    """
+    if len(rejects) > tolerated * total:
+        raise RejectError(
+            f"{_summary(rejects, total, what)}. That is over max_reject_fraction {tolerated:g}: "
+            "mend the files, or raise it if you can do without them"
+        )
+
+
+def report_rejects(rejects: Sequence[Reject], total: int, what: str) -> None:
+    """Log how many of `total` were rejected, why, and some of them by name."""
+    if rejects:
+        logger.warning("%s", _summary(rejects, total, what))
+
+
+def _summary(rejects: Sequence[Reject], total: int, what: str) -> str:
+    reasons = Counter(reject.reason for reject in rejects).most_common(NAMED)
+    counted = ", ".join(f"{count} x {reason}" for reason, count in reasons)
+    named = ", ".join(dict.fromkeys(reject.media for reject in rejects[:NAMED]))
+    more = ", ..." if len(rejects) > NAMED else ""
+    return f"{what}: {len(rejects)} of {total} rejected ({counted}): {named}{more}"

@@ -1,0 +1,282 @@
+"""Training of an adapter from the token cache, against a frozen LLM (METHODS, "Training and
+generation").
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.tensorboard import SummaryWriter
+
+from depalm.adapter import Adapter
+from depalm.batches import IGNORED, Batch, TrainingSet, batch_stream
+from depalm.files import atomic_file
+from depalm.injection import hidden_states
+from depalm.llms import LLM
+from depalm.progress import Progress, logger
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on: no samples, or a loss or gradient that is not finite."""
+
+
+class Features(Protocol):
+    """What training reads: see :class:`depalm.token_cache.TokenCache`."""
+
+    def read(self, media: list[str], layers: list[int], cls_only: bool) -> Tensor:
+        """-> [B, L, T, D]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of a run; exactly one of `steps` (optimizer steps) and `epochs` is given.
+
+    `batch_size` samples go through the LLM at a time, `accumulate` of them make one step.
+    `warmup` is a fraction of the steps, `final_lr` a fraction of `lr`.
+    """
+
+    batch_size: int
+    lr: float
+    steps: int | None = None
+    epochs: float | None = None
+    accumulate: int = 1
+    weight_decay: float = 0.1
+    adam_epsilon: float = 1e-4
+    warmup: float = 0.2
+    final_lr: float = 1e-4
+    clip_norm: float = 0.8
+    label_smoothing: float = 2e-3
+    max_answer_tokens: int = 50
+    dtype: str = "bfloat16"
+    checkpoint_seconds: float = 300.0
+
+    def total_steps(self, samples: int) -> int:
+        if self.steps is not None:
+            return self.steps
+        if self.epochs is None:
+            raise TrainingError("train settings need `steps` or `epochs`")
+        per_epoch = math.ceil(samples / self.batch_size) / self.accumulate
+        return max(1, round(self.epochs * per_epoch))
+
+    def learning_rate(self, step: int, total: int) -> float:
+        """Linear warm-up from lr / warm-up steps, then a cosine down to `final_lr` of it at the
+        last step.
+        """
+        warmup = round(self.warmup * total)
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        progress = (step - warmup) / max(1, total - 1 - warmup)
+        return self.lr * (
+            self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+        )
+
+
+@dataclass
+class Training:
+    """A run in progress: what a checkpoint holds."""
+
+    adapter: Adapter
+    optimizer: torch.optim.AdamW
+    step: int = 0
+    seconds: float = 0.0
+    samples: int = 0
+    loss: float = math.nan
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Adapter, optimizer moments and random states, by name."""
+        tensors = {f"adapter.{name}": value for name, value in self.adapter.state_dict().items()}
+        for name, parameter in self.adapter.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = value
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        return tensors
+
+    def save(self, path: Path, identity: str) -> None:
+        progress = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "samples": self.samples,
+            "loss": self.loss,
+        }
+        with atomic_file(path) as temporary:
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in self.tensors().items()},
+                temporary,
+                {"identity": identity, "progress": json.dumps(progress)},
+            )
+
+    def load(self, path: Path, identity: str) -> bool:
+        """Go on from `path` if it was saved by a run of the same `identity`; False if there is
+        nothing to go on from.
+        """
+        if not path.is_file():
+            return False
+        with safe_open(path, framework="pt") as stream:
+            metadata = stream.metadata()
+            if metadata["identity"] != identity:
+                logger.info("%s belongs to other settings or inputs: starting anew", path)
+                return False
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        self.adapter.load_state_dict(_under(tensors, "adapter."))
+        for name, parameter in self.adapter.named_parameters():
+            state = _under(tensors, f"optimizer.{name}.")
+            moments = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+            self.optimizer.state[parameter] = moments
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        progress = json.loads(metadata["progress"])
+        self.step, self.seconds = progress["step"], progress["seconds"]
+        self.samples, self.loss = progress["samples"], progress["loss"]
+        return True
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def answer_loss(
+    llm: LLM, adapter: Adapter, features: Tensor | None, batch: Batch, smoothing: float
+) -> Tensor:
+    """Mean cross entropy over the answers' tokens and EOS; logits are computed at those positions
+    alone.
+    """
+    device = next(llm.model.parameters()).device
+    token_ids, labels = batch.token_ids.to(device), batch.labels.to(device)
+    hidden = hidden_states(llm, token_ids, adapter(features))  # [B, S, D]
+    labelled = labels != IGNORED  # [B, S]
+    logits = llm.head(hidden[labelled]).float()  # [labels, V]
+    return torch.nn.functional.cross_entropy(logits, labels[labelled], label_smoothing=smoothing)
+
+
+def train(
+    llm: LLM,
+    adapter: Adapter,
+    data: TrainingSet,
+    cache: Features | None,
+    settings: Settings,
+    seed: int,
+    folder: Path,
+    identity: str,
+) -> Training:
+    """Train `adapter` on `data`; checkpoints, log and TensorBoard scalars go to `folder`.
+
+    `cache` is None for a method that sees no features. A run that was killed goes on from its last
+    checkpoint and ends with the same bytes as an undisturbed one; `identity` stands for everything
+    that decides those bytes. Raises TrainingError for a loss or gradient that is not finite; the
+    last good checkpoint is kept.
+    """
+    if not len(data):
+        raise TrainingError(
+            "no training samples: the subset is empty or all its media were rejected"
+        )
+    device = next(adapter.parameters()).device
+    optimizer = torch.optim.AdamW(
+        adapter.parameters(),
+        settings.lr,
+        weight_decay=settings.weight_decay,
+        eps=settings.adam_epsilon,
+    )
+    run = Training(adapter.train(), optimizer)
+    torch.manual_seed(seed)
+    total = settings.total_steps(len(data))
+    checkpoint = folder / "checkpoint.safetensors"
+    if run.load(checkpoint, identity):
+        logger.info("resumed at step %d of %d", run.step, total)
+    started = saved = time.monotonic()
+    before = run.seconds
+    progress = Progress(total, "train", "step", done=run.step)
+    batches = batch_stream(data, settings.batch_size, seed, skip=run.step * settings.accumulate)
+    # on CPU, fused attention's backward pass takes longer than plain attention's
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    with attention, _Log(folder, run.step) as log:
+        while run.step < total:
+            rate = settings.learning_rate(run.step, total)
+            losses = []
+            for _ in range(settings.accumulate):
+                batch = next(batches)
+                features = None
+                if cache is not None:
+                    features = cache.read(batch.media, adapter.source_layers, adapter.cls_only).to(
+                        device
+                    )
+                loss = answer_loss(llm, adapter, features, batch, settings.label_smoothing)
+                (loss / settings.accumulate).backward()
+                losses.append(loss.detach())
+                run.samples += len(batch.media)
+            loss_value = torch.stack(losses).mean().item()
+            norm = torch.nn.utils.clip_grad_norm_(adapter.parameters(), settings.clip_norm).item()
+            if not (math.isfinite(loss_value) and math.isfinite(norm)):
+                raise TrainingError(
+                    f"step {run.step}: loss {loss_value}, gradient norm {norm}; "
+                    f"lower lr or clip_norm. The last good checkpoint is {checkpoint}"
+                )
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            run.step, run.loss = run.step + 1, loss_value
+            now = time.monotonic()
+            run.seconds = before + now - started
+            log.write(run, {"loss": loss_value, "lr": rate, "grad_norm": norm})
+            progress.advance(note=f"loss={loss_value:.3f}")
+            if now - saved >= settings.checkpoint_seconds and run.step < total:
+                log.flush()
+                run.save(checkpoint, identity)
+                saved = now
+    adapter.eval()
+    return run
+
+
+class _Log:
+    """train.jsonl and TensorBoard scalars, cut back to the step that training resumes from."""
+
+    def __init__(self, folder: Path, step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "train.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() and step else []
+        path.write_text("".join(lines[:step]))
+        self.stream = path.open("a")
+        if not step:
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def write(self, run: Training, scalars: Mapping[str, float]) -> None:
+        line = {
+            "step": run.step,
+            **scalars,
+            "samples": run.samples,
+            "seconds": round(run.seconds, 3),
+        }
+        self.stream.write(json.dumps(line) + "\n")
+        for name, value in scalars.items():
+            self.board.add_scalar(name, value, run.step)
+
+    def flush(self) -> None:
+        self.stream.flush()
+        self.board.flush()
+
+    def __enter__(self) -> "_Log":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+        self.board.close()

@@ -1,0 +1,161 @@
+from functools import partial
+
+import pytest
+import torch
+from tiny import FAMILIES, LAYERS, VOCABULARY, WIDTH, tiny_llm
+from torch import Tensor
+
+from depalm.injection import DecodingState, Injection, InjectionError, hidden_states
+from depalm.llms import LLM
+
+BATCH, LENGTH, VISUAL, PROMPT = 3, 7, 5, 2
+close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)  # hidden states are of order 10
+
+
+@pytest.fixture(params=FAMILIES)
+def llm(request: pytest.FixtureRequest) -> LLM:
+    return tiny_llm(request.param)
+
+
+@pytest.fixture
+def token_ids() -> Tensor:
+    return torch.randint(3, VOCABULARY, (BATCH, LENGTH), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def left_padded() -> Tensor:
+    return torch.arange(LENGTH) >= torch.tensor([[3], [0], [1]])
+
+
+def injections() -> dict[str, Injection]:
+    torch.manual_seed(2)
+
+    def tokens(*layers: int) -> dict[int, Tensor]:
+        return {layer: torch.randn(BATCH, VISUAL, WIDTH) for layer in layers}
+
+    prompt = torch.randn(PROMPT, WIDTH)
+    return {
+        "none": Injection(),
+        "prompt": Injection(prompt=prompt),
+        "l0": Injection(tokens(0)),
+        "l0 with prompt": Injection(tokens(0), prompt=prompt),
+        "inner, removed": Injection(tokens(1, 2), last=2, prompt=prompt),
+        "inner, with a gap": Injection(tokens(0, 2), last=2),
+        "inner, kept": Injection(tokens(1, 3), prompt=prompt),
+    }
+
+
+every_injection = pytest.mark.parametrize("injection", injections().values(), ids=injections())
+
+
+def row(injection: Injection, index: int) -> Injection:
+    tokens = {layer: value[index : index + 1] for layer, value in injection.tokens.items()}
+    return Injection(tokens, injection.last, injection.prompt)
+
+
+def test_nothing_injected_is_the_plain_llm(
+    llm: LLM, token_ids: Tensor, left_padded: Tensor
+) -> None:
+    ours = llm.head(hidden_states(llm, token_ids, Injection()))
+    close(ours, llm.model(token_ids).logits)
+
+    positions = (left_padded.long().cumsum(1) - 1).clamp(min=0)
+    theirs = llm.model(token_ids, attention_mask=left_padded.long(), position_ids=positions).logits
+    ours = llm.head(hidden_states(llm, token_ids, Injection(), left_padded))
+    close(ours[left_padded], theirs[left_padded])
+
+
+def test_l0_tokens_are_input_embeddings(token_ids: Tensor) -> None:
+    llm = tiny_llm(
+        "llama"
+    )  # whose positions are rotary: visual tokens are embeddings like any other
+    injection = injections()["l0 with prompt"]
+    assert injection.prompt is not None
+    prompt = injection.prompt.expand(BATCH, -1, -1)
+    embeddings = torch.cat((injection.tokens[0], prompt, llm.embed(token_ids)), dim=1)
+    theirs = llm.model(inputs_embeds=embeddings).logits[:, -LENGTH:]
+    close(llm.head(hidden_states(llm, token_ids, injection)), theirs)
+
+
+@every_injection
+def test_a_cached_step_equals_a_full_pass(
+    llm: LLM, token_ids: Tensor, left_padded: Tensor, injection: Injection
+) -> None:
+    full = hidden_states(llm, token_ids, injection, left_padded)
+    state = DecodingState()
+    steps = [hidden_states(llm, token_ids[:, :4], injection, left_padded[:, :4], state)]
+    steps += [hidden_states(llm, token_ids[:, [i]], injection, None, state) for i in (4, 5)]
+    steps += [hidden_states(llm, token_ids[:, 6:], injection, left_padded[:, 6:], state)]
+    close(torch.cat(steps, 1)[left_padded], full[left_padded])
+
+
+@every_injection
+def test_a_padded_batch_equals_one_by_one(
+    llm: LLM, token_ids: Tensor, left_padded: Tensor, injection: Injection
+) -> None:
+    batch = hidden_states(llm, token_ids, injection, left_padded)
+    for i in range(BATCH):
+        text = token_ids[i, left_padded[i]][None]
+        alone = hidden_states(llm, text, row(injection, i))
+        close(batch[i, left_padded[i]], alone[0])
+
+
+@every_injection
+def test_right_padding_needs_no_mask(llm: LLM, token_ids: Tensor, injection: Injection) -> None:
+    valid = torch.arange(LENGTH) < torch.tensor([[4], [7], [6]])
+    masked = hidden_states(llm, token_ids, injection, valid)
+    plain = hidden_states(llm, token_ids, injection)
+    close(masked[valid], plain[valid])
+
+
+@every_injection
+def test_a_future_token_changes_nothing_before_it(
+    llm: LLM, token_ids: Tensor, injection: Injection
+) -> None:
+    changed = token_ids.clone()
+    changed[:, 4] = (changed[:, 4] - 2) % (VOCABULARY - 3) + 3
+    before = hidden_states(llm, token_ids, injection)
+    after = hidden_states(llm, changed, injection)
+    assert torch.equal(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+@pytest.mark.parametrize("name", ["l0", "inner, removed", "inner, with a gap", "inner, kept"])
+def test_every_target_layer_reads_its_own_tokens(llm: LLM, token_ids: Tensor, name: str) -> None:
+    injection = injections()[name]
+    before = hidden_states(llm, token_ids, injection)
+    for layer in injection.tokens:
+        tokens = {**injection.tokens, layer: injection.tokens[layer].flip(0)}
+        after = hidden_states(llm, token_ids, Injection(tokens, injection.last, injection.prompt))
+        assert not torch.allclose(before[0], after[0])
+        close(before[1], after[1])  # the middle sample kept its tokens
+
+
+def test_selecting_rows_keeps_each_sample_with_its_tokens(llm: LLM, token_ids: Tensor) -> None:
+    injection = injections()["inner, removed"]
+    full = hidden_states(llm, token_ids, injection)
+    state = DecodingState()
+    hidden_states(llm, token_ids[:, :6], injection, None, state)
+    rows = torch.tensor([2, 0, 2, 1])
+    state.select(rows)
+    step = hidden_states(llm, token_ids[rows, 6:], injection, None, state)
+    close(step, full[rows, 6:])
+
+
+@pytest.mark.parametrize(
+    "injection",
+    [
+        Injection({LAYERS: torch.zeros(BATCH, 1, WIDTH)}),
+        Injection({-1: torch.zeros(BATCH, 1, WIDTH)}),
+        Injection({2: torch.zeros(BATCH, 1, WIDTH)}, last=1),
+    ],
+)
+def test_a_layer_out_of_range_is_an_error(token_ids: Tensor, injection: Injection) -> None:
+    with pytest.raises(InjectionError, match=f"LLM of {LAYERS} layers"):
+        hidden_states(tiny_llm("llama"), token_ids, injection)
+
+
+def test_targets_with_different_counts_are_an_error(token_ids: Tensor) -> None:
+    tokens = {0: torch.zeros(BATCH, 1, WIDTH), 1: torch.zeros(BATCH, 2, WIDTH)}
+    with pytest.raises(InjectionError, match="same number of tokens"):
+        hidden_states(tiny_llm("llama"), token_ids, Injection(tokens))

@@ -1,0 +1,11 @@
+"""Convert a fetched model to safetensors (rule `convert`)."""
+
+from pathlib import Path
+
+from depalm.convert import convert
+from depalm.progress import log_to
+
+log_to(snakemake.log[0])
+convert(
+    Path(snakemake.input.download), Path(snakemake.output[0]), converter=snakemake.params.convert
+)
