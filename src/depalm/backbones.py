@@ -58,11 +58,13 @@ def load_timm(spec: Mapping[str, Any], weights: Path) -> Backbone:
     The classifier's weights are left out; position embeddings of another resolution are
     interpolated as timm does it. Raises BackboneError.
     """
-    if not timm.is_model(spec["model"]):
-        raise BackboneError(f"timm has no model {spec['model']!r}")
-    model = timm.create_model(spec["model"], img_size=spec["image_size"], num_classes=0)
+    name, size = spec["model"], spec["image_size"]
+    try:
+        model = timm.create_model(name, img_size=size, num_classes=0)
+    except (RuntimeError, TypeError) as error:
+        raise BackboneError(f"timm has no {name!r} for images of {size} pixels: {error}") from error
     if not isinstance(model, VisionTransformer) or model.num_prefix_tokens != 1:
-        raise BackboneError(f"{spec['model']} is not a vision transformer with just a CLS token")
+        raise BackboneError(f"{name} is not a vision transformer with just a CLS token")
     path = weights / "model.safetensors"
     try:
         state = load_file(path)
@@ -71,13 +73,11 @@ def load_timm(spec: Mapping[str, Any], weights: Path) -> Backbone:
             f"{path} cannot be read ({error}); fetch or convert it again"
         ) from error
     classifier = f"{model.pretrained_cfg['classifier']}."
-    encoder = {name: value for name, value in state.items() if not name.startswith(classifier)}
+    encoder = {k: value for k, value in state.items() if not k.startswith(classifier)}
     try:
         model.load_state_dict(checkpoint_filter_fn(encoder, model), strict=True)
     except RuntimeError as error:
-        raise BackboneError(
-            f"{path} does not hold the weights of {spec['model']}: {error}"
-        ) from error
+        raise BackboneError(f"{path} does not hold the weights of {name}: {error}") from error
     return TimmViT(model)
 
 

@@ -160,7 +160,7 @@ def build_table(runs: Sequence[Run], spec: Mapping[str, Any]) -> Table:
         rows=rows,
         columns=columns,
         cells={key: Cell(found.get(key, []), key[1].metric) for key in product(rows, columns)},
-        notes=_notes(runs, spec["methods"], columns),
+        notes=_notes(runs, spec.get("methods") or [], columns),
     )
 
 

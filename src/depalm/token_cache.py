@@ -155,6 +155,11 @@ class TokenCache:
         if len(self._places) < sum(len(shard.metadata["samples"]) for shard in self._shards):
             raise CacheError(f"a sample is in two shards of {[str(path) for path in paths]}")
 
+    @property
+    def checksums(self) -> list[Mapping[str, str]]:
+        """SHA-256 of every array of each shard, as written: what the cache's content is."""
+        return [shard.metadata["sha256"] for shard in self._shards]
+
     def read(self, media_ids: Sequence[str], layers: Sequence[int], cls_only: bool) -> Tensor:
         """Tokens of B samples from L layers -> [B, L, T, D] in the cache's dtype (T = 1: CLS only).
 

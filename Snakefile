@@ -1,0 +1,42 @@
+"""DePALM: adapters between frozen backbones and frozen LLMs, from sources to tables."""
+
+from snakemake.utils import min_version
+
+min_version("9.11")
+
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/sources.smk"
+include: "workflow/rules/manifest.smk"
+include: "workflow/rules/cache.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/table.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        [f"results/tables/{table['name']}.html" for table in config["tables"]],
+
+
+rule scores:
+    input:
+        [f"{run.path}/{test_split(run.dataset)}.scores.json" for run in CONFIG.runs()],
+
+
+rule caches:
+    input:
+        [
+            shard
+            for run in CONFIG.runs()
+            for split in ("train", test_split(run.dataset))
+            for shard in shards(run.dataset, run.backbone, split)
+        ],

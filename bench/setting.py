@@ -1,0 +1,58 @@
+"""The setting of both benchmarks: an LLM of 12 layers and width 512, ViT-B/16 tokens, batch 16."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from depalm.llms import LlamaLLM
+
+BATCH, VOCABULARY = 16, 32_000
+BACKBONE = {"layers": 12, "tokens": 197, "width": 768}
+LLM_SHAPE = {"layers": 12, "width": 512}
+
+
+class NoText:
+    """The benchmarks run on token ids; generation never ends by itself."""
+
+    bos_token_id = 1
+    eos_token_id = -1
+
+
+def random_llm() -> LlamaLLM:
+    """A LLaMA with random weights, float32."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+    )
+    return LlamaLLM(LlamaForCausalLM(config), NoText())  # type: ignore[arg-type]
+
+
+def method(name: str) -> dict[str, Any]:
+    path = Path(__file__).parents[1] / "config" / "methods" / f"{name}.yaml"
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    return loaded
+
+
+def seconds(work: Callable[[], object], runs: int = 3, warmup: int = 1) -> float:
+    """Median wall time of `work` over `runs`, after `warmup` runs that do not count."""
+    times = []
+    for i in range(warmup + runs):
+        started = time.perf_counter()
+        work()
+        if i >= warmup:
+            times.append(time.perf_counter() - started)
+    return median(times)
+
+
+def report(what: str, ours: float, baseline: float, against: str) -> None:
+    print(f"{what}: {ours:.2f} s, {against}: {baseline:.2f} s, ratio {baseline / ours:.1f}x")

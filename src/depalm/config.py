@@ -1,0 +1,247 @@
+"""The run configuration and the part files it names, strictly checked before any job is planned."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import torch
+import yaml
+
+from depalm.adapter import Adapter, AdapterError
+from depalm.manifest import ManifestError, parse_fraction
+from depalm.mapper import ConnectorError
+from depalm.metrics import MetricError, require
+
+SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run: says where, what is wrong, and the nearest valid name."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the comparison; `path` is where its results lie."""
+
+    dataset: str
+    fraction: str
+    backbone: str
+    llm: str
+    method: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        return (
+            f"results/{self.dataset}/runs/{self.fraction}/{self.backbone}+{self.llm}/"
+            f"{self.method}/seed{self.seed}"
+        )
+
+
+@dataclass
+class Config:
+    """A checked configuration: `settings` as in its file, and the parts by kind and name."""
+
+    settings: Mapping[str, Any]
+    folder: Path
+    parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+    def part(self, kind: str, name: str) -> dict[str, Any]:
+        """The content of config/{kind}s/{name}.yaml, checked. Raises ConfigError."""
+        known = self.parts.setdefault(kind, {})
+        if name not in known:
+            folder = self.folder / f"{kind}s"
+            path = folder / f"{name}.yaml"
+            if not path.is_file():
+                there = sorted(file.stem for file in folder.glob("*.yaml"))
+                raise ConfigError(f"unknown {kind} {name!r}{nearest(name, there)} (no file {path})")
+            content = load_yaml(path)
+            check_schema(content, kind, str(path))
+            known[name] = content
+        return known[name]
+
+    def runs(self) -> list[Run]:
+        """Every run of the grid, in the order of the file, each once."""
+        runs: dict[Run, None] = {}
+        for block in self.settings["grid"]:
+            axes = ("datasets", "fractions", "backbones", "llms", "methods", "seeds")
+            for values in product(*(block[axis] for axis in axes)):
+                runs[Run(*values)] = None
+        return list(runs)
+
+    def train_settings(self, run: Run) -> dict[str, Any]:
+        """Of the configuration, the dataset, the method and the overrides: what says it last."""
+        merged: dict[str, Any] = {}
+        sources = [
+            self.settings["train"],
+            self.part("dataset", run.dataset).get("train", {}),
+            self.part("method", run.method).get("train", {}),
+            *(rule.get("train", {}) for rule in self._overrides(run)),
+        ]
+        for source in sources:
+            if source.keys() & {"steps", "epochs"}:  # either replaces the other
+                merged.pop("steps", None)
+                merged.pop("epochs", None)
+            merged |= source
+        if len(merged.keys() & {"steps", "epochs"}) != 1:
+            raise ConfigError(f"{run.path}: train needs either `steps` or `epochs`")
+        return merged
+
+    def method(self, run: Run) -> dict[str, Any]:
+        """What a run's method is, overrides included, but not its label or training settings."""
+        method = self.part("method", run.method)
+        for rule in self._overrides(run):
+            method = _deep_merge(method, rule.get("method", {}))
+        return {key: value for key, value in method.items() if key not in ("train", "label")}
+
+    def _overrides(self, run: Run) -> list[Mapping[str, Any]]:
+        values = asdict(run)
+        return [
+            rule
+            for rule in self.settings.get("overrides", [])
+            if all(values[axis.removesuffix("s")] in names for axis, names in rule["where"].items())
+        ]
+
+    def adapter(self, run: Run) -> Adapter:
+        """The adapter of a run, without memory for its tensors. Raises ConfigError if it cannot be.
+        """
+        backbone, llm = self.part("backbone", run.backbone), self.part("llm", run.llm)
+        try:
+            with torch.device("meta"):
+                return Adapter(self.method(run), backbone["shape"], llm["shape"])
+        except (AdapterError, ConnectorError) as error:
+            raise ConfigError(
+                f"method {run.method!r} does not fit {run.backbone} and {run.llm}: {error}"
+            ) from error
+
+    def layers(self, dataset: str, backbone: str) -> list[int]:
+        """The layers of which the configured methods read all tokens, on this dataset."""
+        adapters = [
+            self.adapter(run)
+            for run in self.runs()
+            if (run.dataset, run.backbone) == (dataset, backbone)
+        ]
+        return sorted({i for a in adapters if not a.cls_only for i in a.source_layers})
+
+    def model_directory(self, kind: str, name: str) -> str:
+        """Where the weights of a backbone or LLM are read: converted, as fetched, or the user's
+        own.
+        """
+        part = self.part(kind, name)
+        if "path" in part:
+            return str(part["path"])
+        return f"resources/{'models' if 'convert' in part else 'downloads'}/{kind}s/{name}"
+
+    def data_directory(self, dataset: str) -> str:
+        part = self.part("dataset", dataset)
+        return str(part["root"]) if "root" in part else f"resources/downloads/datasets/{dataset}"
+
+
+def load_config(settings: Mapping[str, Any], folder: Path) -> Config:
+    """Check `settings` and all parts it names, whose files lie under `folder`. Raises ConfigError.
+    """
+    check_schema(settings, "config", "configuration")
+    config = Config(settings, folder / settings.get("parts", "config"))
+    for run in config.runs():
+        _check_run(config, run)
+    metrics = {
+        name for run in config.runs() for name in config.part("dataset", run.dataset)["metrics"]
+    }
+    try:
+        require(sorted(metrics))
+    except MetricError as error:
+        raise ConfigError(str(error)) from error
+    for table in settings["tables"]:
+        _check_table(config, table)
+    return config
+
+
+def _check_run(config: Config, run: Run) -> None:
+    dataset, backbone = config.part("dataset", run.dataset), config.part("backbone", run.backbone)
+    if dataset["modality"] != backbone["modality"]:
+        raise ConfigError(
+            f"dataset {run.dataset} is {dataset['modality']}, but backbone {run.backbone} "
+            f"is for {backbone['modality']}"
+        )
+    if not {"train", dataset["test_split"]} <= set(dataset["splits"]):
+        raise ConfigError(f"dataset {run.dataset} lacks the split train or its test_split")
+    for kind, place in (("dataset", "root"), ("backbone", "path"), ("llm", "path")):
+        name = getattr(run, kind)
+        folder = config.part(kind, name).get(place)
+        if folder is not None and not Path(folder).exists():
+            raise ConfigError(f"{kind} {name}: {place} {folder} does not exist")
+    try:
+        parse_fraction(run.fraction)
+    except ManifestError as error:
+        raise ConfigError(str(error)) from error
+    config.train_settings(run)
+    config.adapter(run)
+
+
+def _check_table(config: Config, table: Mapping[str, Any]) -> None:
+    for axis in ("datasets", "fractions", "backbones", "llms", "methods"):
+        there = {str(getattr(run, axis.removesuffix("s"))) for run in config.runs()}
+        for name in table.get(axis) or []:
+            if name not in there:
+                raise ConfigError(
+                    f"table {table['name']}: {axis} names {name!r}, which no run of the grid "
+                    f"has{nearest(name, there)}"
+                )
+
+
+def load_yaml(path: Path) -> Any:
+    """Read YAML; numbers such as 1e-3, which YAML 1.1 takes for text, are numbers here."""
+    try:
+        return yaml.load(path.read_text(), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def check_schema(content: Any, schema: str, where: str) -> None:
+    """Check `content` against workflow/schemas/{schema}.schema.yaml. Raises ConfigError."""
+    validator = jsonschema.Draft202012Validator(load_yaml(SCHEMAS / f"{schema}.schema.yaml"))
+    error = jsonschema.exceptions.best_match(validator.iter_errors(content))
+    if error is not None:
+        place = ".".join(map(str, error.absolute_path))
+        raise ConfigError(f"{where}{f', {place}' if place else ''}: {_explain(error)}")
+
+
+def _explain(error: Any) -> str:
+    if error.validator == "additionalProperties":
+        known = error.schema["properties"]
+        unknown = [key for key in error.instance if key not in known]
+        return "; ".join(f"unknown key {key!r}{nearest(key, known)}" for key in unknown)
+    if error.validator == "enum":
+        return f"unknown value {error.instance!r}{nearest(error.instance, error.validator_value)}"
+    return error.message
+
+
+def nearest(name: Any, known: Iterable[Any]) -> str:
+    """How to go on from an unknown name: the nearest known one, or all of them."""
+    names = [str(value) for value in known]
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(names))}"
+
+
+def _deep_merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _deep_merge(merged[key], value) if both else value
+    return merged

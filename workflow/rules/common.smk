@@ -1,0 +1,59 @@
+from pathlib import Path
+
+from depalm.config import ConfigError, Run, load_config
+
+try:
+    CONFIG = load_config(config, Path(workflow.basedir))
+except ConfigError as error:
+    raise WorkflowError(f"configuration: {error}") from None
+
+RUN = "results/{dataset}/runs/{fraction}/{backbone}+{llm}/{method}/seed{seed}"
+CACHE = "results/{dataset}/cache/{backbone}/view0/{split}"
+GPU = 0 if config["device"] == "cpu" else 1
+
+
+wildcard_constraints:
+    kind="datasets|backbones|llms",
+    part=r"[^/]+",
+    dataset=r"[^/]+",
+    backbone=r"[^/+]+",
+    llm=r"[^/+]+",
+    method=r"[^/]+",
+    fraction=r"[0-9.]+pct",
+    seed=r"[0-9]+",
+    split="train|val|test",
+    shard=r"[0-9]+",
+    shards=r"[0-9]+",
+    table=r"[A-Za-z0-9_-]+",
+
+
+def run_of(wildcards) -> Run:
+    """The run that a path names; it need not be in the grid."""
+    axes = ("dataset", "fraction", "backbone", "llm", "method")
+    return Run(*(wildcards[axis] for axis in axes), int(wildcards.seed))
+
+
+def test_split(dataset: str) -> str:
+    return CONFIG.part("dataset", dataset)["test_split"]
+
+
+def shards(dataset: str, backbone: str, split: str) -> list[str]:
+    n = config["cache"]["shards"]
+    folder = CACHE.format(dataset=dataset, backbone=backbone, split=split)
+    return [f"{folder}/shard-{i}-of-{n}.zarr" for i in range(n)]
+
+
+def run_shards(split: str):
+    """Input function: the shards that a run reads of `split` (None: its test split); blind reads none."""
+
+    def shards_of(wildcards) -> list[str]:
+        if not CONFIG.adapter(run_of(wildcards)).source_layers:
+            return []
+        return shards(wildcards.dataset, wildcards.backbone, split or wildcards.split)
+
+    return shards_of
+
+
+def part(kind: str):
+    """Parameter function: the content of a part's file, so that editing it reruns what depends on it."""
+    return lambda wildcards: CONFIG.part(kind, wildcards[kind])

@@ -1,0 +1,54 @@
+rule generate:
+    input:
+        manifest="results/{dataset}/manifest/{split}.parquet",
+        shards=run_shards(None),
+        llm=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
+        adapter=rules.train.output.adapter,
+        adapter_config=rules.train.output.adapter_config,
+    output:
+        predictions=f"{RUN}/{{split}}.predictions.jsonl",
+        summary=f"{RUN}/{{split}}.generate.json",
+    log:
+        "logs/generate/{dataset}/{fraction}/{backbone}+{llm}/{method}/seed{seed}/{split}.log",
+    conda:
+        "../../envs/depalm.yaml"
+    threads: config["threads"]["generate"]
+    resources:
+        gpu=GPU,
+        runtime=480,
+        mem_mb=32000,
+    params:
+        method=lambda wildcards: CONFIG.method(run_of(wildcards)),
+        backbone=part("backbone"),
+        llm=part("llm"),
+        generate=config["generate"],
+        device=config["device"],
+    script:
+        "../scripts/generate.py"
+
+
+rule score:
+    input:
+        manifest="results/{dataset}/manifest/{split}.parquet",
+        predictions=rules.generate.output.predictions,
+        generated=rules.generate.output.summary,
+        trained=rules.train.output.summary,
+    output:
+        scores=f"{RUN}/{{split}}.scores.json",
+    log:
+        "logs/score/{dataset}/{fraction}/{backbone}+{llm}/{method}/seed{seed}/{split}.log",
+    conda:
+        "../../envs/depalm.yaml"
+    resources:
+        runtime=60,
+        mem_mb=8000,
+    params:
+        run=lambda wildcards: {
+            **{axis: wildcards[axis] for axis in ("dataset", "split", "fraction", "backbone")},
+            **{axis: wildcards[axis] for axis in ("llm", "method")},
+            "label": CONFIG.part("method", wildcards.method)["label"],
+            "seed": int(wildcards.seed),
+        },
+        metrics=lambda wildcards: CONFIG.part("dataset", wildcards.dataset)["metrics"],
+    script:
+        "../scripts/score.py"

@@ -1,0 +1,36 @@
+def part_of_kind(wildcards) -> dict:
+    return CONFIG.part(wildcards.kind.removesuffix("s"), wildcards.part)
+
+
+rule fetch:
+    output:
+        directory("resources/downloads/{kind}/{part}"),
+    log:
+        "logs/fetch/{kind}/{part}.log",
+    conda:
+        "../../envs/depalm.yaml"
+    resources:
+        runtime=240,
+        mem_mb=4000,
+    params:
+        source=lambda wildcards: part_of_kind(wildcards)["source"],
+    script:
+        "../scripts/fetch.py"
+
+
+rule convert:
+    input:
+        download="resources/downloads/{kind}/{part}",
+    output:
+        directory("resources/models/{kind}/{part}"),
+    log:
+        "logs/convert/{kind}/{part}.log",
+    conda:
+        "../../envs/depalm.yaml"
+    resources:
+        runtime=60,
+        mem_mb=8000,
+    params:
+        convert=lambda wildcards: part_of_kind(wildcards)["convert"],
+    script:
+        "../scripts/convert.py"

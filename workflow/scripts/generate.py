@@ -1,0 +1,25 @@
+"""Generate the predictions of one run from the cache (rule `generate`)."""
+
+from pathlib import Path
+
+import torch
+
+from depalm.generate import Decoding
+from depalm.progress import log_to
+from depalm.provenance import choose_device
+from depalm.runs import generate_run
+
+log_to(snakemake.log[0])
+torch.set_num_threads(snakemake.threads)
+generate_run(
+    manifest=Path(snakemake.input.manifest),
+    shards=[Path(shard) for shard in snakemake.input.shards],
+    llm_directory=Path(snakemake.input.llm),
+    adapter_path=Path(snakemake.input.adapter),
+    config_path=Path(snakemake.input.adapter_config),
+    parts={name: snakemake.params[name] for name in ("method", "backbone", "llm")},
+    decoding=Decoding(**snakemake.params.generate),
+    device=choose_device(snakemake.params.device),
+    predictions_path=Path(snakemake.output.predictions),
+    summary_path=Path(snakemake.output.summary),
+)
