@@ -1,17 +1,20 @@
 """Cached, batched beam search against uncached generation one by one, with the same adapter.
 
-The baseline is the library's own `generate` with `use_cache=False` on the same embeddings, so this holds
-for injection at L0; both must generate the same tokens. Usage: python bench/generation.py [threads]
+The baseline is the library's own `generate` with `use_cache=False` on the same embeddings, so this
+holds for injection at L0; both must generate the same tokens.
+Usage: python bench/generation.py [threads]
 """
 
 import sys
 
 import torch
 from setting import BACKBONE, BATCH, LLM_SHAPE, VOCABULARY, method, random_llm, report, seconds
+from torch import Tensor
 
 from depalm.adapter import Adapter
 from depalm.generate import Decoding, beam_search
 from depalm.injection import hidden_states
+from depalm.llms import LLM
 
 BEAMS, NEW_TOKENS, PROMPT = 3, 50, 12
 
@@ -60,18 +63,27 @@ def main(threads: int) -> None:
     )
     print("same tokens:", ours == theirs)
     for name in ("qp_inner", "c_attn"):
-        inner = Adapter(method(name), BACKBONE, LLM_SHAPE).eval()
-        several = torch.randn(BATCH, len(inner.source_layers), *features.shape[2:])
-        cached = seconds(lambda: beam_search(llm, token_ids, valid, inner(several), decoding))
-        whole = torch.randint(3, VOCABULARY, (BEAMS, PROMPT + NEW_TOKENS))
+        report(name, *inner_layers(llm, name, token_ids, decoding), "its forward passes uncached")
 
-        def uncached() -> None:
-            for i in range(BATCH):
-                injection = inner(several[i : i + 1]).select(torch.zeros(BEAMS, dtype=torch.long))
-                for length in range(PROMPT, PROMPT + NEW_TOKENS):
-                    llm.head(hidden_states(llm, whole[:, :length], injection)[:, -1])
 
-        report(name, cached, seconds(uncached, runs=1, warmup=0), "its forward passes uncached")
+def inner_layers(llm: LLM, name: str, token_ids: Tensor, decoding: Decoding) -> tuple[float, float]:
+    """Seconds of a method that `generate` cannot run, and of its forward passes without a cache."""
+    adapter = Adapter(method(name), BACKBONE, LLM_SHAPE).eval()
+    sources = len(adapter.source_layers)
+    features = torch.randn(BATCH, sources, BACKBONE["tokens"], BACKBONE["width"])
+    valid = torch.ones_like(token_ids, dtype=torch.bool)
+    whole = torch.randint(3, VOCABULARY, (BEAMS, PROMPT + NEW_TOKENS))
+
+    def cached() -> None:
+        beam_search(llm, token_ids, valid, adapter(features), decoding)
+
+    def uncached() -> None:
+        for i in range(BATCH):
+            injection = adapter(features[i : i + 1]).select(torch.zeros(BEAMS, dtype=torch.long))
+            for length in range(PROMPT, PROMPT + NEW_TOKENS):
+                llm.head(hidden_states(llm, whole[:, :length], injection)[:, -1])
+
+    return seconds(cached), seconds(uncached, runs=1, warmup=0)
 
 
 if __name__ == "__main__":

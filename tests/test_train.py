@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from depalm.manifest import Sample
 from safetensors.torch import load_file
 from test_generate import METHODS, RandomFeatures
 from tiny import WIDTH, tiny_llm
@@ -15,6 +14,7 @@ from depalm import train as train_module
 from depalm.adapter import Adapter, AdapterError, load_adapter, save_adapter, select_layers
 from depalm.batches import IGNORED, batch_stream, collate, encode, epoch_batches
 from depalm.generate import Decoding, generate
+from depalm.manifest import Sample
 from depalm.train import Settings, Training, TrainingError, train
 
 SHAPES = ({"layers": 2, "tokens": 5, "width": 8}, {"layers": 4, "width": WIDTH})

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -45,21 +45,25 @@ class Run:
 
 @dataclass
 class Config:
-    """A checked configuration: `settings` as in its file, and the parts by kind and name."""
+    """A checked configuration: `settings` as in its file, and the parts by kind and name.
+
+    A part is the file {kind}s/{name}.yaml in the first of `folders` that has it.
+    """
 
     settings: Mapping[str, Any]
-    folder: Path
+    folders: Sequence[Path]
     parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def part(self, kind: str, name: str) -> dict[str, Any]:
-        """The content of config/{kind}s/{name}.yaml, checked. Raises ConfigError."""
+        """The content of {kind}s/{name}.yaml, checked. Raises ConfigError."""
         known = self.parts.setdefault(kind, {})
         if name not in known:
-            folder = self.folder / f"{kind}s"
-            path = folder / f"{name}.yaml"
-            if not path.is_file():
-                there = sorted(file.stem for file in folder.glob("*.yaml"))
-                raise ConfigError(f"unknown {kind} {name!r}{nearest(name, there)} (no file {path})")
+            files = [folder / f"{kind}s" / f"{name}.yaml" for folder in self.folders]
+            path = next((path for path in files if path.is_file()), None)
+            if path is None:
+                there = {other.stem for path in files for other in path.parent.glob("*.yaml")}
+                wanted = ", ".join(map(str, files))
+                raise ConfigError(f"unknown {kind} {name!r}{nearest(name, there)} (no {wanted})")
             content = load_yaml(path)
             check_schema(content, kind, str(path))
             known[name] = content
@@ -108,8 +112,7 @@ class Config:
         ]
 
     def adapter(self, run: Run) -> Adapter:
-        """The adapter of a run, without memory for its tensors. Raises ConfigError if it cannot be.
-        """
+        """The adapter of a run, on the meta device. Raises ConfigError if it cannot be."""
         backbone, llm = self.part("backbone", run.backbone), self.part("llm", run.llm)
         try:
             with torch.device("meta"):
@@ -142,11 +145,13 @@ class Config:
         return str(part["root"]) if "root" in part else f"resources/downloads/datasets/{dataset}"
 
 
-def load_config(settings: Mapping[str, Any], folder: Path) -> Config:
-    """Check `settings` and all parts it names, whose files lie under `folder`. Raises ConfigError.
+def load_config(settings: Mapping[str, Any], root: Path) -> Config:
+    """Check `settings` and the parts that it names. Raises ConfigError.
+
+    The folders of parts that it lists lie under `root`.
     """
     check_schema(settings, "config", "configuration")
-    config = Config(settings, folder / settings.get("parts", "config"))
+    config = Config(settings, [root / name for name in settings.get("parts", ["config"])])
     for run in config.runs():
         _check_run(config, run)
     metrics = {

@@ -115,13 +115,9 @@ class LlamaLLM(LLM):
         rotary: tuple[Tensor, Tensor] | None,
         cache: DynamicCache | None,
     ) -> Tensor:
+        # by position, for the cache's keyword differs between releases of transformers
         return self.layers[index](
-            hidden,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            position_embeddings=rotary,
+            hidden, mask, positions, cache, use_cache=cache is not None, position_embeddings=rotary
         )
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -158,11 +154,7 @@ class OptLLM(LLM):
         cache: DynamicCache | None,
     ) -> Tensor:
         return self.layers[index](
-            hidden,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            hidden, mask, cache, position_ids=positions, use_cache=cache is not None
         )
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ class MapperReduction(Resampler):
 
 
 class RandomPatch(Resampler):
-    """One patch of each group, drawn anew for every batch in training; the first one in evaluation."""
+    """One patch of each group, drawn anew for every batch in training, the first in evaluation."""
 
     def reduce(self, groups: Tensor) -> Tensor:
         if not self.training:

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import torch
+
 from depalm.config import ConfigError, Run, load_config
 
 try:
@@ -9,7 +11,10 @@ except ConfigError as error:
 
 RUN = "results/{dataset}/runs/{fraction}/{backbone}+{llm}/{method}/seed{seed}"
 CACHE = "results/{dataset}/cache/{backbone}/view0/{split}"
-GPU = 0 if config["device"] == "cpu" else 1
+RUN_AXES = ("dataset", "fraction", "backbone", "llm", "method")
+# GPUs of a job; on a cluster, `auto` means that its nodes have some
+ON_GPU = {"cpu": False, "auto": workflow.non_local_exec or torch.cuda.is_available()}
+GPU = int(ON_GPU.get(config["device"], True))
 
 
 wildcard_constraints:
@@ -29,8 +34,7 @@ wildcard_constraints:
 
 def run_of(wildcards) -> Run:
     """The run that a path names; it need not be in the grid."""
-    axes = ("dataset", "fraction", "backbone", "llm", "method")
-    return Run(*(wildcards[axis] for axis in axes), int(wildcards.seed))
+    return Run(*(wildcards[axis] for axis in RUN_AXES), int(wildcards.seed))
 
 
 def test_split(dataset: str) -> str:
@@ -57,3 +61,22 @@ def run_shards(split: str):
 def part(kind: str):
     """Parameter function: the content of a part's file, so that editing it reruns what depends on it."""
     return lambda wildcards: CONFIG.part(kind, wildcards[kind])
+
+
+def part_of_kind(wildcards) -> dict:
+    return CONFIG.part(wildcards.kind.removesuffix("s"), wildcards.part)
+
+
+def table_spec(wildcards) -> dict:
+    return next(table for table in config["tables"] if table["name"] == wildcards.table)
+
+
+def table_scores(wildcards) -> list[str]:
+    """The scores of the runs that the filters of a table let through."""
+    table = table_spec(wildcards)
+    filters = {axis: table[f"{axis}s"] for axis in RUN_AXES if table.get(f"{axis}s")}
+    return [
+        f"{run.path}/{test_split(run.dataset)}.scores.json"
+        for run in CONFIG.runs()
+        if all(getattr(run, axis) in names for axis, names in filters.items())
+    ]

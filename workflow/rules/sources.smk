@@ -1,7 +1,3 @@
-def part_of_kind(wildcards) -> dict:
-    return CONFIG.part(wildcards.kind.removesuffix("s"), wildcards.part)
-
-
 rule fetch:
     output:
         directory("resources/downloads/{kind}/{part}"),

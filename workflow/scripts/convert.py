@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from depalm.convert import convert
-from depalm.progress import log_to
+from depalm.job import start_job
 
-log_to(snakemake.log[0])
+start_job(snakemake.log[0])
 convert(
     Path(snakemake.input.download), Path(snakemake.output[0]), converter=snakemake.params.convert
 )

@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 
 from depalm.extract import Extraction, extract, media_of_shard
+from depalm.job import start_job
 from depalm.manifest import read_manifest, unique_media
-from depalm.progress import log_to
 from depalm.provenance import choose_device
 from depalm.rejects import write_rejects
 
-log_to(snakemake.log[0])
+start_job(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 media = unique_media(read_manifest(snakemake.input.manifest))
 rejects = extract(

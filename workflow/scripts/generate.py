@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 
 from depalm.generate import Decoding
-from depalm.progress import log_to
+from depalm.job import start_job
 from depalm.provenance import choose_device
 from depalm.runs import generate_run
 
-log_to(snakemake.log[0])
+start_job(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 generate_run(
     manifest=Path(snakemake.input.manifest),

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from depalm.job import start_job
 from depalm.manifest import build_manifest, write_manifest
-from depalm.progress import log_to
 from depalm.rejects import write_rejects
 
-log_to(snakemake.log[0])
+start_job(snakemake.log[0])
 samples, rejects = build_manifest(
     root=Path(snakemake.input.data),
     dataset=snakemake.params.dataset,

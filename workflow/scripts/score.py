@@ -2,10 +2,10 @@
 
 from depalm.evaluate import evaluate
 from depalm.files import read_json, write_json
+from depalm.job import start_job
 from depalm.manifest import read_manifest
-from depalm.progress import log_to
 
-log_to(snakemake.log[0])
+start_job(snakemake.log[0])
 scores = evaluate(
     run=snakemake.params.run,
     metrics=snakemake.params.metrics,

@@ -1,7 +1,7 @@
 """Aggregate the scores of many runs into one result table, in every format."""
 
-from depalm.progress import log_to
+from depalm.job import start_job
 from depalm.typeset import write_table
 
-log_to(snakemake.log[0])
+start_job(snakemake.log[0])
 write_table(snakemake.input.scores, snakemake.params.table, snakemake.output)

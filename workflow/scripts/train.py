@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from depalm.progress import log_to
+from depalm.job import start_job
 from depalm.provenance import choose_device
 from depalm.runs import train_run
 from depalm.train import Settings
 
-log_to(snakemake.log[0])
+start_job(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 train_run(
     manifest=Path(snakemake.input.manifest),

@@ -1,0 +1,21 @@
+"""What every job of the workflow does first."""
+
+import ctypes
+import signal
+import sys
+from pathlib import Path
+
+from depalm.progress import log_to
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def start_job(log: Path | str) -> None:
+    """Log to the screen and to `log`, and end when Snakemake ends.
+
+    Snakemake ends its jobs when it is asked to stop. When it is killed outright it cannot, and a
+    job that went on would write beside the one of the next start; so on Linux the kernel ends it.
+    """
+    log_to(log)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
