@@ -221,7 +221,7 @@ def test_unavailable_metrics_say_why() -> None:
     assert (line["dataset"], line["mean"], line["unavailable"]) == ("audiocaps", "", "no jar")
 
 
-PARTS = ["commit", "commit", "configuration", "device", "torch"]
+PARTS = ["commit", "commit", "device", "torch"]
 
 
 def test_methods_without_scores_and_mixed_origins_are_noted() -> None:
@@ -232,7 +232,6 @@ def test_methods_without_scores_and_mixed_origins_are_noted() -> None:
     changes: list[dict[str, Any]] = [
         {"commit": "d" * 40},
         {"commit": "c" * 40 + "+dirty"},
-        {"config_sha256": "0" * 64},
         {"device": "a GPU"},
         {"versions": {"torch": "3.0"}},
     ]
@@ -240,6 +239,15 @@ def test_methods_without_scores_and_mixed_origins_are_noted() -> None:
         mixed = build_table([*runs, make_run("blind", 50.0, seed=3, **change)], SPEC)
         assert len(mixed.notes) == len(build_table(runs, SPEC).notes) + 1
         assert re.search(rf"differ in {part}: .* \(3 runs\), .* \(1 run\)\.", mixed.notes[-1])
+
+
+def test_seeds_with_different_configurations_are_noted_and_methods_are_not() -> None:
+    runs = [make_run("blind", 50.0, seed=0), make_run("qp_l0", 50.0, config_sha256="0" * 64)]
+    assert "configuration" not in " ".join(build_table(runs, SPEC).notes)
+    other = make_run("blind", 50.0, seed=1, config_sha256="1" * 64)
+    assert re.search(
+        r"seeds of .*blind differ in config", build_table([*runs, other], SPEC).notes[-1]
+    )
 
 
 def test_a_run_with_two_different_scores_is_an_error(tmp_path: Path) -> None:

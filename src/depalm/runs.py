@@ -52,10 +52,11 @@ def train_run(
     samples = [sample for sample in read_manifest(manifest) if sample.id in chosen]
     kept = with_media(samples, cache)
     llm = load_llm(parts["llm"], llm_directory, settings.dtype, device)
-    config = {**parts, "train": vars(settings), "seed": seed}
+    config = {**parts, "train": vars(settings)}
     identity = sha256_json(
         {
             **config,
+            "seed": seed,
             "samples": [sha256_file(manifest), sha256_file(subset)],
             "cache": None if cache is None else [cache.metadata, cache.checksums],
             "llm_source": _source(llm_directory),

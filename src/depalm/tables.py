@@ -220,13 +220,14 @@ def _notes(runs: Sequence[Run], methods: Sequence[str], columns: Sequence[Column
 
 
 def _mixed_origins(runs: Sequence[Run]) -> list[str]:
-    """A note for each of commit, configuration, device and packages that differs among the runs."""
+    """A note for each of commit, device and packages that differs among the runs, and for each
+    method whose seeds were trained with different configurations.
+    """
     origins = []
     for run in runs:
         commit, *dirty = run["commit"].partition("+")
         origin = {
             "commit": commit[:12] + "".join(dirty),
-            "configuration": run["config_sha256"][:12],
             "device": run["device"],
         }
         origins.append({**origin, **run["versions"]})
@@ -236,4 +237,13 @@ def _mixed_origins(runs: Sequence[Run]) -> list[str]:
         if len(counts) > 1:
             values = ", ".join(f"{value} ({n} run{'s' * (n > 1)})" for value, n in counts.items())
             notes.append(f"Mixed provenance: the runs differ in {part}: {values}.")
+    configurations: dict[tuple[str, ...], set[str]] = {}
+    for run in runs:
+        key = tuple(run[part] for part in FILTERED)
+        configurations.setdefault(key, set()).add(run["config_sha256"])
+    notes += [
+        f"Mixed provenance: the seeds of {', '.join(key)} differ in configuration."
+        for key, found in configurations.items()
+        if len(found) > 1
+    ]
     return notes

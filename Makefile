@@ -1,0 +1,39 @@
+# make demo: set up, then let a real frozen DINOv2 and a real frozen LLM learn to answer questions
+# make test: set up, then the tests        make lint: style and types        make clean: forget results
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --constraint constraints.txt
+DEMO := $(BIN)/snakemake --configfile config/demo.yaml
+
+.PHONY: demo test lint clean
+
+# `--unlock` takes away the lock that a killed run leaves behind
+demo: $(VENV)/.installed
+	$(DEMO) --unlock
+	$(DEMO)
+	test results/report.html -nt results/tables/demo.csv || $(DEMO) --report results/report.html
+	@cat results/tables/demo.md
+	@echo "The same as a page: results/tables/demo.html; with all runs: results/report.html"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+
+clean:
+	rm -rf results logs .snakemake
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "depalm needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	touch $@
