@@ -10,6 +10,7 @@ rule fetch:
         mem_mb=4000,
     params:
         source=lambda wildcards: part_of_kind(wildcards)["source"],
+        version=lambda wildcards: part_of_kind(wildcards)["version"],
     script:
         "../scripts/fetch.py"
 
