@@ -1,12 +1,15 @@
 # make demo: set up, then let a real frozen DINOv2 and a real frozen LLM learn to answer questions
-# make test: set up, then the tests        make lint: style and types        make clean: forget results
+# make test: set up, then the tests
+# make smoke: every stage on tiny data with tiny random models
+# make lint: style and types
+# make clean: forget results, keep downloads
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 DEMO := $(BIN)/snakemake --configfile config/demo.yaml
 
-.PHONY: demo test lint clean
+.PHONY: demo smoke test lint clean
 
 # `--unlock` takes away the lock that a killed run leaves behind
 demo: $(VENV)/.installed
@@ -15,6 +18,10 @@ demo: $(VENV)/.installed
 	test results/report.html -nt results/tables/demo.csv || $(DEMO) --report results/report.html
 	@cat results/tables/demo.md
 	@echo "The same as a page: results/tables/demo.html; with all runs: results/report.html"
+
+smoke: $(VENV)/.installed
+	$(BIN)/python tests/smoke/build.py resources/smoke
+	$(BIN)/snakemake --configfile config/smoke.yaml
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
@@ -29,7 +36,7 @@ clean:
 	rm -rf results logs .snakemake
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "depalm needs Python 3.11 or newer")'
+	$(PYTHON) -c 'import sys; sys.version_info[:2] in ((3, 11), (3, 12)) or sys.exit("Python 3.11 or 3.12 is needed, not " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
 	touch $@

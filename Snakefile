@@ -25,6 +25,7 @@ rule all:
     default_target: True
     input:
         [f"results/tables/{table['name']}.html" for table in config["tables"]],
+        [f"{run.path}/{test_split(run.dataset)}.scores.json" for run in CONFIG.runs()],
 
 
 rule scores:

@@ -1,0 +1,210 @@
+"""The whole DAG on tiny data with tiny random models (config/smoke.yaml), as a user runs it."""
+
+import csv
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from depalm.files import read_json, sha256_file, sha256_tree
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "config" / "smoke.yaml"
+VQA = "results/shapes-vqa/runs/100pct/vit-tiny+llama-tiny"
+RUN = f"{VQA}/qp_l0/seed0"
+SHARDS = [f"results/shapes-vqa/cache/vit-tiny/view0/train/shard-{i}-of-2.zarr" for i in range(2)]
+
+pytestmark = pytest.mark.dag
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    """Snakemake in `folder`, with the smoke configuration unless the arguments name another."""
+    chosen = [] if "--configfile" in arguments else ["--configfile", str(SMOKE)]
+    program = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    return [*program, "--directory", str(folder), "--cores", "2", *chosen, *arguments]
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, *arguments), capture_output=True, text=True, cwd=ROOT)
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """The jobs by rule that Snakemake would run, those that only name targets left out."""
+    done = snakemake(folder, "--dry-run", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, stats = done.stdout.partition("Job stats:")
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", stats, re.MULTILINE))
+    return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+
+
+def build(folder: Path) -> Path:
+    builder = ROOT / "tests" / "smoke" / "build.py"
+    subprocess.run([sys.executable, str(builder), str(folder / "resources/smoke")], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything has run."""
+    folder = build(tmp_path_factory.mktemp("done"))
+    outcome = snakemake(folder)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    return folder
+
+
+def test_every_run_is_trained_generated_scored_and_in_the_tables(done: Path) -> None:
+    paths = sorted(done.glob("results/*/runs/*/*/*/*/test.scores.json"))
+    assert len(paths) == 6
+    for path in paths:
+        scores = read_json(path)
+        assert scores["samples"] == 8
+        assert all(scores[key] for key in ("commit", "config_sha256", "versions", "device"))
+        assert scores["trainable_parameters"] > 0
+        assert list(path.parent.glob("training/tensorboard/events*"))
+        log = (path.parent / "train.jsonl").read_text().splitlines()
+        assert len(log) == scores["steps"]
+    rows = list(csv.DictReader((done / "results/tables/smoke.csv").open()))
+    cells = {(row["method"], row["fraction"], row["metric"]): row for row in rows}
+    assert cells["qp_l0", "50pct", "vqa_accuracy"]["n"] == "1"
+    assert cells["limber_1", "100pct", "cider"]["n"] == "2"
+    assert float(cells["limber_1", "100pct", "meteor"]["mean"]) >= 0
+    assert {path.suffix for path in (done / "results/tables").iterdir()} == {
+        *(".csv", ".md", ".html", ".tex")
+    }
+
+
+def test_a_second_run_has_nothing_to_do(done: Path) -> None:
+    assert planned(done) == {}
+
+
+def test_a_deleted_score_is_scored_again_and_nothing_else(done: Path) -> None:
+    path = done / RUN / "test.scores.json"
+    before = path.read_bytes()
+    path.unlink()
+    assert planned(done) == {"score": 1, "table": 1}
+    assert snakemake(done).returncode == 0
+    assert path.read_bytes() == before
+
+
+def test_one_output_is_asked_for_by_its_path(done: Path) -> None:
+    """Also of a run that no list names."""
+    path = RUN.replace("seed0", "seed7")
+    jobs = {"subset": 1, "train": 1, "generate": 1, "score": 1}
+    assert planned(done, f"{path}/test.scores.json") == jobs
+    assert planned(done, f"{path}/adapter.safetensors") == {"subset": 1, "train": 1}
+
+
+@pytest.mark.parametrize(
+    ("part", "jobs"),
+    [
+        ("methods/qp_l0", {"train": 2, "generate": 2, "score": 2, "table": 1}),
+        (
+            "backbones/vit-tiny",
+            {"extract": 8, "train": 6, "generate": 6, "score": 6, "table": 1},
+        ),
+    ],
+)
+def test_another_version_of_a_part_reruns_exactly_its_descendants(
+    done: Path, tmp_path: Path, part: str, jobs: dict[str, int]
+) -> None:
+    source = next(
+        p for d in ("tests/smoke", "config") if (p := ROOT / d / f"{part}.yaml").is_file()
+    )
+    changed = tmp_path / "parts" / f"{part}.yaml"
+    changed.parent.mkdir(parents=True)
+    changed.write_text(source.read_text().replace("version: 1", "version: 2"))
+    folders = [str(tmp_path / "parts"), "tests/smoke", "config"]
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(SMOKE.read_text()), "parts": folders}))
+    assert planned(done, "--configfile", str(config)) == jobs
+
+
+def test_the_report_needs_no_network(done: Path) -> None:
+    outcome = snakemake(done, "--report", "results/report.html")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Tiny random models" in (done / "results/report.html").read_text()
+
+
+@pytest.fixture
+def killed() -> Iterator[list[subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        process.kill()
+
+
+def kill_when(folder: Path, pattern: str, started: list[subprocess.Popen[bytes]]) -> None:
+    """Start the run, kill the controller as soon as a file that fits `pattern` is there, and wait
+    until its jobs are gone too.
+    """
+    process = subprocess.Popen(
+        command(folder, f"{RUN}/adapter.safetensors"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    started.append(process)
+    while process.poll() is None and not any(folder.glob(pattern)):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while _jobs(folder):
+        assert time.monotonic() < deadline, "a job outlives its killed controller"
+        time.sleep(0.05)
+
+
+def _jobs(folder: Path) -> Sequence[Path]:
+    """Processes that run a script of Snakemake's in `folder`."""
+    mark = f"{folder}/.snakemake/scripts/".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if mark in path.read_bytes():
+                found.append(path)
+        except OSError:  # it ended while we looked
+            continue
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs end with a killed controller on Linux")
+def test_after_kills_in_extraction_and_training_the_bytes_are_the_same(
+    done: Path, tmp_path: Path, killed: list[subprocess.Popen[bytes]]
+) -> None:
+    folder = build(tmp_path)
+    kill_when(folder, f"{Path(SHARDS[0]).parent}/.shard-*.tmp/cls", killed)
+    assert not all((folder / shard).exists() for shard in SHARDS)
+    assert snakemake(folder, "--unlock").returncode == 0
+    kill_when(folder, f"{RUN}/training/checkpoint.safetensors", killed)
+    assert not (folder / RUN / "adapter.safetensors").exists()
+    assert snakemake(folder, "--unlock").returncode == 0
+    outcome = snakemake(folder, f"{RUN}/adapter.safetensors")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "resumed at step" in outcome.stderr
+    for shard in SHARDS:
+        assert sha256_tree(folder / shard) == sha256_tree(done / shard)
+    adapters = [sha256_file(where / RUN / "adapter.safetensors") for where in (folder, done)]
+    assert adapters[0] == adapters[1]
+
+
+def test_a_wrong_configuration_is_one_line_before_the_dag(tmp_path: Path) -> None:
+    settings = yaml.safe_load(SMOKE.read_text())
+    settings["grid"][0]["methods"] = ["qp_10"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    outcome = snakemake(tmp_path, "--configfile", str(tmp_path / "config.yaml"))
+    assert outcome.returncode != 0
+    assert "configuration: unknown method 'qp_10'; did you mean 'qp_l0'?" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize("name", ["config", "demo"])
+def test_snakemake_finds_nothing_to_lint(tmp_path: Path, name: str) -> None:
+    outcome = snakemake(tmp_path, "--lint", "--configfile", str(ROOT / "config" / f"{name}.yaml"))
+    assert outcome.returncode == 0, outcome.stderr
+    assert "in a good condition" in outcome.stdout + outcome.stderr
