@@ -89,6 +89,19 @@ def test_settings_come_from_the_most_specific_place() -> None:
     assert config.method(runs["qp_l0", "100pct"])["connector"]["adapter_dim"] != 64
 
 
+def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
+    """Snakemake reruns a job whose parameters are printed otherwise."""
+    own = tmp_path / "methods" / "qp_l0.yaml"
+    own.parent.mkdir()
+    reversed_lines = (ROOT / "config/methods/qp_l0.yaml").read_text().splitlines()
+    own.write_text("\n".join(reversed_lines[-2:] + reversed_lines[:-2]) + "\n")
+    train = dict(reversed(DEMO["train"].items()))
+    first, second = demo(), demo(parts=[str(tmp_path), "config"], train=train)
+    for run in first.runs():
+        assert str(first.method(run)) == str(second.method(run))
+        assert str(first.train_settings(run)) == str(second.train_settings(run))
+
+
 def set_key(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(settings: dict[str, Any]) -> None:
         for key in path[:-1]:

@@ -66,7 +66,7 @@ class Config:
                 raise ConfigError(f"unknown {kind} {name!r}{nearest(name, there)} (no {wanted})")
             content = load_yaml(path)
             check_schema(content, kind, str(path))
-            known[name] = content
+            known[name] = _sorted(content)
         return known[name]
 
     def runs(self) -> list[Run]:
@@ -94,14 +94,14 @@ class Config:
             merged |= source
         if len(merged.keys() & {"steps", "epochs"}) != 1:
             raise ConfigError(f"{run.path}: train needs either `steps` or `epochs`")
-        return merged
+        return _sorted(merged)
 
     def method(self, run: Run) -> dict[str, Any]:
         """What a run's method is, overrides included, but not its label or training settings."""
         method = self.part("method", run.method)
         for rule in self._overrides(run):
             method = _deep_merge(method, rule.get("method", {}))
-        return {key: value for key, value in method.items() if key not in ("train", "label")}
+        return _sorted({k: value for k, value in method.items() if k not in ("train", "label")})
 
     def _overrides(self, run: Run) -> list[Mapping[str, Any]]:
         values = asdict(run)
@@ -151,7 +151,7 @@ def load_config(settings: Mapping[str, Any], root: Path) -> Config:
     The folders of parts that it lists lie under `root`.
     """
     check_schema(settings, "config", "configuration")
-    config = Config(settings, [root / name for name in settings.get("parts", ["config"])])
+    config = Config(_sorted(settings), [root / name for name in settings.get("parts", ["config"])])
     for run in config.runs():
         _check_run(config, run)
     metrics = {
@@ -242,6 +242,15 @@ def nearest(name: Any, known: Iterable[Any]) -> str:
     names = [str(value) for value in known]
     close = difflib.get_close_matches(str(name), names, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(names))}"
+
+
+def _sorted(value: Any) -> Any:
+    """The same with the keys of all mappings in order, for Snakemake compares parameters as text:
+    without this, to move a line in a file would rerun what depends on it.
+    """
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
 
 
 def _deep_merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

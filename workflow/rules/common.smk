@@ -68,7 +68,7 @@ def part_of_kind(wildcards) -> dict:
 
 
 def table_spec(wildcards) -> dict:
-    return next(table for table in config["tables"] if table["name"] == wildcards.table)
+    return next(table for table in CONFIG.settings["tables"] if table["name"] == wildcards.table)
 
 
 def table_scores(wildcards) -> list[str]:

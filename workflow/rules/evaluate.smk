@@ -21,7 +21,7 @@ rule generate:
         method=lambda wildcards: CONFIG.method(run_of(wildcards)),
         backbone=part("backbone"),
         llm=part("llm"),
-        generate=config["generate"],
+        generate=CONFIG.settings["generate"],
         device=config["device"],
     script:
         "../scripts/generate.py"
