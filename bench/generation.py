@@ -1,17 +1,20 @@
 """Cached, batched beam search against uncached generation one by one, with the same adapter.
 
-The baseline is the library's own `generate` with `use_cache=False` on the same embeddings, so this holds
-for injection at L0; both must generate the same tokens. Usage: python bench/generation.py [threads]
+The baseline is the library's own `generate` with `use_cache=False` on the same embeddings, so this
+holds for injection at L0; both must generate the same tokens. For the other places the baseline is
+the forward passes that such generation needs. Usage: python bench/generation.py [threads]
 """
 
 import sys
 
 import torch
 from setting import BACKBONE, BATCH, LLM_SHAPE, VOCABULARY, method, random_llm, report, seconds
+from torch import Tensor
 
 from depalm.adapter import Adapter
 from depalm.generate import Decoding, beam_search
 from depalm.injection import hidden_states
+from depalm.llms import LlamaLLM
 
 BEAMS, NEW_TOKENS, PROMPT = 3, 50, 12
 
@@ -60,18 +63,29 @@ def main(threads: int) -> None:
     )
     print("same tokens:", ours == theirs)
     for name in ("qp_inner", "c_attn"):
-        inner = Adapter(method(name), BACKBONE, LLM_SHAPE).eval()
-        several = torch.randn(BATCH, len(inner.source_layers), *features.shape[2:])
-        cached = seconds(lambda: beam_search(llm, token_ids, valid, inner(several), decoding))
-        whole = torch.randint(3, VOCABULARY, (BEAMS, PROMPT + NEW_TOKENS))
+        compare_passes(name, llm, token_ids, valid, decoding)
 
-        def uncached() -> None:
-            for i in range(BATCH):
-                injection = inner(several[i : i + 1]).select(torch.zeros(BEAMS, dtype=torch.long))
-                for length in range(PROMPT, PROMPT + NEW_TOKENS):
-                    llm.head(hidden_states(llm, whole[:, :length], injection)[:, -1])
 
-        report(name, cached, seconds(uncached, runs=1, warmup=0), "its forward passes uncached")
+def compare_passes(
+    name: str, llm: LlamaLLM, token_ids: Tensor, valid: Tensor, decoding: Decoding
+) -> None:
+    spec = method(name)
+    spec["inject"]["targets"] = {"count": 6, "end": -2}  # of 12 layers
+    adapter = Adapter(spec, BACKBONE, LLM_SHAPE).eval()
+    features = torch.randn(BATCH, len(adapter.source_layers), BACKBONE["tokens"], BACKBONE["width"])
+    whole = torch.randint(3, VOCABULARY, (BEAMS, PROMPT + NEW_TOKENS))
+
+    def cached() -> None:
+        beam_search(llm, token_ids, valid, adapter(features), decoding)
+
+    def uncached() -> None:
+        for i in range(BATCH):
+            injection = adapter(features[i : i + 1]).select(torch.zeros(BEAMS, dtype=torch.long))
+            for length in range(PROMPT, PROMPT + NEW_TOKENS):
+                llm.head(hidden_states(llm, whole[:, :length], injection)[:, -1])
+
+    ours = seconds(cached)
+    report(name, ours, seconds(uncached, runs=1, warmup=0), "its forward passes uncached")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A training step from the cache against one with the backbone in the loop and logits everywhere.
 
-Both train `qp_l0` on the same batch of captions; the cache is a real shard on disk, read anew for every
-step. Usage: python bench/train_step.py [threads]
+Both train `qp_l0` on the same batch of captions; the cache is a real shard on disk, read anew for
+every step. Usage: python bench/train_step.py [threads]
 """
 
 import sys

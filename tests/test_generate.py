@@ -2,7 +2,6 @@ from zlib import crc32
 
 import pytest
 import torch
-from depalm.manifest import Sample
 from tiny import FAMILIES, VOCABULARY, WIDTH, Tokenizer, tiny_llm
 from torch import Tensor
 
@@ -10,6 +9,7 @@ from depalm.adapter import Adapter
 from depalm.generate import Decoding, beam_search, generate, pad_left
 from depalm.injection import Injection, hidden_states
 from depalm.llms import LLM
+from depalm.manifest import Sample
 
 METHODS = {
     "blind": {"inject": {"at": "none"}, "prompt_tokens": 2},
@@ -64,7 +64,8 @@ def test_without_injection_it_is_the_library_beam_search(family: str, beams: int
         )[:, token_ids.shape[1] :].tolist()
         assert ours == [row[: row.index(llm.eos)] if llm.eos in row else row for row in theirs]
         ended_early += sum(len(row) < 12 for row in ours)
-    assert ended_early or family == "opt-projected"  # else the rule for finished beams went untested
+    # else the rule for finished beams went untested
+    assert ended_early or family == "opt-projected"
 
 
 def uncached_greedy(llm: LLM, prompt: list[int], injection: Injection, steps: int) -> list[int]:
