@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_generate import METHODS, RandomFeatures
-from tiny import WIDTH, tiny_llm
+from test_generate import RandomFeatures
+from tiny import BACKBONE, LLM_SHAPE, METHODS, tiny_llm
 
 from depalm import train as train_module
 from depalm.adapter import Adapter
@@ -18,7 +18,6 @@ from depalm.manifest import Sample
 from depalm.selection import AdapterError, select_layers
 from depalm.train import Settings, Training, TrainingError, train
 
-SHAPES = ({"layers": 2, "tokens": 5, "width": 8}, {"layers": 4, "width": WIDTH})
 SETTINGS = Settings(batch_size=4, lr=5e-3, steps=12, dtype="float32", checkpoint_seconds=0)
 
 
@@ -37,7 +36,7 @@ def samples(count: int = 30) -> list[Sample]:
 
 def build(method: str, seed: int = 0) -> Adapter:
     torch.manual_seed(seed)
-    return Adapter(METHODS[method], *SHAPES)
+    return Adapter(METHODS[method], BACKBONE, LLM_SHAPE)
 
 
 def run(

@@ -120,11 +120,12 @@ class LlamaLLM(LLM):
         rotary: tuple[Tensor, Tensor] | None,
         cache: DynamicCache | None,
     ) -> Tensor:
+        # the cache goes by its place: its name differs between releases of transformers 5
         return self.layers[index](
             hidden,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
+            mask,
+            positions,
+            cache,
             use_cache=cache is not None,
             position_embeddings=rotary,
         )
@@ -163,11 +164,7 @@ class OptLLM(LLM):
         cache: DynamicCache | None,
     ) -> Tensor:
         return self.layers[index](
-            hidden,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            hidden, mask, cache, position_ids=positions, use_cache=cache is not None
         )
 
     def head(self, hidden: Tensor) -> Tensor:
