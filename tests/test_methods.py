@@ -127,7 +127,7 @@ def test_a_method_of_everything_is_built(tmp_path: Path) -> None:
     [
         ({"inject": {"at": "l0", "targets": {"count": 2}}}, "unknown key 'targets'"),
         ({"inject": {"at": "cross_attention", "scale": True}}, "unknown key 'scale'"),
-        ({"inject": {"at": "inner_layers"}}, "unknown value .*; did you mean 'inner'"),
+        ({"inject": {"at": "iner"}}, "unknown value .*; did you mean 'inner'"),
         ({"inject": {"at": "none"}}, "unknown key 'source'"),
         ({"source": {"count": 2, "from": 1}}, "unknown key 'count'"),
         ({"source": {"to": 2}}, "unknown key 'to'"),
