@@ -1,8 +1,8 @@
 """Cached, batched beam search against uncached generation one by one, with the same adapter.
 
 The baseline is the library's own `generate` with `use_cache=False` on the same embeddings, so this
-holds for injection at L0; both must generate the same tokens.
-Usage: python bench/generation.py [threads]
+holds for injection at L0; both must generate the same tokens. For the other places the baseline is
+the forward passes that such generation needs. Usage: python bench/generation.py [threads]
 """
 
 import sys
@@ -14,7 +14,7 @@ from torch import Tensor
 from depalm.adapter import Adapter
 from depalm.generate import Decoding, beam_search
 from depalm.injection import hidden_states
-from depalm.llms import LLM
+from depalm.llms import LlamaLLM
 
 BEAMS, NEW_TOKENS, PROMPT = 3, 50, 12
 
@@ -63,15 +63,16 @@ def main(threads: int) -> None:
     )
     print("same tokens:", ours == theirs)
     for name in ("qp_inner", "c_attn"):
-        report(name, *inner_layers(llm, name, token_ids, decoding), "its forward passes uncached")
+        compare_passes(name, llm, token_ids, valid, decoding)
 
 
-def inner_layers(llm: LLM, name: str, token_ids: Tensor, decoding: Decoding) -> tuple[float, float]:
-    """Seconds of a method that `generate` cannot run, and of its forward passes without a cache."""
-    adapter = Adapter(method(name), BACKBONE, LLM_SHAPE).eval()
-    sources = len(adapter.source_layers)
-    features = torch.randn(BATCH, sources, BACKBONE["tokens"], BACKBONE["width"])
-    valid = torch.ones_like(token_ids, dtype=torch.bool)
+def compare_passes(
+    name: str, llm: LlamaLLM, token_ids: Tensor, valid: Tensor, decoding: Decoding
+) -> None:
+    spec = method(name)
+    spec["inject"]["targets"] = {"count": 6, "end": -2}  # of 12 layers
+    adapter = Adapter(spec, BACKBONE, LLM_SHAPE).eval()
+    features = torch.randn(BATCH, len(adapter.source_layers), BACKBONE["tokens"], BACKBONE["width"])
     whole = torch.randint(3, VOCABULARY, (BEAMS, PROMPT + NEW_TOKENS))
 
     def cached() -> None:
@@ -83,7 +84,8 @@ def inner_layers(llm: LLM, name: str, token_ids: Tensor, decoding: Decoding) -> 
             for length in range(PROMPT, PROMPT + NEW_TOKENS):
                 llm.head(hidden_states(llm, whole[:, :length], injection)[:, -1])
 
-    return seconds(cached), seconds(uncached, runs=1, warmup=0)
+    ours = seconds(cached)
+    report(name, ours, seconds(uncached, runs=1, warmup=0), "its forward passes uncached")
 
 
 if __name__ == "__main__":

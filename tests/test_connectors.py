@@ -137,6 +137,19 @@ def test_the_mapper_is_the_library_encoder_over_tokens_and_queries() -> None:
     torch.testing.assert_close(mapper(tokens), theirs(sequence)[:, 7:])
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("positions", ["none", "rotary"])
+def test_outputs_that_nobody_reads_are_left_out(norm_first: bool, positions: str) -> None:
+    options: dict[str, Any] = {"heads": 2, "norm_first": norm_first, "positions": positions}
+    mapper = QPMapper(WIDTH, 7, layers=2, queries=4, **options).eval()
+    tokens = torch.randn(3, 7, WIDTH)
+    assert mapper.queries is not None
+    sequence = torch.cat((tokens, mapper.queries.expand(3, -1, -1)), dim=1)
+    for layer in mapper.layers:
+        sequence = layer(sequence, last=11)
+    torch.testing.assert_close(mapper(tokens), sequence[:, 7:])
+
+
 def test_layers_of_a_source_have_their_own_queries() -> None:
     mapper = QPMapper(WIDTH, 7, layers=1, queries=2, query_sets=3).eval()
     tokens = torch.randn(1, 7, WIDTH)

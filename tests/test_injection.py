@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from tiny import FAMILIES, LAYERS, VOCABULARY, WIDTH, tiny_llm
 from torch import Tensor
 
+from depalm.connectors import CrossAttention
 from depalm.injection import DecodingState, Injection, InjectionError, hidden_states
 from depalm.llms import LLM
 
@@ -34,6 +36,12 @@ def injections() -> dict[str, Injection]:
         return {layer: torch.randn(BATCH, VISUAL, WIDTH) for layer in layers}
 
     prompt = torch.randn(PROMPT, WIDTH)
+    prompts = {layer: torch.randn(PROMPT, WIDTH) for layer in range(1, LAYERS)}
+    cross = CrossAttention(16, WIDTH, heads=2).requires_grad_(False)
+    assert cross.gate is not None
+    cross.gate.fill_(2.0)
+    first, second = (cross.keys_values(torch.randn(BATCH, VISUAL, 16)) for _ in range(2))
+    pairs = {1: first, 2: first, 3: second}
     return {
         "none": Injection(),
         "prompt": Injection(prompt=prompt),
@@ -42,15 +50,13 @@ def injections() -> dict[str, Injection]:
         "inner, removed": Injection(tokens(1, 2), last=2, prompt=prompt),
         "inner, with a gap": Injection(tokens(0, 2), last=2),
         "inner, kept": Injection(tokens(1, 3), prompt=prompt),
+        "prompt in every layer": Injection(prompt=prompt, layer_prompts=prompts),
+        "inner, prompt in every layer": Injection(tokens(1, 2), 2, prompt, prompts),
+        "cross-attention": Injection(prompt=prompt, cross=pairs, reader=cross),
     }
 
 
 every_injection = pytest.mark.parametrize("injection", injections().values(), ids=injections())
-
-
-def row(injection: Injection, index: int) -> Injection:
-    tokens = {layer: value[index : index + 1] for layer, value in injection.tokens.items()}
-    return Injection(tokens, injection.last, injection.prompt)
 
 
 def test_nothing_injected_is_the_plain_llm(
@@ -77,6 +83,13 @@ def test_l0_tokens_are_input_embeddings(token_ids: Tensor) -> None:
     close(llm.head(hidden_states(llm, token_ids, injection)), theirs)
 
 
+def test_a_gate_at_zero_is_the_plain_llm(llm: LLM, token_ids: Tensor) -> None:
+    cross = CrossAttention(16, WIDTH, heads=2)  # whose gate starts at 0
+    pair = cross.keys_values(torch.randn(BATCH, VISUAL, 16))
+    ours = llm.head(hidden_states(llm, token_ids, Injection(cross={1: pair}, reader=cross)))
+    close(ours, llm.model(token_ids).logits)
+
+
 @every_injection
 def test_a_cached_step_equals_a_full_pass(
     llm: LLM, token_ids: Tensor, left_padded: Tensor, injection: Injection
@@ -96,7 +109,7 @@ def test_a_padded_batch_equals_one_by_one(
     batch = hidden_states(llm, token_ids, injection, left_padded)
     for i in range(BATCH):
         text = token_ids[i, left_padded[i]][None]
-        alone = hidden_states(llm, text, row(injection, i))
+        alone = hidden_states(llm, text, injection.select(torch.tensor([i])))
         close(batch[i, left_padded[i]], alone[0])
 
 
@@ -131,20 +144,32 @@ def test_every_target_layer_reads_its_own_tokens(llm: LLM, token_ids: Tensor, na
         close(before[1], after[1])  # the middle sample kept its tokens
 
 
-def test_selecting_rows_keeps_each_sample_with_its_tokens(llm: LLM, token_ids: Tensor) -> None:
-    injection = injections()["inner, removed"]
+@every_injection
+def test_selecting_rows_keeps_each_sample_with_its_tokens(
+    llm: LLM, token_ids: Tensor, injection: Injection
+) -> None:
     full = hidden_states(llm, token_ids, injection)
     state = DecodingState()
     hidden_states(llm, token_ids[:, :6], injection, None, state)
     rows = torch.tensor([2, 0, 2, 1])
     state.select(rows)
-    step = hidden_states(llm, token_ids[rows, 6:], injection, None, state)
+    step = hidden_states(llm, token_ids[rows, 6:], injection.select(rows), None, state)
     close(step, full[rows, 6:])
+
+
+def test_a_kept_token_goes_on_and_a_removed_one_does_not(llm: LLM, token_ids: Tensor) -> None:
+    injection = injections()["inner, removed"]
+    removed = hidden_states(llm, token_ids, injection)
+    kept = hidden_states(llm, token_ids, replace(injection, last=None))
+    to_the_end = hidden_states(llm, token_ids, replace(injection, last=LAYERS - 1))
+    assert not torch.allclose(removed, kept)
+    assert torch.equal(kept, to_the_end)
 
 
 @pytest.mark.parametrize(
     "injection",
     [
+        Injection(layer_prompts={LAYERS: torch.zeros(PROMPT, WIDTH)}),
         Injection({LAYERS: torch.zeros(BATCH, 1, WIDTH)}),
         Injection({-1: torch.zeros(BATCH, 1, WIDTH)}),
         Injection({2: torch.zeros(BATCH, 1, WIDTH)}, last=1),

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_generate import METHODS, RandomFeatures
-from tiny import WIDTH, tiny_llm
+from test_generate import RandomFeatures
+from tiny import BACKBONE, LLM_SHAPE, METHODS, tiny_llm
 
 from depalm import train as train_module
-from depalm.adapter import Adapter, AdapterError, load_adapter, save_adapter, select_layers
+from depalm.adapter import Adapter
 from depalm.batches import IGNORED, batch_stream, collate, encode, epoch_batches
 from depalm.generate import Decoding, generate
 from depalm.manifest import Sample
+from depalm.selection import AdapterError, select_layers
 from depalm.train import Settings, Training, TrainingError, train
 
-SHAPES = ({"layers": 2, "tokens": 5, "width": 8}, {"layers": 4, "width": WIDTH})
 SETTINGS = Settings(batch_size=4, lr=5e-3, steps=12, dtype="float32", checkpoint_seconds=0)
 
 
@@ -36,7 +36,7 @@ def samples(count: int = 30) -> list[Sample]:
 
 def build(method: str, seed: int = 0) -> Adapter:
     torch.manual_seed(seed)
-    return Adapter(METHODS[method], *SHAPES)
+    return Adapter(METHODS[method], BACKBONE, LLM_SHAPE)
 
 
 def run(
@@ -249,20 +249,3 @@ def test_layers_are_chosen_from_the_end() -> None:
     ):
         with pytest.raises(AdapterError, match="do not fit into 24 layers"):
             select_layers(24, wrong)
-
-
-def test_a_saved_adapter_comes_back_for_the_parts_it_was_made_for(tmp_path: Path) -> None:
-    adapter = build("qp_l0").eval()
-    made_for = {
-        "method": METHODS["qp_l0"],
-        "backbone": {"name": "vit", "shape": SHAPES[0]},
-        "llm": {"name": "tiny", "shape": SHAPES[1]},
-    }
-    paths = tmp_path / "adapter.safetensors", tmp_path / "adapter.json"
-    save_adapter(adapter, *paths, made_for)
-    loaded = load_adapter(*paths, made_for, "cpu").eval()
-    features = RandomFeatures().read(["a"], [1], False)
-    assert torch.equal(loaded(features).tokens[0], adapter(features).tokens[0])
-    other = {**made_for, "llm": {"name": "large", "shape": SHAPES[1]}}
-    with pytest.raises(AdapterError, match=r"trained with llm .*tiny.*not with .*large"):
-        load_adapter(*paths, other, "cpu")

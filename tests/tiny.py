@@ -1,12 +1,18 @@
-"""Tiny random LLMs in memory, of every family, for tests of what happens around them."""
+"""Tiny random LLMs in memory, of every family, and the methods of config/methods in their size."""
+
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
+from depalm.adapter import Adapter
+from depalm.config import load_yaml
 from depalm.llms import LLM, LlamaLLM, OptLLM
 
 LAYERS, WIDTH, VOCABULARY = 4, 32, 41
 FAMILIES = ["llama", "opt", "opt-projected"]
+BACKBONE, LLM_SHAPE = {"layers": 2, "tokens": 5, "width": 8}, {"layers": LAYERS, "width": WIDTH}
 
 
 class Tokenizer:
@@ -54,3 +60,38 @@ def tiny_llm(family: str, seed: int = 0) -> LLM:
         tie_word_embeddings=False,
     )
     return OptLLM(OPTForCausalLM(opt), Tokenizer())  # type: ignore[arg-type]
+
+
+def tiny(value: Any) -> Any:
+    """A method, or a part of it, with numbers that fit BACKBONE and LLM_SHAPE."""
+    if isinstance(value, dict):
+        return {
+            key: SIZES[key](part) if isinstance(part, int) and key in SIZES else tiny(part)
+            for key, part in value.items()
+        }
+    return value
+
+
+def random_adapter(method: dict[str, Any], seed: int = 0, **models: Any) -> Adapter:
+    """An adapter in which no parameter is zero, as in a trained one; in evaluation mode."""
+    torch.manual_seed(seed)
+    adapter = Adapter(method, BACKBONE, LLM_SHAPE, models).eval()
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return adapter
+
+
+SIZES = {
+    "count": lambda count: min(count, 2),
+    "end": lambda end: max(end, -2),
+    "adapter_dim": lambda _: 16,
+    "layers": lambda layers: min(layers, 2),
+    "queries": lambda _: 3,
+    "heads": lambda _: 2,
+    "prompt_tokens": lambda count: min(count, 2),
+}
+METHODS = {
+    path.stem: tiny({key: value for key, value in load_yaml(path).items() if key != "label"})
+    for path in sorted((Path(__file__).parents[1] / "config" / "methods").glob("*.yaml"))
+}

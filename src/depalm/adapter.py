@@ -1,43 +1,16 @@
 """The adapter of a method: the only thing that is trained, saved and loaded."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from depalm.connectors import NORMS, Connector, CrossAttention
-from depalm.files import atomic_file, read_json, write_json
 from depalm.injection import Injection
-
-
-class AdapterError(ValueError):
-    """A method that does not fit its backbone or LLM, or a checkpoint made for others."""
-
-
-def select_layers(available: int, layers: Mapping[str, int]) -> list[int]:
-    """Layer indices out of `available` layers; negative indices count from the end.
-
-    Either ``{count, stride, end}``: `count` layers (1), `stride` apart (1), the last of which is
-    `end` (-1), so that ``count: 6, end: -4`` of 32 layers is 23..28; or ``{from, to, stride}``,
-    both included. Raises AdapterError if one lies outside or none is left.
-    """
-
-    def index(value: int) -> int:
-        return value + available if value < 0 else value
-
-    stride = layers.get("stride", 1)
-    if "from" in layers:
-        chosen = list(range(index(layers["from"]), index(layers.get("to", -1)) + 1, stride))
-    else:
-        end, count = index(layers.get("end", -1)), layers.get("count", 1)
-        chosen = [end - stride * i for i in reversed(range(count))]
-    if not chosen or chosen[0] < 0 or chosen[-1] >= available:
-        raise AdapterError(f"layers {dict(layers)} do not fit into {available} layers")
-    return chosen
+from depalm.selection import AdapterError, Selection, select_layers
+from depalm.tuning import Tuning
 
 
 class TokenScale(nn.Module):
@@ -63,56 +36,73 @@ class Adapter(nn.Module):
     """A method (config/methods/*.yaml) between a backbone and an LLM of the given shapes.
 
     Everything in it is float32 and trainable. `source_layers` are the backbone layers that it
-    reads, `target_layers` the LLM layers it acts on. Raises AdapterError or ConnectorError for a
-    method that does not fit them.
+    reads, `target_layers` the LLM layers it acts on. What `finetune` tunes of the "llm" or the
+    "backbone" follows the architecture of that one of `models` (which may lie on the meta device);
+    it is left out without, as where a configuration is checked before any model is there.
+
+    Raises AdapterError or ConnectorError for a method that does not fit the shapes.
     """
 
     def __init__(
         self,
         method: Mapping[str, Any],
-        backbone_shape: Mapping[str, int],
+        backbone_shape: Mapping[str, Any],
         llm_shape: Mapping[str, int],
+        models: Mapping[str, nn.Module] | None = None,
     ):
         super().__init__()
         self.inject: Mapping[str, Any] = method["inject"]
-        self.kept: str = method.get("tokens", "all")
-        self.merge: str | None = method.get("merge")
-        self.source_layers: list[int] = []
+        self.selection: Selection | None = None
         self.target_layers: list[int] = []
         width, layers = llm_shape["width"], llm_shape["layers"]
         if self.inject["at"] != "none":
-            self.source_layers = select_layers(backbone_shape["layers"], method.get("source", {}))
+            self.selection = Selection(method, backbone_shape)
             self.target_layers = (
                 [0]
                 if self.inject["at"] == "l0"
                 else select_layers(layers, self.inject.get("targets", {}))
             )
-            self._build_connectors(method, backbone_shape, width)
+            self._build_connectors(method, self.selection, width)
         count = method.get("prompt_tokens", 0)
         self.prompt = nn.Parameter(torch.randn(count, width)) if count else None
         self.layer_prompts = None
         if count and method.get("prompt_at") == "every_layer":
             self.layer_prompts = nn.Parameter(torch.randn(layers - 1, count, width))
+        finetune: Mapping[str, Mapping[str, bool]] = method.get("finetune", {})
+        self.finetune = {part: kinds for part, kinds in finetune.items() if any(kinds.values())}
+        self.tuning = nn.ModuleDict(
+            {
+                part: Tuning(model, **self.finetune[part])
+                for part, model in (models or {}).items()
+                if part in self.finetune
+            }
+        )
+        if not self.trainable_parameters and not self.finetune:
+            raise AdapterError("there is nothing to train: no tokens, no prompt and no finetune")
 
     def _build_connectors(
-        self, method: Mapping[str, Any], backbone_shape: Mapping[str, int], llm_width: int
+        self, method: Mapping[str, Any], selection: Selection, llm_width: int
     ) -> None:
-        inject = self.inject
+        inject, targets = self.inject, len(self.target_layers)
+        if selection.count > targets:
+            raise AdapterError(
+                f"{selection.count} source layers, but {targets} target layers to read them: merge "
+                "the sources (mean or concat), or take fewer"
+            )
         options = dict(method.get("connector") or {})
         shared = options.pop("shared", True)
-        output: int = llm_width
         if options.get("adapter_dim") == "llm":
             options["adapter_dim"] = llm_width
+        options["mapper"] = _mapper(options.get("mapper"), selection.count if shared else 1)
+        _check_tokens(selection, options, inject["at"])
+        output: int = llm_width
         if inject["at"] == "cross_attention":
-            output = inject.get("width") or options.get("adapter_dim") or backbone_shape["width"]
+            output = inject.get("width") or options.get("adapter_dim") or selection.width
             cross = {key: inject[key] for key in ("heads", "gate") if key in inject}
             self.cross_attention = CrossAttention(output, llm_width, **cross)
-        sources = 1 if self.merge else len(self.source_layers)
-        merged = len(self.source_layers) if self.merge == "concat" else 1
-        tokens = {"all": backbone_shape["tokens"], "patches": backbone_shape["tokens"] - 1}
         self.connectors = nn.ModuleList(
-            Connector(backbone_shape["width"] * merged, output, tokens.get(self.kept, 1), **options)
-            for _ in range(1 if shared else sources)
+            Connector(selection.width, output, selection.tokens, grid=selection.grid, **options)
+            for _ in range(1 if shared else selection.count)
         )
         scaling = {
             "norm": inject.get("token_norm", "none"),
@@ -125,13 +115,33 @@ class Adapter(nn.Module):
             self.scales.extend(TokenScale(llm_width, **scaling) for _ in self.target_layers)
 
     @property
+    def source_layers(self) -> list[int]:
+        return [] if self.selection is None else self.selection.layers
+
+    @property
     def cls_only(self) -> bool:
         """Whether the CLS tokens suffice, of which the cache holds those of every layer."""
-        return self.kept == "cls"
+        return self.selection is not None and self.selection.cls_only
 
     @property
     def trainable_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @contextmanager
+    def tuned(self, part: str, model: nn.Module) -> Iterator[None]:
+        """Let the "llm" or the "backbone" run as this method tunes it, inside the block alone; its
+        weights stay as they are.
+
+        Raises AdapterError if the method tunes it but the adapter was built without it.
+        """
+        if part in self.finetune and part not in self.tuning:
+            raise AdapterError(f"this adapter was built without the {part} that its method tunes")
+        handles = cast(Tuning, self.tuning[part]).attach(model) if part in self.tuning else []
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def forward(self, features: Tensor | None) -> Injection:
         """Features of the source layers [B, L, T, D] (T = 1: CLS only) -> what the LLM receives.
@@ -142,11 +152,13 @@ class Adapter(nn.Module):
         prompts: dict[int, Tensor] = {}
         if self.layer_prompts is not None:
             prompts = dict(enumerate(self.layer_prompts, start=1))
-        if features is None or not self.source_layers:
+        if self.selection is None:
             return Injection(prompt=self.prompt, layer_prompts=prompts)
+        if features is None:
+            raise AdapterError("this method reads backbone features, but was given none")
         sources = [
             self.connectors[i % len(self.connectors)](tokens, i)
-            for i, tokens in enumerate(self._sources(features.float()))
+            for i, tokens in enumerate(self.selection(features.float()))
         ]
         count = len(self.target_layers)
         read = {t: (i * len(sources)) // count for i, t in enumerate(self.target_layers)}
@@ -166,41 +178,31 @@ class Adapter(nn.Module):
         )
         return Injection(tokens, last, self.prompt, prompts)
 
-    def _sources(self, features: Tensor) -> list[Tensor]:
-        """[B, L, T, D] -> the tokens that are kept of each source, or of all sources merged."""
-        if self.kept == "patches":
-            features = features[:, :, 1:]
-        if self.merge == "mean":
-            return [features.mean(dim=1)]
-        if self.merge == "concat":
-            return [features.transpose(1, 2).flatten(2)]  # [B, T, L D]
-        return list(features.unbind(dim=1))
+
+def _mapper(options: Mapping[str, Any] | None, sources: int) -> dict[str, Any] | None:
+    """The options of QPMapper that a method's `mapper` stands for, with `sources` behind it."""
+    if options is None:
+        return None
+    chosen = dict(options)
+    if chosen.pop("query_per_layer", False):
+        if chosen.get("queries") is None:
+            raise AdapterError("query_per_layer asks for queries of each layer, but there are none")
+        chosen["query_sets"] = sources
+    return chosen
 
 
-def save_adapter(
-    adapter: Adapter, weights: Path, config_path: Path, config: Mapping[str, Any]
-) -> None:
-    """Write the adapter's tensors (safetensors) and, as JSON, what it was made for."""
-    tensors = {name: value.cpu().contiguous() for name, value in adapter.state_dict().items()}
-    with atomic_file(weights) as temporary:
-        save_file(tensors, temporary)
-    write_json(config_path, {**config, "trainable_parameters": adapter.trainable_parameters})
-
-
-def load_adapter(
-    weights: Path, config_path: Path, expected: Mapping[str, Any], device: torch.device | str
-) -> Adapter:
-    """Read back an adapter made for the method, backbone and LLM of `expected`.
-
-    Raises AdapterError naming the first part that differs from what the checkpoint was trained
-    with.
-    """
-    config = read_json(config_path)
-    for part in ("method", "backbone", "llm"):
-        if config[part] != json.loads(json.dumps(expected[part])):
+def _check_tokens(selection: Selection, options: Mapping[str, Any], place: str) -> None:
+    """Refuse what would mistake one token for another, or leave targets of unequal length."""
+    resampler, mapper = options.get("resampler") or {}, options["mapper"] or {}
+    positions = mapper.get("positions", "none")
+    if selection.kept == "patches" and (resampler or positions == "cls"):
+        what = "a resampler" if resampler else "positions: cls"
+        raise AdapterError(f"{what} takes the first token for CLS: use tokens: all (and cls: drop)")
+    if resampler.get("type") == "random_subset":
+        if positions == "learned":
+            raise AdapterError("positions: learned needs fixed places, which a random subset lacks")
+        if place == "inner" and selection.count > 1:
             raise AdapterError(
-                f"{weights} was trained with {part} {config[part]}, not with {expected[part]}"
+                "a random subset has another size for each source, but inner targets must receive "
+                "equally many tokens: read one source layer, or merge them"
             )
-    adapter = Adapter(config["method"], config["backbone"]["shape"], config["llm"]["shape"])
-    adapter.load_state_dict(load_file(weights))
-    return adapter.to(device)

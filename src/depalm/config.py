@@ -12,10 +12,12 @@ import jsonschema
 import torch
 import yaml
 
-from depalm.adapter import Adapter, AdapterError
+from depalm.adapter import Adapter
+from depalm.checkpoint import RECORD, WEIGHTS, read_record
 from depalm.manifest import ManifestError, parse_fraction
 from depalm.mapper import ConnectorError
 from depalm.metrics import MetricError, require
+from depalm.selection import AdapterError
 
 SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
 
@@ -103,6 +105,11 @@ class Config:
             method = _deep_merge(method, rule.get("method", {}))
         return _sorted({k: value for k, value in method.items() if k not in ("train", "label")})
 
+    def checkpoint(self, run: Run) -> str | None:
+        """The folder of the adapter that a run only tests; None if it trains its own."""
+        given = [rule["checkpoint"] for rule in self._overrides(run) if "checkpoint" in rule]
+        return given[-1] if given else None
+
     def _overrides(self, run: Run) -> list[Mapping[str, Any]]:
         values = asdict(run)
         return [
@@ -173,8 +180,10 @@ def _check_run(config: Config, run: Run) -> None:
             f"dataset {run.dataset} is {dataset['modality']}, but backbone {run.backbone} "
             f"is for {backbone['modality']}"
         )
-    if not {"train", dataset["test_split"]} <= set(dataset["splits"]):
-        raise ConfigError(f"dataset {run.dataset} lacks the split train or its test_split")
+    checkpoint = config.checkpoint(run)
+    needed = {dataset["test_split"], *(["train"] if checkpoint is None else [])}
+    if not needed <= set(dataset["splits"]):
+        raise ConfigError(f"dataset {run.dataset} lacks one of the splits {sorted(needed)}")
     for kind, place in (("dataset", "root"), ("backbone", "path"), ("llm", "path")):
         name = getattr(run, kind)
         folder = config.part(kind, name).get(place)
@@ -185,7 +194,40 @@ def _check_run(config: Config, run: Run) -> None:
     except ManifestError as error:
         raise ConfigError(str(error)) from error
     config.train_settings(run)
+    _check_method(config, run)
+    if checkpoint is not None:
+        _check_checkpoint(config, run, Path(checkpoint))
+
+
+def _check_method(config: Config, run: Run) -> None:
+    method = config.method(run)
+    check_schema(
+        {"label": run.method, **method}, "method", f"{run.path}, method with its overrides"
+    )
+    if any(method.get("finetune", {}).get("backbone", {}).values()):
+        raise ConfigError(
+            f"method {run.method!r}: finetune.backbone changes the backbone's tokens, but the "
+            "cache holds those of the frozen one: only finetune.llm can be trained from the cache"
+        )
     config.adapter(run)
+
+
+def _check_checkpoint(config: Config, run: Run, folder: Path) -> None:
+    for name in (WEIGHTS, RECORD):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{run.path}: its checkpoint {folder} has no {name}")
+    method = {key: value for key, value in config.method(run).items() if key != "version"}
+    llm = config.part("llm", run.llm)
+    known: dict[str, Any] = {
+        "method": method,
+        "llm": {key: llm[key] for key in ("family", "shape")},
+    }
+    if config.adapter(run).source_layers:
+        known["backbone"] = {"shape": config.part("backbone", run.backbone)["shape"]}
+    try:
+        read_record(folder / RECORD, known)
+    except AdapterError as error:
+        raise ConfigError(f"{run.path}: {error}") from error
 
 
 def _check_table(config: Config, table: Mapping[str, Any]) -> None:

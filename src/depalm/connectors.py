@@ -5,7 +5,7 @@
 as in METHODS, "Shared vocabulary". Tokens come CLS first; P = T - 1 is the number of patches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,7 +39,8 @@ class Connector(nn.Module):
     resampler: `type` of RESAMPLERS and its options, or None.
     mapper: options of :class:`QPMapper`, or None.
     norm: norm in front of the last Linear; None is "rms" behind a resampler, else "none".
-    mlp_depth: number of Linear layers at the end.
+    mlp_depth: number of Linear layers at the end, with `activation` between them.
+    grid: how the patches lie, where they are not a square or a sequence (see `grouping`).
 
     Raises ConnectorError where the parts do not fit together or the tokens.
     """
@@ -55,6 +56,7 @@ class Connector(nn.Module):
         norm: str | None = None,
         mlp_depth: int = 1,
         activation: str = "gelu",
+        grid: Sequence[int] | None = None,
     ):
         super().__init__()
         inner = adapter_dim or width
@@ -62,7 +64,7 @@ class Connector(nn.Module):
         self.resampler: Resampler | RandomSubset | None = None
         if resampler is not None:
             options = {key: value for key, value in resampler.items() if key != "type"}
-            self.resampler = RESAMPLERS[resampler["type"]](inner, tokens, **options)
+            self.resampler = RESAMPLERS[resampler["type"]](inner, tokens, grid, **options)
             tokens = self.resampler.count
         self.mapper = None if mapper is None else QPMapper(inner, tokens, **mapper)
         norm = norm or ("none" if resampler is None else "rms")

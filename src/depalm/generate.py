@@ -107,19 +107,19 @@ def generate(
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]), reverse=True)
     texts = [""] * len(samples)
     progress = Progress(len(samples), "generate", "sample")
-    for start in range(0, len(order), decoding.batch_size):
-        rows = order[start : start + decoding.batch_size]
-        token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)
-        features = None
-        if cache is not None:
-            media = [samples[i].media for i in rows]
-            features = cache.read(media, adapter.source_layers, adapter.cls_only).to(device)
-        with torch.inference_mode():
+    with torch.inference_mode(), adapter.tuned("llm", llm.body):
+        for start in range(0, len(order), decoding.batch_size):
+            rows = order[start : start + decoding.batch_size]
+            token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)
+            features = None
+            if cache is not None:
+                media = [samples[i].media for i in rows]
+                features = cache.read(media, adapter.source_layers, adapter.cls_only).to(device)
             injection = adapter(features)
-        tokens = beam_search(llm, token_ids.to(device), valid.to(device), injection, decoding)
-        for i, text in zip(rows, tokens, strict=True):
-            texts[i] = llm.tokenizer.decode(text, skip_special_tokens=True).strip()
-        progress.advance(len(rows))
+            tokens = beam_search(llm, token_ids.to(device), valid.to(device), injection, decoding)
+            for i, text in zip(rows, tokens, strict=True):
+                texts[i] = llm.tokenizer.decode(text, skip_special_tokens=True).strip()
+            progress.advance(len(rows))
     return texts
 
 

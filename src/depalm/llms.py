@@ -43,6 +43,11 @@ class LLM(nn.Module, ABC):
         return int(self.tokenizer.eos_token_id)
 
     @property
+    def body(self) -> nn.Module:
+        """The model without its output embedding: what a method may tune."""
+        return self.model.base_model
+
+    @property
     @abstractmethod
     def layers(self) -> nn.ModuleList:
         """The decoder layers, in order."""

@@ -21,13 +21,22 @@ class ConnectorError(ValueError):
 class EncoderLayer(nn.Module):
     """A transformer encoder layer [B, T, D] -> [B, T, D], feed-forward width D.
 
-    Norms stand behind the residual sums (`norm_first`: in front of the branches). `rotate` turns
-    queries and keys [B, heads, T, D / heads] by their positions.
+    Norms stand behind the residual sums (`norm_first`: in front of the branches). With `rotary`,
+    attention knows positions, counted from 0.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, activation: str, norm_first: bool):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        activation: str,
+        norm_first: bool,
+        rotary: bool,
+    ):
         super().__init__()
-        self.heads, self.dropout, self.norm_first = heads, dropout, norm_first
+        self.heads, self.dropout = heads, dropout
+        self.norm_first, self.rotary = norm_first, rotary
         self.attention_in = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
         self.feed_forward = nn.Sequential(
@@ -43,24 +52,32 @@ class EncoderLayer(nn.Module):
         nn.init.zeros_(self.attention_in.bias)
         nn.init.zeros_(self.attention_out.bias)
 
-    def forward(self, tokens: Tensor, rotate: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, last: int) -> Tensor:
+        """[B, T, D] -> [B, last, D]: the outputs at the last positions, which read all tokens."""
+        kept = tokens[:, -last:]
         if self.norm_first:
-            tokens = tokens + self._attend(self.attention_norm(tokens), rotate)
-            return tokens + self.feed_forward(self.feed_forward_norm(tokens))
-        tokens = self.attention_norm(tokens + self._attend(tokens, rotate))
-        return self.feed_forward_norm(tokens + self.feed_forward(tokens))
+            kept = kept + self._attend(self.attention_norm(tokens), last)
+            return kept + self.feed_forward(self.feed_forward_norm(kept))
+        kept = self.attention_norm(kept + self._attend(tokens, last))
+        return self.feed_forward_norm(kept + self.feed_forward(kept))
 
-    def _attend(self, tokens: Tensor, rotate: Callable[[Tensor], Tensor] | None) -> Tensor:
-        mixed = self.attention_in(tokens).unflatten(
-            -1, (3, self.heads, -1)
-        )  # [B, T, 3, heads, D/h]
-        query, key, value = mixed.permute(2, 0, 3, 1, 4)  # each [B, heads, T, D / heads]
-        if rotate is not None:
-            query, key = rotate(query), rotate(key)
+    def _attend(self, tokens: Tensor, last: int) -> Tensor:
+        count, width = tokens.shape[1:]
+        of_query, of_others = self.attention_in.weight.split((width, 2 * width))
+        query_bias, other_bias = self.attention_in.bias.split((width, 2 * width))
+        query = self._heads(nn.functional.linear(tokens[:, -last:], of_query, query_bias))
+        others = nn.functional.linear(tokens, of_others, other_bias)
+        key, value = (self._heads(part) for part in others.chunk(2, dim=-1))
+        if self.rotary:
+            query, key = rotate(query, count - last), rotate(key)
         dropout = self.dropout if self.training else 0.0
         read = nn.functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        output = self.attention_out(read.transpose(1, 2).flatten(2))  # [B, T, D]
+        output = self.attention_out(read.transpose(1, 2).flatten(2))  # [B, last, D]
         return nn.functional.dropout(output, self.dropout, self.training)
+
+    def _heads(self, values: Tensor) -> Tensor:
+        """[B, T, D] -> [B, heads, T, D / heads]."""
+        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class QPMapper(nn.Module):
@@ -96,14 +113,14 @@ class QPMapper(nn.Module):
         if positions == "rotary" and (width // heads) % 2:
             raise ConnectorError(f"rotary positions need an even head width, not {width // heads}")
         self.layers = nn.ModuleList(
-            EncoderLayer(width, heads, dropout, activation, norm_first) for _ in range(layers)
+            EncoderLayer(width, heads, dropout, activation, norm_first, positions == "rotary")
+            for _ in range(layers)
         )
         self.queries = None
         if queries is not None:
             self.queries = nn.Parameter(torch.randn(query_sets, queries, width))
         marks = {"cls": 1, "learned": tokens}.get(positions, 0)
         self.marks = nn.Parameter(torch.randn(marks, width)) if marks else None
-        self.rotary = positions == "rotary"
 
     def forward(self, tokens: Tensor, source: int = 0) -> Tensor:
         """[B, T, D] of the `source`-th source layer -> [B, K, D]."""
@@ -115,17 +132,19 @@ class QPMapper(nn.Module):
             queries = self.queries[source % len(self.queries)].expand(len(tokens), -1, -1)
             tokens = torch.cat((tokens, queries), dim=1)  # [B, T + K, D]
             count = queries.shape[1]
-        for layer in self.layers:
-            tokens = layer(tokens, rotate if self.rotary else None)
+        for layer in self.layers[:-1]:
+            tokens = layer(tokens, tokens.shape[1])
+        for layer in self.layers[-1:]:  # none if the mapper has no layers
+            tokens = layer(tokens, count)
         return tokens[:, -count:]
 
 
-def rotate(values: Tensor) -> Tensor:
-    """Rotary position encoding (RoFormer) of [B, heads, T, D], positions counted from 0."""
+def rotate(values: Tensor, first: int = 0) -> Tensor:
+    """Rotary position encoding (RoFormer) of [B, heads, T, D], positions counted from `first`."""
     count, width = values.shape[-2:]
     exponents = torch.arange(0, width, 2, device=values.device) / width
-    angles = torch.arange(count, device=values.device)[:, None] * 10000.0**-exponents  # [T, D / 2]
+    positions = torch.arange(first, first + count, device=values.device)
+    angles = positions[:, None] * 10000.0**-exponents  # [T, D / 2]
     cosine, sine = angles.cos(), angles.sin()
-    first, second = values.chunk(2, dim=-1)
-    turned = (first * cosine - second * sine, second * cosine + first * sine)
-    return torch.cat(turned, dim=-1)
+    one, other = values.chunk(2, dim=-1)
+    return torch.cat((one * cosine - other * sine, other * cosine + one * sine), dim=-1)

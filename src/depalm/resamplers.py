@@ -1,13 +1,14 @@
 """Resamplers: fewer tokens from many, keeping their arrangement (METHODS, "Resamplers").
 
 The CLS token is set apart, the P patches are put into groups of `factor` neighbours (squares on a
-square grid, runs of neighbours otherwise), each group becomes one token, and CLS stands in front
-again.
+grid, for a video in each frame; runs of neighbours in a sequence), each group becomes one token,
+and CLS stands in front again.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,36 @@ from depalm.mapper import ConnectorError, QPMapper
 CLS = ("keep", "drop", "duplicate")
 
 
-def grouping(patches: int, factor: int) -> tuple[int, int] | None:
-    """(grid side, square side) where patches lie on a square grid and `factor` is a square, else
-    None.
+def grouping(
+    patches: int, factor: int, grid: Sequence[int] | None = None
+) -> tuple[int, int, int, int] | None:
+    """(frames, rows, columns, side of a square) of patches that are grouped in squares: those on a
+    `grid` of [rows, columns] or [frames, rows, columns], by a `factor` that is a square number.
 
-    Raises ConnectorError where the patches cannot be grouped without a rest.
+    Without a `grid`, as many patches as a square has are taken for one. None is for runs of
+    neighbours: patches that are a sequence, or another factor. Raises ConnectorError where the
+    patches cannot be grouped without a rest.
     """
     side, square = math.isqrt(patches), math.isqrt(factor)
-    if side * side == patches and square * square == factor and side > 1:
-        if side % square:
+    if grid is None and side * side == patches and side > 1:
+        grid = (side, side)
+    if grid is not None and math.prod(grid) != patches:
+        raise ConnectorError(f"a grid of {_by(grid)} patches has not {patches} of them")
+    if grid is not None and len(grid) > 1 and square * square == factor:
+        *frames, rows, columns = grid
+        if rows % square or columns % square:
             raise ConnectorError(
-                f"a grid of {side}x{side} patches is not divisible by groups of {square}x{square}"
+                f"a grid of {rows}x{columns} patches is not divisible by groups of "
+                f"{square}x{square}"
             )
-        return side, square
+        return math.prod(frames), rows, columns, square
     if patches % factor:
         raise ConnectorError(f"{patches} patches are not divisible by groups of {factor}")
     return None
+
+
+def _by(extents: Sequence[int]) -> str:
+    return "x".join(map(str, extents))
 
 
 class Resampler(nn.Module, ABC):
@@ -42,13 +57,22 @@ class Resampler(nn.Module, ABC):
     others.
     """
 
-    def __init__(self, width: int, tokens: int, factor: int = 4, cls: str = "keep"):
+    def __init__(
+        self,
+        width: int,
+        tokens: int,
+        grid: Sequence[int] | None = None,
+        factor: int = 4,
+        cls: str = "keep",
+    ):
         super().__init__()
         if cls not in CLS:
             raise ConnectorError(f"cls is one of {CLS}, not {cls!r}")
+        if tokens < 2:
+            raise ConnectorError("there are no patches to resample, just CLS")
         self.width, self.factor, self.cls = width, factor, cls
         self.patches = tokens - 1
-        self.grid = grouping(self.patches, factor)
+        self.grid = grouping(self.patches, factor, grid)
         self.count = self.patches // factor + (cls != "drop")
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -64,8 +88,8 @@ class Resampler(nn.Module, ABC):
         """[B, P, D] -> [B, P / factor, factor, D]."""
         if self.grid is None:
             return patches.unflatten(1, (-1, self.factor))
-        side, square = self.grid
-        cells = patches.unflatten(1, (side // square, square, side // square, square))
+        frames, rows, columns, side = self.grid
+        cells = patches.unflatten(1, (frames * rows // side, side, columns // side, side))
         # [B, rows, in row, columns, in column, D] -> [B, rows, columns, in row, in column, D]
         return cells.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
@@ -84,11 +108,12 @@ class Average(Resampler):
         self,
         width: int,
         tokens: int,
+        grid: Sequence[int] | None = None,
         factor: int = 4,
         cls: str = "keep",
         fidelity: str = "corrected",
     ):
-        super().__init__(width, tokens, factor, cls)
+        super().__init__(width, tokens, grid, factor, cls)
         self.released = fidelity == "released"
 
     def reduce(self, groups: Tensor) -> Tensor:
@@ -107,8 +132,15 @@ class Maximum(Resampler):
 class LinearReduction(Resampler):
     """A Linear over the concatenated tokens of each group."""
 
-    def __init__(self, width: int, tokens: int, factor: int = 4, cls: str = "keep"):
-        super().__init__(width, tokens, factor, cls)
+    def __init__(
+        self,
+        width: int,
+        tokens: int,
+        grid: Sequence[int] | None = None,
+        factor: int = 4,
+        cls: str = "keep",
+    ):
+        super().__init__(width, tokens, grid, factor, cls)
         self.linear = nn.Linear(factor * width, width)
 
     def reduce(self, groups: Tensor) -> Tensor:
@@ -116,44 +148,56 @@ class LinearReduction(Resampler):
 
 
 class Convolution(Resampler):
-    """An overlapping convolution: kernel 2 s + 1 and stride s = sqrt(factor) on a grid, else
-    `factor`.
+    """An overlapping convolution, in each frame: kernel 2 s + 1 and stride s = sqrt(factor) on a
+    grid, else `factor`.
     """
-
-    def __init__(self, width: int, tokens: int, factor: int = 4, cls: str = "keep"):
-        super().__init__(width, tokens, factor, "keep" if cls == "duplicate" else cls)
-        if cls == "duplicate":
-            raise ConnectorError("a convolution has neighbours, not groups: cls is keep or drop")
-        stride = factor if self.grid is None else self.grid[1]
-        kind = nn.Conv1d if self.grid is None else nn.Conv2d
-        self.convolution = kind(width, width, 2 * stride + 1, stride, padding=stride)
-
-    def group(self, patches: Tensor) -> Tensor:
-        """[B, P, D] -> [B, D, P] or [B, D, side, side]: a convolution does its own grouping."""
-        channels = patches.transpose(1, 2)
-        return channels if self.grid is None else channels.unflatten(2, (self.grid[0], -1))
-
-    def reduce(self, groups: Tensor) -> Tensor:
-        output: Tensor = self.convolution(groups)
-        # with this padding the outputs are centred on the groups' first tokens: exactly G of them
-        return output.flatten(2).transpose(1, 2)
-
-
-class MapperReduction(Resampler):
-    """A QPMapper with one query over each group (`R-QPMapper`)."""
 
     def __init__(
         self,
         width: int,
         tokens: int,
+        grid: Sequence[int] | None = None,
+        factor: int = 4,
+        cls: str = "keep",
+    ):
+        if cls == "duplicate":
+            raise ConnectorError("a convolution has neighbours, not groups: cls is keep or drop")
+        super().__init__(width, tokens, grid, factor, cls)
+        stride = factor if self.grid is None else self.grid[3]
+        kind = nn.Conv1d if self.grid is None else nn.Conv2d
+        self.convolution = kind(width, width, 2 * stride + 1, stride, padding=stride)
+
+    def group(self, patches: Tensor) -> Tensor:
+        """[B, P, D] -> [B, frames, D, P] or [B, frames, D, rows, columns]: a convolution does its
+        own grouping.
+        """
+        frames, *extents = (1, -1) if self.grid is None else self.grid[:3]
+        return patches.unflatten(1, (frames, *extents)).movedim(-1, 2)
+
+    def reduce(self, groups: Tensor) -> Tensor:
+        output: Tensor = self.convolution(groups.flatten(0, 1))  # [B frames, D, ...]
+        # with this padding the outputs are centred on the groups' first tokens: exactly G of them
+        tokens = output.flatten(2).transpose(1, 2).unflatten(0, groups.shape[:2])
+        return tokens.flatten(1, 2)
+
+
+class MapperReduction(Resampler):
+    """A QPMapper of `layers` layers and further options, with one query, over each group
+    (`R-QPMapper`).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        tokens: int,
+        grid: Sequence[int] | None = None,
         factor: int = 4,
         cls: str = "keep",
         layers: int = 4,
-        heads: int = 8,
-        dropout: float = 0.1,
+        **mapper: Any,
     ):
-        super().__init__(width, tokens, factor, cls)
-        self.mapper = QPMapper(width, factor, layers, 1, heads, dropout)
+        super().__init__(width, tokens, grid, factor, cls)
+        self.mapper = QPMapper(width, factor, layers, queries=1, **mapper)
 
     def reduce(self, groups: Tensor) -> Tensor:
         flat = groups.flatten(0, 1)  # [B G, factor, D]
@@ -182,6 +226,7 @@ class RandomSubset(nn.Module):
         self,
         width: int,  # noqa: ARG002
         tokens: int,
+        grid: Sequence[int] | None = None,  # noqa: ARG002
         mean: float = 0.25,
         std: float = 0.2,
         smallest: float = 0.0625,

@@ -9,11 +9,20 @@ from typing import Any
 
 import torch
 
-from depalm.adapter import Adapter, load_adapter, save_adapter
+from depalm.adapter import Adapter
+from depalm.backbones import weights_identity
 from depalm.batches import encode
-from depalm.files import atomic_file, read_json, sha256_file, sha256_json, write_json
+from depalm.checkpoint import (
+    RECORD,
+    WEIGHTS,
+    load_weights,
+    made_for,
+    read_record,
+    save_adapter,
+)
+from depalm.files import atomic_file, sha256_file, sha256_json, write_json
 from depalm.generate import Decoding, generate
-from depalm.llms import load_llm
+from depalm.llms import LLM, load_llm
 from depalm.manifest import Sample, read_manifest
 from depalm.media import token_identity
 from depalm.progress import logger
@@ -28,50 +37,54 @@ def train_run(
     manifest: Path,
     subset: Path,
     shards: Sequence[Path],
+    backbone_directory: Path | None,
     llm_directory: Path,
     parts: Parts,
     settings: Settings,
     seed: int,
     device: torch.device,
     adapter_path: Path,
-    config_path: Path,
-    summary_path: Path,
+    record_path: Path,
     log_path: Path,
 ) -> None:
-    """Train on the samples that `subset` lists, and write adapter, its configuration, summary and
-    log.
+    """Train on the samples that `subset` lists, and write the adapter, its record and the log.
 
-    Checkpoints and TensorBoard scalars go to a folder beside the adapter; what is needed to go on
-    after a kill is removed once the run is whole. Raises AdapterError, CacheError, LLMError or
-    TrainingError.
+    `backbone_directory` is None for a method that reads no backbone. Checkpoints and TensorBoard
+    scalars go to a folder beside the adapter; what is needed to go on after a kill is removed once
+    the run is whole. Raises AdapterError, CacheError, LLMError or TrainingError.
     """
+    made = made_for(parts, backbone_directory, llm_directory)
+    start = None if settings.init_from is None else Path(settings.init_from)
+    if start is not None:
+        read_record(start / RECORD, made)
+    llm = load_llm(parts["llm"], llm_directory, settings.dtype, device)
     torch.manual_seed(seed)
-    adapter = Adapter(parts["method"], parts["backbone"]["shape"], parts["llm"]["shape"]).to(device)
-    cache = open_cache(adapter, shards, parts["backbone"])
+    adapter = build(parts, llm)
+    if start is not None:
+        load_weights(adapter, start / WEIGHTS)
+    cache = open_cache(adapter, shards, parts["backbone"], backbone_directory)
     chosen = set(subset.read_text(encoding="utf-8").splitlines())
     samples = [sample for sample in read_manifest(manifest) if sample.id in chosen]
     kept = with_media(samples, cache)
-    llm = load_llm(parts["llm"], llm_directory, settings.dtype, device)
     config = {**parts, "train": vars(settings)}
     identity = sha256_json(
         {
             **config,
             "seed": seed,
+            "made_for": made,
             "samples": [sha256_file(manifest), sha256_file(subset)],
             "cache": None if cache is None else [cache.metadata, cache.checksums],
-            "llm_source": _source(llm_directory),
+            "init_from": None if start is None else sha256_file(start / WEIGHTS),
             "threads": torch.get_num_threads(),
             "device": str(device),
         }
     )
     folder = adapter_path.parent / "training"
     data = encode(llm, kept, settings.max_answer_tokens)
-    run = train(llm, adapter, data, cache, settings, seed, folder, identity)
-    save_adapter(adapter, adapter_path, config_path, parts)
+    run = train(llm, adapter.to(device), data, cache, settings, seed, folder, identity)
     with atomic_file(log_path) as temporary:
         shutil.copyfile(folder / "train.jsonl", temporary)
-    summary = {
-        "trainable_parameters": adapter.trainable_parameters,
+    training = {
         "train_seconds": round(run.seconds, 1),
         "steps": run.step,
         "samples_seen": run.samples,
@@ -80,7 +93,7 @@ def train_run(
         "config_sha256": sha256_json(config),
         **provenance(device),
     }
-    write_json(summary_path, summary)
+    save_adapter(adapter, adapter_path, record_path, made, training)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     (folder / "train.jsonl").unlink()
 
@@ -88,9 +101,10 @@ def train_run(
 def generate_run(
     manifest: Path,
     shards: Sequence[Path],
+    backbone_directory: Path | None,
     llm_directory: Path,
     adapter_path: Path,
-    config_path: Path,
+    record_path: Path,
     parts: Parts,
     decoding: Decoding,
     device: torch.device,
@@ -100,15 +114,17 @@ def generate_run(
     """Write one prediction for each sample of the manifest whose media the cache holds, in its
     order.
 
-    Raises AdapterError, CacheError or LLMError.
+    Raises AdapterError (an adapter of another method, backbone or LLM), CacheError or LLMError.
     """
-    adapter = load_adapter(adapter_path, config_path, parts, device).eval()
-    cache = open_cache(adapter, shards, parts["backbone"])
+    read_record(record_path, made_for(parts, backbone_directory, llm_directory))
+    llm = load_llm(parts["llm"], llm_directory, decoding.dtype, device)
+    adapter = build(parts, llm)
+    load_weights(adapter, adapter_path)
+    cache = open_cache(adapter, shards, parts["backbone"], backbone_directory)
     samples = read_manifest(manifest)
     kept = with_media(samples, cache)
-    llm = load_llm(parts["llm"], llm_directory, decoding.dtype, device)
     started = time.monotonic()
-    texts = generate(llm, adapter, kept, cache, decoding)
+    texts = generate(llm, adapter.to(device).eval(), kept, cache, decoding)
     elapsed = time.monotonic() - started
     with (
         atomic_file(predictions_path) as temporary,
@@ -126,11 +142,29 @@ def generate_run(
     write_json(summary_path, summary)
 
 
+def build(parts: Parts, llm: LLM) -> Adapter:
+    """The adapter of a run, with the tuning of its LLM."""
+    shapes = parts["backbone"]["shape"], parts["llm"]["shape"]
+    return Adapter(parts["method"], *shapes, {"llm": llm.body})
+
+
 def open_cache(
-    adapter: Adapter, shards: Sequence[Path], backbone: Mapping[str, Any]
+    adapter: Adapter,
+    shards: Sequence[Path],
+    backbone: Mapping[str, Any],
+    directory: Path | None,
 ) -> TokenCache | None:
-    """The cache that the adapter reads, checked against the backbone; None for a blind method."""
-    return TokenCache(shards, token_identity(backbone)) if adapter.source_layers else None
+    """The cache that the adapter reads, checked against the backbone and its weights in
+    `directory`, and against the layers to be read; None for a method that reads none.
+    """
+    if not adapter.source_layers:
+        return None
+    expected = token_identity(backbone)
+    if directory is not None:
+        expected["weights_sha256"] = weights_identity(directory)
+    cache = TokenCache(shards, expected)
+    cache.read([], adapter.source_layers, adapter.cls_only)  # no sample: whether it has the layers
+    return cache
 
 
 def with_media(samples: Sequence[Sample], cache: TokenCache | None) -> list[Sample]:
@@ -138,9 +172,3 @@ def with_media(samples: Sequence[Sample], cache: TokenCache | None) -> list[Samp
     kept = [sample for sample in samples if cache is None or sample.media not in cache.rejected]
     logger.info("%d samples, %d of them without media", len(samples), len(samples) - len(kept))
     return kept
-
-
-def _source(directory: Path) -> Any:
-    """Where a model is from; of the user's own directory, its configuration stands for it."""
-    source = directory / "source.json"
-    return read_json(source if source.is_file() else directory / "config.json")

@@ -44,7 +44,8 @@ class Settings:
     """Hyper-parameters of a run; exactly one of `steps` (optimizer steps) and `epochs` is given.
 
     `batch_size` samples go through the LLM at a time, `accumulate` of them make one step.
-    `warmup` is a fraction of the steps, `final_lr` a fraction of `lr`.
+    `warmup` is a fraction of the steps, `final_lr` a fraction of `lr`. `init_from` is the folder of
+    an adapter (adapter.safetensors, adapter.json) that training starts from.
     """
 
     batch_size: int
@@ -61,6 +62,7 @@ class Settings:
     max_answer_tokens: int = 50
     dtype: str = "bfloat16"
     checkpoint_seconds: float = 300.0
+    init_from: str | None = None
 
     def total_steps(self, samples: int) -> int:
         if self.steps is not None:
@@ -207,7 +209,7 @@ def train(
     batches = batch_stream(data, settings.batch_size, seed, skip=run.step * settings.accumulate)
     # on CPU, fused attention's backward pass takes longer than plain attention's
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with attention, _Log(folder, run.step) as log:
+    with attention, adapter.tuned("llm", llm.body), _Log(folder, run.step) as log:
         while run.step < total:
             rate = settings.learning_rate(run.step, total)
             losses = []

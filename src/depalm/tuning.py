@@ -1,6 +1,6 @@
 """Tuning of a frozen model beside the adapter: a scale and a bias behind its Linears and norms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -8,41 +8,52 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Affine(nn.Module):
-    """output -> output * scale + bias, which starts as the identity."""
+    """output -> output * (1 + scale) + bias; both start at 0, where weight decay draws them to."""
 
     def __init__(self, width: int, bias: bool):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(width))
+        self.scale = nn.Parameter(torch.zeros(width))
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, output: Tensor) -> Tensor:
-        output = output * self.scale.to(output.dtype)
-        return output if self.bias is None else output + self.bias.to(output.dtype)
+        tuned = output * (
+            1 + self.scale
+        )  # in float32: half precision knows little between 1 and 1.01
+        if self.bias is not None:
+            tuned = tuned + self.bias
+        return tuned.to(output.dtype)
 
 
 class Tuning(nn.Module):
     """The trainable part of tuning `model`, which itself stays frozen and unchanged.
 
-    linears: a scale and a bias for the output of every Linear ("bias tuning" of the paper).
+    linears: a scale and a bias for the output of every Linear ("bias tuning" of the paper, after
+        LLaMA-Adapter V2).
     norms: a scale, and a bias where the norm has one, for the output of every norm: with the frozen
         weights these are the weights that unfreezing the norm would train.
+
+    Raises ValueError if the model has none of what is asked for.
     """
 
-    def __init__(self, model: nn.Module, linears: bool, norms: bool):
+    def __init__(self, model: nn.Module, linears: bool = False, norms: bool = False):
         super().__init__()
         self.names: dict[str, str] = {}
         self.parts = nn.ModuleDict()
+        found = {"linears": False, "norms": False}
         for name, module in model.named_modules():
             weight = getattr(module, "weight", None)
-            if weight is None:
+            if not isinstance(weight, Tensor):
                 continue
             is_linear, is_norm = isinstance(module, nn.Linear), weight.dim() == 1
             if (is_linear and linears) or (is_norm and norms):
-                width = weight.shape[0]
+                found["linears" if is_linear else "norms"] = True
                 bias = is_linear or getattr(module, "bias", None) is not None
                 key = name.replace(".", "-")  # a module's name must not have dots
                 self.names[key] = name
-                self.parts[key] = Affine(width, bias)
+                self.parts[key] = Affine(weight.shape[0], bias)
+        for kind, asked in (("linears", linears), ("norms", norms)):
+            if asked and not found[kind]:
+                raise ValueError(f"{type(model).__name__} has no {kind} to tune")
 
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
         """Let `model`, of the same architecture, run with this tuning until the handles are
@@ -54,16 +65,8 @@ class Tuning(nn.Module):
         ]
 
 
-def _behind(part: nn.Module):  # type: ignore[no-untyped-def]
-    def hook(module: nn.Module, inputs: Sequence[Tensor], output: Tensor) -> Tensor:  # noqa: ARG001
+def _behind(part: nn.Module) -> Callable[[nn.Module, object, Tensor], Tensor]:
+    def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:  # noqa: ARG001
         return part(output)
 
     return hook
-
-
-def build_tuning(model: nn.Module, options: Mapping[str, bool]) -> Tuning | None:
-    """The tuning that the `finetune` options {"linears", "norms"} ask for; None if they ask
-    nothing.
-    """
-    linears, norms = options.get("linears", False), options.get("norms", False)
-    return Tuning(model, linears, norms) if linears or norms else None

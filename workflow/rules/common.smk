@@ -58,6 +58,23 @@ def run_shards(split: str):
     return shards_of
 
 
+def run_backbone(wildcards) -> list[str]:
+    """Input function: the weights of the backbone that a run reads; blind reads none."""
+    if not CONFIG.adapter(run_of(wildcards)).source_layers:
+        return []
+    return [CONFIG.model_directory("backbone", wildcards.backbone)]
+
+
+def adapter_file(name: str):
+    """Input function: a file of the adapter that a run trains, or of its `checkpoint`."""
+
+    def path(wildcards) -> str:
+        run = run_of(wildcards)
+        return f"{CONFIG.checkpoint(run) or run.path}/{name}"
+
+    return path
+
+
 def part(kind: str):
     """Parameter function: the content of a part's file, so that editing it reruns what depends on it."""
     return lambda wildcards: CONFIG.part(kind, wildcards[kind])

@@ -2,9 +2,10 @@ rule generate:
     input:
         manifest="results/{dataset}/manifest/{split}.parquet",
         shards=run_shards(None),
+        backbone=run_backbone,
         llm=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
-        adapter=rules.train.output.adapter,
-        adapter_config=rules.train.output.adapter_config,
+        adapter=adapter_file("adapter.safetensors"),
+        record=adapter_file("adapter.json"),
     output:
         predictions=f"{RUN}/{{split}}.predictions.jsonl",
         summary=f"{RUN}/{{split}}.generate.json",
@@ -32,7 +33,7 @@ rule score:
         manifest="results/{dataset}/manifest/{split}.parquet",
         predictions=rules.generate.output.predictions,
         generated=rules.generate.output.summary,
-        trained=rules.train.output.summary,
+        record=adapter_file("adapter.json"),
     output:
         scores=f"{RUN}/{{split}}.scores.json",
     log:

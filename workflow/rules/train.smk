@@ -1,13 +1,20 @@
+def init_adapter(wildcards) -> list[str]:
+    """The adapter that a run starts from (`train.init_from`), which may be another run's."""
+    folder = CONFIG.train_settings(run_of(wildcards)).get("init_from")
+    return [f"{folder}/adapter.{kind}" for kind in ("safetensors", "json")] if folder else []
+
+
 rule train:
     input:
         manifest="results/{dataset}/manifest/train.parquet",
         subset="results/{dataset}/subsets/{fraction}/seed{seed}.txt",
         shards=run_shards("train"),
+        backbone=run_backbone,
         llm=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
+        init=init_adapter,
     output:
         adapter=f"{RUN}/adapter.safetensors",
-        adapter_config=f"{RUN}/adapter.json",
-        summary=f"{RUN}/train.json",
+        record=f"{RUN}/adapter.json",
         log=f"{RUN}/train.jsonl",
     log:
         "logs/train/{dataset}/{fraction}/{backbone}+{llm}/{method}/seed{seed}.log",

@@ -14,9 +14,10 @@ torch.set_num_threads(snakemake.threads)
 generate_run(
     manifest=Path(snakemake.input.manifest),
     shards=[Path(shard) for shard in snakemake.input.shards],
+    backbone_directory=Path(snakemake.input.backbone[0]) if snakemake.input.backbone else None,
     llm_directory=Path(snakemake.input.llm),
     adapter_path=Path(snakemake.input.adapter),
-    config_path=Path(snakemake.input.adapter_config),
+    record_path=Path(snakemake.input.record),
     parts={name: snakemake.params[name] for name in ("method", "backbone", "llm")},
     decoding=Decoding(**snakemake.params.generate),
     device=choose_device(snakemake.params.device),

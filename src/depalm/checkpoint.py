@@ -1,0 +1,103 @@
+"""An adapter on disk: adapter.safetensors, and adapter.json, which says what it was made for."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from depalm.adapter import Adapter
+from depalm.files import atomic_file, read_json, write_json
+from depalm.media import token_identity
+from depalm.provenance import model_source
+from depalm.selection import AdapterError
+
+WEIGHTS, RECORD = "adapter.safetensors", "adapter.json"
+# what tells where a model is from, but not what it is
+DESCRIPTIVE = ("name", "uri", "revision")
+
+
+def made_for(
+    parts: Mapping[str, Mapping[str, Any]], backbone: Path | None, llm: Path
+) -> dict[str, Any]:
+    """What an adapter is made for, as adapter.json tells it, from the parts' YAML and the
+    directories of the models; without a backbone for a method that reads none.
+    """
+    method = {key: value for key, value in parts["method"].items() if key != "version"}
+    language = {key: parts["llm"][key] for key in ("family", "shape")}
+    made: dict[str, Any] = {
+        "method": method,
+        "backbone": None,
+        "llm": {**language, **model_source(llm)},
+    }
+    if backbone is not None:
+        spec = parts["backbone"]
+        made["backbone"] = {
+            "shape": spec["shape"],
+            "transform": token_identity(spec)["transform"],
+            **model_source(backbone),
+        }
+    return made
+
+
+def save_adapter(
+    adapter: Adapter,
+    weights: Path,
+    record: Path,
+    made: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> None:
+    """Write the adapter's tensors and, as JSON, what it was made for (see :func:`made_for`) and how
+    it was trained.
+    """
+    tensors = {name: value.cpu().contiguous() for name, value in adapter.state_dict().items()}
+    with atomic_file(weights) as temporary:
+        save_file(tensors, temporary)
+    dimensions = {
+        "source_layers": adapter.source_layers,
+        "target_layers": adapter.target_layers,
+        "trainable_parameters": adapter.trainable_parameters,
+    }
+    write_json(record, {**made, **dimensions, "training": dict(training)})
+
+
+def read_record(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
+    """Read an adapter.json and check it against `expected`: what of :func:`made_for` is known.
+
+    Raises AdapterError naming the first thing in which the adapter was made for something else.
+    """
+    try:
+        record: dict[str, Any] = read_json(path)
+    except (OSError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{path} is not an adapter's record: {error}") from error
+    for part in ("method", "backbone", "llm"):
+        if part not in record:
+            raise AdapterError(f"{path} is not an adapter's record: it has no {part}")
+        wanted = expected.get(part)
+        if wanted is None:  # unknown to the caller, or a method that reads no backbone
+            continue
+        found = record[part] or {}
+        keys = {*wanted, *found} if part == "method" else wanted.keys() - set(DESCRIPTIVE)
+        for key in sorted(keys):
+            if found.get(key) != json.loads(json.dumps(wanted.get(key))):
+                raise AdapterError(
+                    f"{path.parent} was trained with another {part}, {_name(found)}, "
+                    f"than {_name(wanted)}: its {key} is {found.get(key)}, not {wanted.get(key)}"
+                )
+    return record
+
+
+def load_weights(adapter: Adapter, path: Path) -> None:
+    """Fill `adapter` with the tensors at `path`. Raises AdapterError unless they are exactly its
+    own.
+    """
+    try:
+        adapter.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise AdapterError(f"{path} does not hold this adapter's tensors: {error}") from error
+
+
+def _name(part: Mapping[str, Any]) -> str:
+    return str(part.get("uri") or part.get("name") or "of this name")

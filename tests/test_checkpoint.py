@@ -1,0 +1,227 @@
+"""Runs from files to files: adapters saved, loaded, started from and refused."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import METHODS, tiny_llm
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from vit import SPEC, tiny_vit
+
+from depalm.backbones import weights_identity
+from depalm.files import read_json, write_json
+from depalm.generate import Decoding
+from depalm.manifest import Sample, write_manifest
+from depalm.media import token_identity
+from depalm.provenance import model_source
+from depalm.runs import generate_run, train_run
+from depalm.selection import AdapterError
+from depalm.token_cache import CacheError, write_shard
+from depalm.train import Settings
+
+SAMPLES = [Sample(str(i), f"media-{i % 4}", "what ?", [["a", "b"][i % 2]]) for i in range(8)]
+SETTINGS = Settings(batch_size=4, lr=5e-3, steps=3, dtype="float32")
+CPU = torch.device("cpu")
+METHOD = {**METHODS["qp_l0"], "version": 1}
+LLM = {"family": "llama", "shape": {"layers": 4, "width": 32}}
+
+
+def write_llm(folder: Path, seed: int = 0) -> Path:
+    """A tiny LLaMA with a tokenizer of words, as a Hugging Face directory."""
+    tiny_llm("llama", seed).model.save_pretrained(folder)
+    words = ["<pad>", "<s>", "</s>", "a", "b", "what", "?"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<pad>"
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, a manifest and a cache shard with all tokens of the last layer."""
+    root = tmp_path_factory.mktemp("files")
+    write_llm(root / "llm")
+    write_llm(root / "other-llm", seed=1)
+    tiny_vit(root / "vit")
+    tiny_vit(root / "other-vit", seed=1)
+    write_manifest(root / "manifest.parquet", SAMPLES)
+    (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in SAMPLES))
+    for name in ("vit", "other-vit"):
+        metadata = {**token_identity(SPEC), "weights_sha256": weights_identity(root / name)}
+        shape = SPEC["shape"]
+        generator = torch.Generator().manual_seed(0)
+        with write_shard(root / f"{name}.zarr", metadata, shape, [11], "float16") as writer:
+            tokens = torch.randn(
+                4, shape["layers"], shape["tokens"], shape["width"], generator=generator
+            )
+            writer.add([f"media-{i}" for i in range(4)], writer.pack(tokens))
+    return root
+
+
+def train(
+    files: Path,
+    folder: Path,
+    method: Mapping[str, Any] = METHOD,
+    settings: Settings = SETTINGS,
+    llm: str = "llm",
+    vit: str = "vit",
+    seed: int = 0,
+) -> Path:
+    train_run(
+        manifest=files / "manifest.parquet",
+        subset=files / "subset.txt",
+        shards=[files / f"{vit}.zarr"],
+        backbone_directory=files / vit if method["inject"]["at"] != "none" else None,
+        llm_directory=files / llm,
+        parts={"method": method, "backbone": SPEC, "llm": LLM},
+        settings=settings,
+        seed=seed,
+        device=CPU,
+        adapter_path=folder / "adapter.safetensors",
+        record_path=folder / "adapter.json",
+        log_path=folder / "train.jsonl",
+    )
+    return folder
+
+
+def generate(
+    files: Path,
+    folder: Path,
+    method: Mapping[str, Any] = METHOD,
+    llm: str = "llm",
+    vit: str = "vit",
+) -> list[str]:
+    generate_run(
+        manifest=files / "manifest.parquet",
+        shards=[files / f"{vit}.zarr"],
+        backbone_directory=files / vit if method["inject"]["at"] != "none" else None,
+        llm_directory=files / llm,
+        adapter_path=folder / "adapter.safetensors",
+        record_path=folder / "adapter.json",
+        parts={"method": method, "backbone": SPEC, "llm": LLM},
+        decoding=Decoding(2, 4),
+        device=CPU,
+        predictions_path=folder / "predictions.jsonl",
+        summary_path=folder / "generate.json",
+    )
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    return [json.loads(line)["prediction"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(files, tmp_path_factory.mktemp("trained"))
+
+
+def test_the_record_says_what_the_adapter_was_made_for(files: Path, trained: Path) -> None:
+    record = read_json(trained / "adapter.json")
+    assert record["method"] == {key: value for key, value in METHOD.items() if key != "version"}
+    assert record["llm"] == {**LLM, **model_source(files / "llm")}
+    assert record["backbone"]["shape"] == SPEC["shape"]
+    assert record["backbone"]["name"] == "vit"
+    assert (record["source_layers"], record["target_layers"]) == ([11], [0])
+    tensors = load_file(trained / "adapter.safetensors")
+    assert record["trainable_parameters"] == sum(value.numel() for value in tensors.values())
+    assert record["training"]["steps"] == 3
+
+
+def test_a_source_is_known_by_its_file_or_its_weights(files: Path, tmp_path: Path) -> None:
+    own = model_source(files / "llm")
+    assert own["uri"] is None
+    assert own["sha256"] != model_source(files / "other-llm")["sha256"]
+    published = {"uri": "hf://owner/name", "sha256": own["sha256"], "revision": "0a1b"}
+    write_json(tmp_path / "source.json", published)
+    assert model_source(tmp_path) == {"name": tmp_path.name, **published}
+
+
+def test_an_adapter_generates_for_the_models_it_was_trained_with(
+    files: Path, trained: Path, tmp_path: Path
+) -> None:
+    assert len(generate(files, trained)) == len(SAMPLES)
+    moved = shutil.copytree(files, tmp_path / "moved")  # the same models at another place
+    assert generate(moved, trained, {**METHOD, "version": 2}) == generate(files, trained)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"llm": "other-llm"}, "another llm, llm, than other-llm: its sha256"),
+        ({"vit": "other-vit"}, "another backbone, vit, than other-vit: its sha256"),
+        ({"method": {**METHOD, "prompt_tokens": 2}}, "another method.*prompt_tokens is 1, not 2"),
+        ({"method": METHODS["blind"]}, "another method"),
+    ],
+)
+def test_an_adapter_for_something_else_is_refused(
+    files: Path, trained: Path, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AdapterError, match=message):
+        generate(files, trained, **changed)
+    with pytest.raises(AdapterError, match=message):
+        train(files, trained, settings=replace(SETTINGS, init_from=str(trained)), **changed)
+
+
+def test_training_starts_from_an_adapter(files: Path, trained: Path, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, init_from=str(trained), lr=1e-9, weight_decay=0.0)
+    again = train(files, tmp_path / "again", settings=settings, seed=1)
+    first, second = (load_file(path / "adapter.safetensors") for path in (trained, again))
+    anew = load_file(train(files, tmp_path / "anew", seed=1) / "adapter.safetensors")
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
+    assert not torch.allclose(anew["prompt"], first["prompt"])
+
+
+def test_a_blind_adapter_asks_for_no_backbone(files: Path, tmp_path: Path) -> None:
+    blind = METHODS["blind"]
+    folder = train(files, tmp_path, blind)
+    assert read_json(folder / "adapter.json")["backbone"] is None
+    assert len(generate(files, folder, blind, vit="other-vit")) == len(SAMPLES)
+
+
+def test_a_tuned_llm_comes_back_with_the_adapter(files: Path, tmp_path: Path) -> None:
+    method = {**METHOD, "finetune": {"llm": {"linears": True, "norms": True}}}
+    settings = replace(SETTINGS, lr=0.3, steps=8)
+    folder = train(files, tmp_path, method, settings)
+    tensors = load_file(folder / "adapter.safetensors")
+    tuned = {name for name in tensors if name.startswith("tuning.llm.parts.")}
+    assert len(tuned) == 4 * (7 * 2 + 2) + 1
+    before = generate(files, folder, method)
+    zeros = {name: value * (name not in tuned) for name, value in tensors.items()}
+    save_file(zeros, folder / "adapter.safetensors")
+    assert generate(files, folder, method) != before
+
+
+def test_tensors_that_are_not_the_adapters_are_refused(
+    files: Path, trained: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    tensors = load_file(folder / "adapter.safetensors")
+    tensors["prompt"] = torch.zeros(5, 32)
+    save_file(tensors, folder / "adapter.safetensors")
+    with pytest.raises(AdapterError, match="does not hold this adapter's tensors"):
+        generate(files, folder)
+    (folder / "adapter.json").write_text("{}")
+    with pytest.raises(AdapterError, match="not an adapter's record"):
+        generate(files, folder)
+
+
+def test_layers_or_weights_that_the_cache_lacks_are_an_error_before_training(
+    files: Path, tmp_path: Path
+) -> None:
+    inner = METHODS["qp_inner"]
+    with pytest.raises(CacheError, match=r"holds all tokens of layers \[11\], not of \[10\]"):
+        train(files, tmp_path, inner)
+    assert not (tmp_path / "training").exists()
+    stale = shutil.copytree(files, tmp_path / "stale")
+    shutil.rmtree(stale / "vit.zarr")
+    shutil.copytree(files / "other-vit.zarr", stale / "vit.zarr")
+    with pytest.raises(CacheError, match="weights_sha256"):
+        train(stale, tmp_path)

@@ -1,0 +1,97 @@
+"""The 183 runs of the paper (data/paper_grid.csv): all their layers, and every count given."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from depalm.config import Config, Run, check_schema
+
+ROOT = Path(__file__).parents[1]
+ROWS = list(csv.DictReader((ROOT / "tests" / "data" / "paper_grid.csv").open()))
+VIT_L = {"layers": 24, "tokens": 257, "width": 1024}
+BACKBONES = {
+    "eva-clip-L": VIT_L,
+    "clip-vit-L": VIT_L,
+    "dinov2-L": VIT_L,
+    "mavil": {"layers": 12, "tokens": 513, "width": 768, "grid": [512]},
+    "clap": {"layers": 8, "tokens": 1025, "width": 512, "grid": [1024]},
+    "timesformer": {"layers": 12, "tokens": 3137, "width": 768, "grid": [16, 14, 14]},
+}
+LLMS = {"llama-7b": {"layers": 32, "width": 4096}, "opt-6.7b": {"layers": 32, "width": 4096}}
+TUNED = "eva-clip-L-tuned"  # the backbone of the bias tuning suite: its tokens cannot be cached
+# how the configuration says in what the paper's runs differ from config/methods
+OVERRIDES: list[dict[str, Any]] = [
+    {
+        "where": {"methods": ["r_qpmapper_l0"], "fractions": ["1pct"]},
+        "method": {"connector": {"mapper": {"layers": 1, "queries": 1}}},
+    },
+    {
+        "where": {
+            "methods": ["r_qpmapper_l0"],
+            "fractions": ["1pct"],
+            "backbones": ["dinov2-L"],
+        },
+        "method": {"connector": {"mapper": {"queries": 32}}},
+    },
+    {
+        "where": {"methods": ["limber_all", "r_rand_l0"], "backbones": ["timesformer"]},
+        "method": {"time_average": True},
+    },
+    {
+        "where": {"methods": ["limber_1", "epalm"], "backbones": ["mavil"]},
+        "method": {"cls_is_mean_pool": True},
+    },
+    {
+        "where": {"backbones": [TUNED]},
+        "method": {"finetune": {"backbone": {"linears": True}}},
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    shapes = {**BACKBONES, TUNED: VIT_L}
+    return Config(
+        {"overrides": OVERRIDES},
+        [ROOT / "config"],
+        {
+            "backbone": {name: {"shape": shape} for name, shape in shapes.items()},
+            "llm": {name: {"shape": shape} for name, shape in LLMS.items()},
+        },
+    )
+
+
+def run_of(row: dict[str, str]) -> Run:
+    fraction = f"{float(row['train_fraction']) * 100:g}pct"
+    backbone = TUNED if row["backbone_bias_tuning"] == "true" else row["backbone"]
+    return Run(row["dataset"], fraction, backbone, row["llm"], row["method"], 0)
+
+
+def test_the_grid_is_whole() -> None:
+    assert len(ROWS) == 183
+    assert len({run_of(row) for row in ROWS}) == 183
+    assert len([row for row in ROWS if row["trainable_parameters"]]) == 43
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['suite']}-{row['method']}")
+def test_a_run_of_the_paper(config: Config, row: dict[str, str]) -> None:
+    run = run_of(row)
+    method = config.method(run)
+    check_schema({"label": run.method, **method}, "method", run.path)
+    adapter = config.adapter(run)
+    assert adapter.source_layers == [int(layer) for layer in row["source_layers"].split()]
+    assert adapter.target_layers == [int(layer) for layer in row["target_layers"].split()]
+    if row["trainable_parameters"]:
+        assert adapter.trainable_parameters == int(row["trainable_parameters"])
+
+    connector = method.get("connector", {})
+    mapper = (connector.get("mapper") or {}).get("layers", "")
+    assert str(mapper) == row["mapper_layers"]
+    width = {"auto": "", "llm_dim": "llm"}.get(row["adapter_dim"], row["adapter_dim"])
+    assert str(connector.get("adapter_dim", "")) == width
+    for option in ("time_average", "cls_is_mean_pool"):
+        assert method.get(option, False) == (row[option] == "true")
+    tuned = method.get("finetune", {}).get("backbone", {}).get("linears", False)
+    assert tuned == (row["backbone_bias_tuning"] == "true")
