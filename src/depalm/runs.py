@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def train_run(
     cache = open_cache(adapter, shards, parts["backbone"])
     chosen = set(subset.read_text(encoding="utf-8").splitlines())
     samples = [sample for sample in read_manifest(manifest) if sample.id in chosen]
-    kept = with_media(samples, cache)
+    kept = with_prompt(with_media(samples, cache), parts["llm"])
     llm = load_llm(parts["llm"], llm_directory, settings.dtype, device)
     config = {**parts, "train": vars(settings)}
     identity = sha256_json(
@@ -105,7 +106,7 @@ def generate_run(
     adapter = load_adapter(adapter_path, config_path, parts, device).eval()
     cache = open_cache(adapter, shards, parts["backbone"])
     samples = read_manifest(manifest)
-    kept = with_media(samples, cache)
+    kept = with_prompt(with_media(samples, cache), parts["llm"])
     llm = load_llm(parts["llm"], llm_directory, decoding.dtype, device)
     started = time.monotonic()
     texts = generate(llm, adapter, kept, cache, decoding)
@@ -138,6 +139,12 @@ def with_media(samples: Sequence[Sample], cache: TokenCache | None) -> list[Samp
     kept = [sample for sample in samples if cache is None or sample.media not in cache.rejected]
     logger.info("%d samples, %d of them without media", len(samples), len(samples) - len(kept))
     return kept
+
+
+def with_prompt(samples: Sequence[Sample], llm: Mapping[str, Any]) -> list[Sample]:
+    """The samples, with the LLM's `answer_prompt` (config/llms/*.yaml) where a prompt is empty."""
+    prompt = llm.get("answer_prompt", "")
+    return [sample if sample.prompt else replace(sample, prompt=prompt) for sample in samples]
 
 
 def _source(directory: Path) -> Any:
