@@ -11,9 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from depalm.annotations import Annotation, AnnotationError, find_media
+from depalm.convert import convert
 from depalm.datasets import READERS
 from depalm.manifest import ManifestError, Sample, build_manifest, unique_media
 from depalm.rejects import RejectError
@@ -279,6 +282,75 @@ def test_textvqa(tmp_path: Path) -> None:
     assert read("textvqa", tmp_path) == [Annotation("34602", media, "what is the brand?", TEN)]
 
 
+def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def hub_row(question: Any, name: str, split: str, **more: Any) -> dict[str, Any]:
+    return {
+        "image_id": name,
+        "question_id": question,
+        "question": "what is the brand?",
+        "question_tokens": ["what", "is", "the", "brand"],
+        "image": {"bytes": name.encode(), "path": f"{name}.jpg"},
+        "answers": TEN,
+        "image_classes": ["Mobile phone"],
+        "set_name": split,
+        **more,
+    }
+
+
+def test_textvqa_as_parquet_becomes_the_official_form(tmp_path: Path) -> None:
+    download = tmp_path / "download"
+    rows = [hub_row(i, "a" if i < 2 else "b", "train") for i in range(150)]
+    parquet(download / "data/train-00000-of-00002.parquet", rows[:100])
+    parquet(download / "data/train-00001-of-00002.parquet", rows[100:])
+    parquet(download / "data/validation-00000-of-00001.parquet", [hub_row("200", "c", "val")])
+    parquet(download / "data/test-00000-of-00001.parquet", [hub_row(300, "d", "test", answers=[])])
+    put(download / "source.json", {"uri": "hf://datasets/x/textvqa"})
+    output = tmp_path / "output"
+    convert(download, output, "textvqa_parquet")
+
+    textvqa(tmp_path / "official")
+    [official] = read("textvqa", tmp_path / "official")
+    samples, _ = manifest("textvqa", output, "train")
+    assert [sample.id for sample in samples] == [str(i) for i in range(150)]
+    assert samples[0].references == official.references
+    assert unique_media(samples) == ["train_images/a.jpg", "train_images/b.jpg"]
+    assert (output / "train_images/a.jpg").read_bytes() == b"a"
+    assert [s.media for s in manifest("textvqa", output, "val")[0]] == ["train_images/c.jpg"]
+    assert (output / "test_images/d.jpg").is_file()
+    expected = json.loads((tmp_path / "official/TextVQA_0.5.1_train.json").read_text())
+    written = json.loads((output / "TextVQA_0.5.1_train.json").read_text())
+    assert {k: written[k] for k in written if k != "data"} == {
+        k: expected[k] for k in expected if k != "data"
+    }
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"image_id": "a"},
+        hub_row("x1", "a", "train"),
+        hub_row(1, "a", "train", image=None),
+        hub_row(1, "a", "train", image={"path": "a.jpg"}),
+    ],
+)
+def test_another_parquet_is_named(tmp_path: Path, row: dict[str, Any]) -> None:
+    put(tmp_path / "download/source.json", {})
+    parquet(tmp_path / "download/1.parquet", [row])
+    with pytest.raises(AnnotationError, match=r"1\.parquet is not TextVQA as parquet"):
+        convert(tmp_path / "download", tmp_path / "output", "textvqa_parquet")
+    (tmp_path / "download/1.parquet").write_bytes(b"PAR1")
+    with pytest.raises(AnnotationError, match=r"1\.parquet is not TextVQA as parquet"):
+        convert(tmp_path / "download", tmp_path / "output", "textvqa_parquet")
+    (tmp_path / "download/1.parquet").unlink()
+    with pytest.raises(AnnotationError, match="holds no parquet file"):
+        convert(tmp_path / "download", tmp_path / "output", "textvqa_parquet")
+    assert not (tmp_path / "output").exists()
+
+
 def textcaps(root: Path) -> None:
     rows = [
         {
@@ -413,7 +485,7 @@ def key_paths(content: Any) -> list[tuple[Any, ...]]:
     return []
 
 
-def without(content: Any, place: Sequence[Any]) -> Any:
+def spoilt(content: Any, place: Sequence[Any]) -> Any:
     copy = json.loads(json.dumps(content))
     inner = copy
     for key in place[:-1]:
@@ -446,7 +518,7 @@ def test_a_field_of_the_wrong_type_is_named_with_its_file_and_no_other_field_is_
     for place in key_paths(content):
         if reader == "coco_2017" and place[0] == "annotations" and place[-1] == "id":
             continue  # the id of a caption, not of an image
-        put(path, without(content, place))
+        put(path, spoilt(content, place))
         with suppress(AnnotationError):
             read(reader, tmp_path)
             continue
