@@ -20,6 +20,7 @@ from depalm.convert import convert
 from depalm.datasets import READERS
 from depalm.manifest import ManifestError, Sample, build_manifest, unique_media
 from depalm.rejects import RejectError
+from depalm.vqa import answer_accuracy
 
 Writer = Callable[[Path], None]
 CAPTION = {"texts": [""]}
@@ -171,6 +172,17 @@ def test_an_official_pair_gives_ten_answers_to_a_question(
     [sample], _ = manifest(reader, tmp_path, "train", templates={"texts": ["{question} A:"]})
     media = "train2014/COCO_train2014_000000000001.jpg"
     assert sample == Sample("10", media, "What is 1? A:", TEN)
+
+
+def test_a_blank_answer_counts_among_the_ten(tmp_path: Path) -> None:
+    okvqa(tmp_path)
+    touch(tmp_path, "train2014/COCO_train2014_000000000001.jpg")
+    given = ["blue"] * 2 + ["navy"] * 6 + [""] * 2  # five people, each twice
+    annotations = [{"question_id": 10, "answers": answers(given)}]
+    put(tmp_path / "mscoco_train2014_annotations.json", {"annotations": annotations})
+    [sample], _ = manifest("okvqa", tmp_path, "train")
+    assert sample.references == given
+    assert answer_accuracy(sample.references, "Blue.") == pytest.approx(0.6)
 
 
 def test_a_question_without_annotation_is_rejected(

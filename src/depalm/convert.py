@@ -29,7 +29,8 @@ def convert(download: Path, output: Path, converter: str) -> None:
 
     `output` appears whole or not at all, always with a source.json: that of the download (see
     depalm.sources.fetch) and the converter's name. The same download gives the same bytes.
-    Raises ConvertError if the download is not what the converter reads.
+    Raises ConvertError, of a dataset AnnotationError, if the download is not what the converter
+    reads.
     """
     if converter not in CONVERTERS:
         raise ConvertError(f"unknown converter {converter!r}; there are: {sorted(CONVERTERS)}")

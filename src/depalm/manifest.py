@@ -55,9 +55,10 @@ def build_manifest(
     `max_rows` keeps so many rows (an integer) or that part of them (a fraction below 1): always the
     same ones, spread over the split, and among those of any larger `max_rows`. Rejected are rows
     without media on disk, without references or with blank ones only, or with a blank question that
-    the template needs; other blank references are left out. Raises AnnotationError for annotations
-    that are not in their format, ManifestError for a split without samples or with ids that will
-    not do, and RejectError if more than `max_reject_fraction` of the rows are rejected.
+    the template needs. Beside others a blank caption is left out, but a blank answer stays: the
+    accuracy of answers counts what all humans gave. Raises AnnotationError for annotations that are
+    not in their format, ManifestError for a split without samples or with ids that will not do, and
+    RejectError if more than `max_reject_fraction` of the rows are rejected.
     """
     if split not in dataset["splits"]:
         raise ManifestError(f"no split {split!r}; there are: {dataset['splits']}")
@@ -70,9 +71,8 @@ def build_manifest(
     ]
     samples = [outcome for outcome in outcomes if isinstance(outcome, Sample)]
     rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
-    blank = sum(not reference.strip() for row in rows for reference in row.references)
-    if blank:
-        logger.warning("%s: %d blank references left out", split, blank)
+    if blank := sum(len(row.references) - len(_references(row)) for row in rows):
+        logger.warning("%s: %d blank captions left out", split, blank)
     check_rejects(rejects, len(rows), max_reject_fraction, f"manifest of {split}")
     report_rejects(rejects, len(rows), f"manifest of {split}")
     if not samples:
@@ -82,16 +82,20 @@ def build_manifest(
 
 
 def _sample(row: Annotation, template: str, is_file: Callable[[str], bool]) -> Sample | Reject:
-    references = [reference for reference in row.references if reference.strip()]
+    references = _references(row)
     if row.prompt is None and "{question}" in template and not row.question.strip():
         return Reject(row.id, row.media, "blank question")
-    if not references:
+    if not any(reference.strip() for reference in references):
         reason = "no reference but blank ones" if row.references else "no reference"
         return Reject(row.id, row.media, reason)
     if not is_file(row.media):
         return Reject(row.id, row.media, "no such media file")
     prompt = template.replace("{question}", row.question) if row.prompt is None else row.prompt
     return Sample(row.id, row.media, prompt, references)
+
+
+def _references(row: Annotation) -> list[str]:
+    return [text for text in row.references if row.question or text.strip()]
 
 
 def choose_template(templates: Mapping[str, Any], name: str) -> str:

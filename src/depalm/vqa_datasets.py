@@ -51,7 +51,7 @@ def read_vqav2_karpathy(root: Path, split: str) -> Iterator[Annotation]:
     Either karpathy_{split}.json of VL-T5 (Cho et al. 2021), a list of {question_id, img_id, sent},
     with the answers in it or else the official ones. Or, without it, the official pairs of train
     and val (see read_vqav2) and dataset_coco.json: the questions about the images of Karpathy's val
-    and test are val and test, all others train. Both are the same split.
+    and test are val and test, all others train: the same split, by its counts.
     """
     path = root / f"karpathy_{split}.json"
     if path.is_file():
