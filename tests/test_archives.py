@@ -56,15 +56,11 @@ def test_what_macos_adds_is_left_out(tmp_path, get, write):
     assert contents(get(f"file://{archive}", unpack=True)) == FILES
 
 
-def test_an_archive_is_unpacked_once_for_all(tmp_path, get):
-    """The second dataset that wants it needs neither the archive nor the space."""
+def test_a_local_archive_that_changes_is_unpacked_again(tmp_path, get):
     archive = write_zip(tmp_path / "a.zip", FILES)
-    inode = (get(f"file://{archive}", unpack=True) / "train/1.jpg").stat().st_ino
-    checksum = sha256_file(archive)
-    archive.unlink()
-    assert (get(f"file://{archive}", checksum, unpack=True) / "train/1.jpg").stat().st_ino == inode
-    with pytest.raises(SourceError, match="there is no"):  # another archive is wanted now
-        get(f"file://{archive}", "0" * 64, unpack=True)
+    get(f"file://{archive}", unpack=True)
+    write_zip(archive, {"labels.json": b"[]"})
+    assert contents(get(f"file://{archive}", unpack=True)) == {"labels.json": b"[]"}
 
 
 def test_several_sources_lie_together(tmp_path, get):

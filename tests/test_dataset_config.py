@@ -84,7 +84,7 @@ def load(tmp_path: Path) -> Any:
     """Load config/config.yaml with a dataset `mine`, which is easy-VQA but for some changes."""
     shutil.copytree(ROOT / "config", tmp_path / "config")
     settings = load_yaml(ROOT / "config/config.yaml")
-    settings["grid"][0]["datasets"] = ["mine"]
+    settings["grid"][0] |= {"datasets": ["mine"], "methods": ["blind"], "seeds": [0]}
 
     def load_mine(**changes: Any) -> Config:
         part = {k: v for k, v in {**dataset("easy-vqa"), **changes}.items() if v is not None}

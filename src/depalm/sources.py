@@ -172,7 +172,8 @@ def _fetch_archive(
     """The contents of the one file that `uri` is."""
     with _kept(downloads, f"{uri} unpacked") as folder:
         contents, record = folder / "contents", folder / "record.json"
-        if not record.exists() or sha256 not in (None, read_json(record)["sha256"]):
+        known = (None, read_json(record)["sha256"]) if record.exists() else ()
+        if sha256 not in known or uri.startswith("file://"):  # which may have changed meanwhile
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
                 fetcher = FETCHERS[uri.partition("://")[0]]
                 published, _ = fetcher(uri, Path(temporary), sha256, downloads)
