@@ -284,7 +284,7 @@ def test_unknown_converter_and_download_without_provenance(download):
 
 
 def fetch_and_convert(tmp_path, uri, sha256, converter):
-    fetch(uri, tmp_path / "download", sha256, tmp_path / "downloads")
+    fetch([{"uri": uri, "sha256": sha256}], tmp_path / "download", tmp_path / "downloads")
     convert(tmp_path / "download", tmp_path / "model", converter)
     return tmp_path / "model"
 

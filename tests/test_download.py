@@ -1,8 +1,10 @@
 """Downloads, through `fetch`: against servers on this machine that cut, change and damage files."""
 
 import hashlib
+import io
 import json
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -190,7 +192,7 @@ COMMIT = "c" * 40
 
 
 class HubHandler(BaseHTTPRequestHandler):
-    """The hub's API for one model, tiny/model, whose files are `server.files`."""
+    """The hub's API for the model and the dataset tiny/model, whose files are `server.files`."""
 
     def do_HEAD(self):
         self.answer(with_body=False)
@@ -200,6 +202,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def answer(self, with_body):
         path = self.path.partition("?")[0]
+        path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
         resolve = f"/tiny/model/resolve/{COMMIT}/"
         if path in ("/api/models/tiny/model", "/api/models/tiny/model/revision/v1"):
             siblings = [self.sibling(name) for name in self.server.files]
@@ -222,7 +225,7 @@ class HubHandler(BaseHTTPRequestHandler):
         content = self.server.files[name]
         blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
         sibling = {"rfilename": name, "size": len(content), "blobId": blob}
-        if name.endswith(".safetensors"):
+        if name.endswith((".safetensors", ".parquet")):
             sibling["lfs"] = {"sha256": sha256(content), "size": len(content), "pointerSize": 9}
         return sibling
 
@@ -311,3 +314,41 @@ def test_hub_unknown_model_revision_or_no_network(hub, get):
     hub.close()
     with pytest.raises(SourceError, match="Check the network"):
         get("hf://tiny/model@v1")
+
+
+def test_hub_dataset_gives_its_parquet_files_in_their_folders(hub, get):
+    hub.files = {
+        "data/train-00000-of-00001.parquet": b"train",
+        "data/validation-00000-of-00001.parquet": b"val",
+        "README.md": b"# tiny",
+    }
+    names = sorted(name for name in hub.files if name.endswith(".parquet"))
+    expected = sha256_json({name: sha256(hub.files[name]) for name in names})
+    part = get("hf://datasets/tiny/model@v1", expected)
+    files = [str(path.relative_to(part)) for path in part.rglob("*") if path.is_file()]
+    assert sorted(files) == [*names, "source.json"]
+    assert (part / names[0]).read_bytes() == b"train"
+    assert read_json(part / "source.json")["revision"] == COMMIT
+    hub.close()
+    assert (get("hf://datasets/tiny/model@v1") / names[1]).read_bytes() == b"val"
+
+
+def test_hub_dataset_without_parquet_files(hub, get):  # noqa: ARG001
+    with pytest.raises(SourceError, match=r"datasets/tiny/model: no parquet files there"):
+        get("hf://datasets/tiny/model")
+
+
+def test_an_archive_from_a_server_is_resumed_and_unpacked(site, get):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("images/1.jpg", CONTENT)
+    site.content, site.cuts = stream.getvalue(), [1_000_000]
+    part = get(f"{site.url}/data.bin", sha256(site.content), unpack=True)
+    assert (part / "images/1.jpg").read_bytes() == CONTENT
+    assert site.ranges == [None, "bytes=1000000-"]
+    inode = (part / "images/1.jpg").stat().st_ino
+    site.close()  # the next dataset that wants it needs neither the network nor the space
+    again = get(f"{site.url}/data.bin", sha256(site.content), unpack=True)
+    assert (again / "images/1.jpg").stat().st_ino == inode
+    with pytest.raises(SourceError, match="check the network"):  # another archive is wanted now
+        get(f"{site.url}/data.bin", WRONG, unpack=True)

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from depalm.annotations import AnnotationError
 from depalm.manifest import (
     ManifestError,
     Sample,
     build_manifest,
+    choose_template,
     draw_subset,
     parse_fraction,
     read_manifest,
@@ -19,7 +21,8 @@ from depalm.manifest import (
 )
 from depalm.rejects import Reject, RejectError, read_rejects, write_rejects
 
-DATASET = {"reader": "easy_vqa", "splits": ["train", "test"], "template": "{question}\n\nAnswer:\n"}
+TEMPLATES = {"texts": ["{question}\n\nAnswer:\n", "Q: {question} A:", "{question}"]}
+DATASET = {"reader": "easy_vqa", "splits": ["train", "test"], "templates": TEMPLATES}
 GENERIC = {**DATASET, "reader": "generic"}
 SUBSETS = {
     "100pct": 200,
@@ -75,7 +78,7 @@ def test_bad_rows_are_rejected_with_a_reason_and_counted(tmp_path: Path) -> None
 def test_captions_need_no_question(tmp_path: Path) -> None:
     line = {"media": "a.png", "references": ["a cat", " ", "the cat"]}
     root = generic(tmp_path, "manifest.train.jsonl", json.dumps(line) + "\n\n")
-    samples, _ = build_manifest(root, {**GENERIC, "template": ""}, "train")
+    samples, _ = build_manifest(root, {**GENERIC, "templates": {"texts": [""]}}, "train")
     assert samples == [Sample("train-0", "a.png", "", ["a cat", "the cat"])]
     with pytest.raises(RejectError, match="blank question"):
         build_manifest(root, GENERIC, "train")
@@ -105,6 +108,30 @@ def test_a_prompt_of_its_own_takes_the_place_of_the_template(tmp_path: Path) -> 
     text = "media,prompt,reference\na.png,Describe {question}: ,[music]\n"
     samples, _ = build_manifest(generic(tmp_path, "manifest.train.csv", text), GENERIC, "train")
     assert samples == [Sample("train-0", "a.png", "Describe {question}: ", ["[music]"])]
+
+
+def test_the_template_is_the_first_that_at_an_index_or_drawn_for_each_sample() -> None:
+    texts = TEMPLATES["texts"]
+    ids = [f"train-{i}" for i in range(300)]
+    assert choose_template(TEMPLATES, "x") == texts[0]
+    assert choose_template({**TEMPLATES, "selection": 1}, "x") == texts[1]
+    drawn = {
+        seed: [choose_template({**TEMPLATES, "selection": "random", "seed": seed}, i) for i in ids]
+        for seed in (0, 1)
+    }
+    assert drawn[0][:4] == [texts[i] for i in (1, 1, 0, 1)]  # the same on every machine
+    assert drawn[0] != drawn[1]
+    for choice in drawn.values():
+        assert all(70 < choice.count(text) < 130 for text in texts)
+
+
+def test_the_drawn_template_stands_in_the_prompt(tmp_path: Path) -> None:
+    root = easy_vqa(tmp_path, [["what?", "a", 0]] * 8)
+    templates = {**TEMPLATES, "selection": "random", "seed": 3}
+    samples, _ = build_manifest(root, {**DATASET, "templates": templates}, "train")
+    expected = [choose_template(templates, sample.id) for sample in samples]
+    assert [s.prompt for s in samples] == [t.replace("{question}", "what?") for t in expected]
+    assert len(set(expected)) > 1
 
 
 @pytest.mark.parametrize(
@@ -146,15 +173,15 @@ def test_malformed_annotations_are_named(
     tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     root = generic(tmp_path, name, text)
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises((AnnotationError, ManifestError), match=message):
         build_manifest(root, GENERIC, "train")
 
 
 def test_malformed_easy_vqa_is_named(tmp_path: Path) -> None:
     root = easy_vqa(tmp_path, [["q?", "a", 0], ["q?", "a"]])
-    with pytest.raises(ManifestError, match=r"questions\.json: row 1 is not \[question, answer"):
+    with pytest.raises(AnnotationError, match=r"questions\.json: row 1 is not \[question, answer"):
         build_manifest(root, DATASET, "train")
-    with pytest.raises(ManifestError, match=r"test/questions\.json cannot be read"):
+    with pytest.raises(AnnotationError, match=r"test/questions\.json cannot be read"):
         build_manifest(root, DATASET, "test")
     with pytest.raises(ManifestError, match=r"no split 'val'; there are: \['train', 'test'\]"):
         build_manifest(root, DATASET, "val")

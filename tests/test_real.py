@@ -40,8 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Models and data as the rules `fetch` and `convert` leave them."""
     root = tmp_path_factory.mktemp("real")
     for name, part in {"backbone": BACKBONE, "llm": LANGUAGE, "data": DATASET}.items():
-        source = part["source"]
-        fetch(source["uri"], root / f"{name}-fetched", source["sha256"], root / "downloads")
+        fetch([part["source"]], root / f"{name}-fetched", root / "downloads")
         if "convert" in part:
             convert(root / f"{name}-fetched", root / name, part["convert"])
     yield root

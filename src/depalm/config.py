@@ -148,8 +148,16 @@ class Config:
         return f"resources/{'models' if 'convert' in part else 'downloads'}/{kind}s/{name}"
 
     def data_directory(self, dataset: str) -> str:
+        """Where a dataset is read: the user's own directory, converted, or as fetched."""
         part = self.part("dataset", dataset)
-        return str(part["root"]) if "root" in part else f"resources/downloads/datasets/{dataset}"
+        if "root" in part:
+            return str(part["root"])
+        return f"resources/{'models' if 'convert' in part else 'downloads'}/datasets/{dataset}"
+
+    def max_reject_fraction(self, dataset: str) -> float:
+        """What is tolerated of bad samples and files of a dataset: its own, or that of `data`."""
+        default: float = self.settings["data"]["max_reject_fraction"]
+        return self.part("dataset", dataset).get("max_reject_fraction", default)
 
 
 def load_config(settings: Mapping[str, Any], root: Path) -> Config:
@@ -184,11 +192,18 @@ def _check_run(config: Config, run: Run) -> None:
     needed = {dataset["test_split"], *(["train"] if checkpoint is None else [])}
     if not needed <= set(dataset["splits"]):
         raise ConfigError(f"dataset {run.dataset} lacks one of the splits {sorted(needed)}")
+    templates = dataset["templates"]
+    if isinstance(index := templates.get("selection"), int) and index >= len(templates["texts"]):
+        raise ConfigError(
+            f"dataset {run.dataset}: templates selects index {index} of {len(templates['texts'])}"
+        )
     for kind, place in (("dataset", "root"), ("backbone", "path"), ("llm", "path")):
         name = getattr(run, kind)
         folder = config.part(kind, name).get(place)
         if folder is not None and not Path(folder).exists():
-            raise ConfigError(f"{kind} {name}: {place} {folder} does not exist")
+            how = config.part(kind, name).get("obtain")
+            told = f". To get it: {' '.join(how.split())}" if how else ""
+            raise ConfigError(f"{kind} {name}: {place} {folder} does not exist{told}")
     try:
         parse_fraction(run.fraction)
     except ManifestError as error:

@@ -1,4 +1,5 @@
-"""Published weights -> safetensors, once: GGUF language models and two published forms of DINOv2.
+"""What is published -> what is read, once: GGUF language models and two forms of DINOv2 to
+safetensors, TextVQA out of parquet.
 
 No pickle is read and no remote code is run.
 """
@@ -16,18 +17,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from depalm.files import atomic_directory, read_json, write_json
 from depalm.progress import logger
+from depalm.textvqa_parquet import convert_textvqa_parquet
 
 
 class ConvertError(RuntimeError):
-    """A download that a converter cannot turn into the model it is meant to be."""
+    """A download that a converter cannot turn into the model or dataset it is meant to be."""
 
 
 def convert(download: Path, output: Path, converter: str) -> None:
-    """Convert the model in `download` by CONVERTERS[`converter`] into the directory `output`.
+    """Convert what is in `download` by CONVERTERS[`converter`] into the directory `output`.
 
     `output` appears whole or not at all, always with a source.json: that of the download (see
     depalm.sources.fetch) and the converter's name. The same download gives the same bytes.
-    Raises ConvertError if the download is not what the converter reads.
+    Raises ConvertError, of a dataset AnnotationError, if the download is not what the converter
+    reads.
     """
     if converter not in CONVERTERS:
         raise ConvertError(f"unknown converter {converter!r}; there are: {sorted(CONVERTERS)}")
@@ -197,4 +200,5 @@ CONVERTERS: dict[str, Callable[[Path, Path], None]] = {
     "gguf": convert_gguf,
     "dinov2_onnx": convert_dinov2_onnx,
     "dinov2_hf": convert_dinov2_hf,
+    "textvqa_parquet": convert_textvqa_parquet,
 }

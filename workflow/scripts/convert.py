@@ -1,4 +1,4 @@
-"""Convert a fetched model to safetensors (rule `convert`)."""
+"""Convert a fetched model to safetensors, or a dataset to its official form (rule `convert`)."""
 
 from pathlib import Path
 

@@ -7,4 +7,5 @@ from depalm.sources import fetch
 
 start_job(snakemake.log[0])
 source, destination = snakemake.params.source, Path(snakemake.output[0])
-fetch(source["uri"], destination, source.get("sha256"), downloads=destination.parents[1] / ".cache")
+sources = source if isinstance(source, list) else [source]
+fetch(sources, destination, downloads=destination.parents[1] / ".cache")

@@ -1,0 +1,98 @@
+"""Annotation files: what a reader gives for a sample, and how JSON, JSON lines, CSV and folders of
+media are read.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class AnnotationError(ValueError):
+    """Annotations that are missing or not in their format; the message names the file and row."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What a dataset says of one sample; a `prompt` of its own takes the place of the template."""
+
+    id: str
+    media: str  # path of the image, clip or sound, relative to the dataset's root
+    question: str  # empty for captioning
+    references: list[str]  # right answers or captions, blank ones included
+    prompt: str | None = None
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise AnnotationError(f"{path} cannot be read: {error}") from error
+
+
+def read_rows(path: Path, key: str | None = None) -> list[Any]:
+    """The list that a JSON file is, or that it has under `key`."""
+    content = read_json(path)
+    rows = content if key is None else content.get(key) if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise AnnotationError(f"{path} {'is no list' if key is None else f'has no list {key!r}'}")
+    return rows
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one on each line; blank lines do not count."""
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise AnnotationError(f"{path}, line {number}: not JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise AnnotationError(f"{path}, line {number}: not a JSON object")
+            yield row
+
+
+def read_csv(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV file by its header; fields beyond the header come under the key ''."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            yield from csv.DictReader(stream, restkey="", restval="")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AnnotationError(f"{path} cannot be read: {error}") from error
+
+
+def texts(rows: Sequence[Any], key: str, where: str) -> list[str]:
+    """The text under `key` of each row."""
+    found = [row[key] for row in rows if isinstance(row, dict) and isinstance(row.get(key), str)]
+    if len(found) < len(rows):
+        raise AnnotationError(f"{where} has one without a text {key!r}")
+    return found
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def one_line(text: str) -> str:
+    """A caption on one line: every run of white space, line breaks included, becomes a space."""
+    return " ".join(text.split())
+
+
+def find_media(root: Path, folders: Iterable[str], suffixes: Iterable[str]) -> dict[str, str]:
+    """Path below `root` of every file directly in one of `folders`, by its name without suffix.
+
+    Folders that do not exist hold nothing. Of files of one name that in the earlier folder counts,
+    and in one folder that of the earlier suffix.
+    """
+    order = list(suffixes)
+    found: dict[str, str] = {}
+    for folder in folders:
+        paths = (root / folder).iterdir() if (root / folder).is_dir() else ()
+        known = [path for path in paths if path.suffix.lower() in order]
+        for path in sorted(known, key=lambda path: (order.index(path.suffix.lower()), path.name)):
+            found.setdefault(path.stem, f"{folder}/{path.name}")
+    return found
