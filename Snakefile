@@ -38,6 +38,6 @@ rule caches:
         [
             shard
             for run in CONFIG.runs()
-            for split in [*([] if CONFIG.checkpoint(run) else ["train"]), test_split(run.dataset)]
-            for shard in shards(run.dataset, run.backbone, split)
+            for split, views in splits_read(run)
+            for shard in shards(run.dataset, run.backbone, split, views)
         ],

@@ -1,8 +1,10 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -178,6 +180,27 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     return steps
 
 
+def test_features_are_those_of_the_epoch_also_after_a_resume(
+    tmp_path: Path, killed_at: list[int]
+) -> None:
+    epochs: list[int] = []
+
+    class Views(RandomFeatures):
+        def read(self, media: list[str], layers: list[int], cls_only: bool, *epoch: int) -> Any:
+            epochs.extend(epoch)
+            return super().read(media, layers, cls_only)
+
+    llm = tiny_llm("llama")
+    data = encode(llm, samples(10), 10)  # 3 batches an epoch
+    arguments = (data, Views(), replace(SETTINGS, steps=7), 0, tmp_path, "identity")
+    killed_at += [5]
+    with pytest.raises(Killed):
+        train(llm, build("qp_l0"), *arguments)
+    assert epochs == [0, 0, 0, 1, 1, 1]
+    train(llm, build("qp_l0"), *arguments)
+    assert epochs[6:] == [1, 2]
+
+
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     tmp_path: Path, killed_at: list[int]
 ) -> None:
@@ -216,8 +239,8 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path:
     good = load_file(tmp_path / "checkpoint.safetensors")
 
     class Broken(RandomFeatures):
-        def read(self, media: list[str], layers: list[int], cls_only: bool) -> torch.Tensor:
-            return super().read(media, layers, cls_only) * math.nan
+        def read(self, *arguments: Any) -> torch.Tensor:
+            return super().read(*arguments) * math.nan
 
     llm = tiny_llm("llama")
     data = encode(llm, samples(), 10)

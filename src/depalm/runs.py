@@ -30,6 +30,7 @@ from depalm.progress import logger
 from depalm.provenance import provenance
 from depalm.token_cache import TokenCache
 from depalm.train import Settings, train
+from depalm.views import CachedViews
 
 Parts = Mapping[str, Mapping[str, Any]]  # the contents of the method's, backbone's and LLM's YAML
 
@@ -39,6 +40,7 @@ def train_run(
     subset: Path,
     shards: Sequence[Path],
     backbone_directory: Path | None,
+    views: Sequence[int],
     llm_directory: Path,
     parts: Parts,
     settings: Settings,
@@ -50,9 +52,10 @@ def train_run(
 ) -> None:
     """Train on the samples that `subset` lists, and write the adapter, its record and the log.
 
-    `backbone_directory` is None for a method that reads no backbone. Checkpoints and TensorBoard
-    scalars go to a folder beside the adapter; what is needed to go on after a kill is removed once
-    the run is whole. Raises AdapterError, CacheError, LLMError or TrainingError.
+    `shards` are those of the first of `views`, then as many of the next. `backbone_directory` is
+    None for a method that reads no backbone. Checkpoints and TensorBoard scalars go to a folder
+    beside the adapter; what is needed to go on after a kill is removed once the run is whole.
+    Raises AdapterError, CacheError, LLMError or TrainingError.
     """
     made = made_for(parts, backbone_directory, llm_directory)
     start = None if settings.init_from is None else Path(settings.init_from)
@@ -63,7 +66,7 @@ def train_run(
     adapter = build(parts, llm)
     if start is not None:
         load_weights(adapter, start / WEIGHTS)
-    cache = open_cache(adapter, shards, parts["backbone"], backbone_directory)
+    cache = open_views(adapter, shards, views, parts["backbone"], backbone_directory)
     chosen = set(subset.read_text(encoding="utf-8").splitlines())
     samples = [sample for sample in read_manifest(manifest) if sample.id in chosen]
     kept = with_prompt(with_media(samples, cache), parts["llm"])
@@ -154,13 +157,14 @@ def open_cache(
     shards: Sequence[Path],
     backbone: Mapping[str, Any],
     directory: Path | None,
+    view: int = 0,
 ) -> TokenCache | None:
     """The cache that the adapter reads, checked against the backbone and its weights in
     `directory`, and against the layers to be read; None for a method that reads none.
     """
     if not adapter.source_layers:
         return None
-    expected = token_identity(backbone)
+    expected = token_identity(backbone, view)
     if directory is not None:
         expected["weights_sha256"] = weights_identity(directory)
     cache = TokenCache(shards, expected)
@@ -168,7 +172,24 @@ def open_cache(
     return cache
 
 
-def with_media(samples: Sequence[Sample], cache: TokenCache | None) -> list[Sample]:
+def open_views(
+    adapter: Adapter,
+    shards: Sequence[Path],
+    views: Sequence[int],
+    backbone: Mapping[str, Any],
+    directory: Path | None,
+) -> CachedViews | None:
+    """The caches of the views that training reads, `shards` those of one after those of another."""
+    size = len(shards) // len(views)
+    caches = [
+        open_cache(adapter, shards[i * size : (i + 1) * size], backbone, directory, view)
+        for i, view in enumerate(views)
+    ]
+    opened = [cache for cache in caches if cache is not None]
+    return CachedViews(opened) if opened else None
+
+
+def with_media(samples: Sequence[Sample], cache: TokenCache | CachedViews | None) -> list[Sample]:
     """The samples whose media were not rejected at extraction; how many were is logged."""
     kept = [sample for sample in samples if cache is None or sample.media not in cache.rejected]
     logger.info("%d samples, %d of them without media", len(samples), len(samples) - len(kept))

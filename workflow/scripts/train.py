@@ -16,6 +16,7 @@ train_run(
     subset=Path(snakemake.input.subset),
     shards=[Path(shard) for shard in snakemake.input.shards],
     backbone_directory=Path(snakemake.input.backbone[0]) if snakemake.input.backbone else None,
+    views=snakemake.params.views,
     llm_directory=Path(snakemake.input.llm),
     parts={name: snakemake.params[name] for name in ("method", "backbone", "llm")},
     settings=Settings(**snakemake.params.train),
