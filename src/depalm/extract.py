@@ -22,7 +22,7 @@ from depalm.backbones import load_backbone, weights_identity
 from depalm.media import DECODERS, Decoder, MediaError, token_identity
 from depalm.progress import Progress, logger
 from depalm.rejects import Reject, check_rejects, report_rejects
-from depalm.token_cache import predicted_bytes, require_disk, write_shard
+from depalm.token_cache import format_of, predicted_bytes, require_disk, write_shard
 
 
 class ExtractionError(ValueError):
@@ -67,7 +67,8 @@ def extract(
     Raises RejectError as soon as more files are bad than tolerated, CacheError if the disk is too
     small for the shard, and BackboneError.
     """
-    size = predicted_bytes(len(media), backbone["shape"], layers)
+    sizes = predicted_bytes(format_of(output), len(media), backbone["shape"], layers)
+    size = sum(sizes.values())
     logger.info("%s: %d files, %.1f MB", output, len(media), size / 1e6)
     require_disk(output, size)
     if not media:
