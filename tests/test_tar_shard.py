@@ -1,8 +1,10 @@
 """Tar shards: what webdataset and tar make of them, and the same training as from zarr."""
 
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +33,16 @@ def by_webdataset(source: Path | str) -> list[dict[str, Any]]:
     return list(dataset.decode())
 
 
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """Serve a folder's files; yield its URL."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def test_webdataset_reads_the_same_values(tmp_path: Path) -> None:
     path = write(tmp_path / "shard-0-of-1.tar")
     expected = tokens_of(MEDIA).half().numpy()
@@ -43,6 +55,14 @@ def test_webdataset_reads_the_same_values(tmp_path: Path) -> None:
         for layer in LAYERS:
             assert np.array_equal(sample[f"tokens.layer_{layer}.npy"], expected[i, layer])
     assert by_webdataset(write(tmp_path / "empty.tar", [])) == []
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads URLs through curl")
+def test_webdataset_streams_from_a_url(tmp_path: Path) -> None:
+    write(tmp_path / "shard-0-of-1.tar")
+    with serve(tmp_path) as url:
+        found = by_webdataset(f"{url}/shard-0-of-1.tar")
+    assert [sample["media.txt"] for sample in found] == MEDIA
 
 
 def test_webdataset_reads_the_bits_of_bfloat16(tmp_path: Path) -> None:
@@ -113,13 +133,3 @@ def test_training_does_not_depend_on_the_format(tmp_path: Path) -> None:
     assert checksums[0] == checksums[1]
     assert equal(*trained)
     assert not equal(trained[0], build("qp_l0").state_dict())
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """Serves this test's folder; gives its URL."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()

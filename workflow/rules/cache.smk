@@ -4,8 +4,8 @@ rule extract:
         data=lambda wildcards: CONFIG.data_directory(wildcards.dataset),
         weights=lambda wildcards: CONFIG.model_directory("backbone", wildcards.backbone),
     output:
-        shard=directory(f"{CACHE}/shard-{{shard}}-of-{{shards}}.zarr"),
-        rejects=f"{CACHE}/shard-{{shard}}-of-{{shards}}.rejects.parquet",
+        shard=directory(f"{SHARD}.zarr") if FORMAT == "zarr" else f"{SHARD}{SUFFIX}",
+        rejects=f"{SHARD}.rejects.parquet",
     log:
         "logs/extract/{dataset}/{backbone}/{split}/shard-{shard}-of-{shards}.log",
     conda:
@@ -27,3 +27,50 @@ rule extract:
         device=config["device"],
     script:
         "../scripts/extract.py"
+
+
+if "url" in config["cache"]:
+
+    ruleorder: fetch_shard > extract
+
+    rule fetch_shard:
+        output:
+            shard=f"{SHARD}{SUFFIX}",
+            rejects=f"{SHARD}.rejects.parquet",
+        log:
+            "logs/fetch_shard/{dataset}/{backbone}/{split}/shard-{shard}-of-{shards}.log",
+        conda:
+            "../../envs/depalm.yaml"
+        resources:
+            runtime=720,
+            mem_mb=4000,
+        params:
+            url=config["cache"]["url"],
+            backbone=part("backbone"),
+        script:
+            "../scripts/fetch_shard.py"
+
+
+localrules:
+    cache_size,
+
+
+rule cache_size:
+    input:
+        [f"results/{cache['dataset']}/manifest/{cache['split']}.parquet" for cache in caches()],
+    log:
+        "logs/cache_size.log",
+    conda:
+        "../../envs/depalm.yaml"
+    resources:
+        runtime=10,
+        mem_mb=4000,
+    params:
+        caches=caches(),
+        shapes={
+            cache["backbone"]: CONFIG.part("backbone", cache["backbone"])["shape"]
+            for cache in caches()
+        },
+        format=FORMAT,
+    script:
+        "../scripts/cache_size.py"

@@ -3,6 +3,7 @@ from pathlib import Path
 import torch
 
 from depalm.config import ConfigError, Run, load_config
+from depalm.token_cache import FORMATS
 
 try:
     CONFIG = load_config(config, Path(workflow.basedir))
@@ -11,6 +12,9 @@ except ConfigError as error:
 
 RUN = "results/{dataset}/runs/{fraction}/{backbone}+{llm}/{method}/seed{seed}"
 CACHE = "results/{dataset}/cache/{backbone}/view0/{split}"
+SHARD = f"{CACHE}/shard-{{shard}}-of-{{shards}}"
+FORMAT = config["cache"].get("format", "zarr")
+SUFFIX = FORMATS[FORMAT].suffix
 RUN_AXES = ("dataset", "fraction", "backbone", "llm", "method")
 # GPUs of a job; on a cluster, `auto` means that its nodes have some
 ON_GPU = {"cpu": False, "auto": workflow.non_local_exec or torch.cuda.is_available()}
@@ -44,7 +48,21 @@ def test_split(dataset: str) -> str:
 def shards(dataset: str, backbone: str, split: str) -> list[str]:
     n = config["cache"]["shards"]
     folder = CACHE.format(dataset=dataset, backbone=backbone, split=split)
-    return [f"{folder}/shard-{i}-of-{n}.zarr" for i in range(n)]
+    return [f"{folder}/shard-{i}-of-{n}{SUFFIX}" for i in range(n)]
+
+
+def caches() -> list[dict]:
+    """The caches that the runs read: dataset, backbone, split, and layers with all tokens."""
+    read = {
+        (run.dataset, run.backbone): CONFIG.layers(run.dataset, run.backbone)
+        for run in CONFIG.runs()
+        if CONFIG.adapter(run).source_layers
+    }
+    return [
+        {"dataset": dataset, "backbone": backbone, "split": split, "layers": layers}
+        for (dataset, backbone), layers in read.items()
+        for split in dict.fromkeys(("train", test_split(dataset)))
+    ]
 
 
 def run_shards(split: str):
