@@ -57,7 +57,7 @@ localrules:
 
 rule cache_size:
     input:
-        [f"results/{cache['dataset']}/manifest/{cache['split']}.parquet" for cache in caches()],
+        lambda _: [f"results/{c['dataset']}/manifest/{c['split']}.parquet" for c in caches()],
     log:
         "logs/cache_size.log",
     conda:
@@ -66,11 +66,7 @@ rule cache_size:
         runtime=10,
         mem_mb=4000,
     params:
-        caches=caches(),
-        shapes={
-            cache["backbone"]: CONFIG.part("backbone", cache["backbone"])["shape"]
-            for cache in caches()
-        },
+        caches=lambda _: caches(),
         format=FORMAT,
     script:
         "../scripts/cache_size.py"

@@ -52,15 +52,20 @@ def shards(dataset: str, backbone: str, split: str) -> list[str]:
 
 
 def caches() -> list[dict]:
-    """The caches that the runs read: dataset, backbone, split, and layers with all tokens."""
-    read = {
-        (run.dataset, run.backbone): CONFIG.layers(run.dataset, run.backbone)
-        for run in CONFIG.runs()
-        if CONFIG.adapter(run).source_layers
-    }
+    """The caches that the runs read: dataset, backbone and its shape, split, layers in full."""
+    read = dict.fromkeys(
+        (run.dataset, run.backbone) for run in CONFIG.runs() if CONFIG.adapter(run).source_layers
+    )
     return [
-        {"dataset": dataset, "backbone": backbone, "split": split, "layers": layers}
-        for (dataset, backbone), layers in read.items()
+        {
+            "dataset": dataset,
+            "backbone": backbone,
+            "shape": CONFIG.part("backbone", backbone)["shape"],
+            "split": split,
+            "layers": layers,
+        }
+        for dataset, backbone in read
+        for layers in (CONFIG.layers(dataset, backbone),)
         for split in dict.fromkeys(("train", test_split(dataset)))
     ]
 

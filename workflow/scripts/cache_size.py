@@ -8,19 +8,14 @@ from depalm.manifest import read_manifest, unique_media
 from depalm.token_cache import FORMATS, predicted_bytes
 
 
-def size_table(
-    caches: Sequence[Mapping[str, Any]],
-    files: Sequence[int],
-    shapes: Mapping[str, Mapping[str, int]],
-    layout: str,
-) -> str:
+def size_table(caches: Sequence[Mapping[str, Any]], files: Sequence[int], layout: str) -> str:
     """Bytes by dataset, backbone, split and array, and their sum; `files` counts each cache's."""
     row = "{:<20} {:<20} {:<6} {:<18} {:>10} {:>18}".format
     lines, total = [row("dataset", "backbone", "split", "array", "files", "bytes")], 0
     for cache, count in zip(caches, files, strict=True):
         place = (cache["dataset"], cache["backbone"], cache["split"])
-        shape = shapes[cache["backbone"]]
-        for name, size in predicted_bytes(FORMATS[layout], count, shape, cache["layers"]).items():
+        shape, layers = cache["shape"], cache["layers"]
+        for name, size in predicted_bytes(FORMATS[layout], count, shape, layers).items():
             lines.append(row(*place, name, f"{count:,}", f"{size:,}"))
             total += size
     return "\n".join([*lines, row("total", "", "", "", "", f"{total:,}")])
@@ -31,7 +26,6 @@ print(
     size_table(
         snakemake.params.caches,
         [len(unique_media(read_manifest(path))) for path in snakemake.input],
-        snakemake.params.shapes,
         snakemake.params.format,
     )
 )
