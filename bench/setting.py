@@ -1,4 +1,4 @@
-"""The setting of both benchmarks: an LLM of 12 layers and width 512, ViT-B/16 tokens, batch 16."""
+"""The setting of the benchmarks: an LLM of 12 layers and width 512, ViT-B/16 tokens, batch 16."""
 
 import time
 from collections.abc import Callable
@@ -24,17 +24,17 @@ class NoText:
     eos_token_id = -1
 
 
-def random_llm() -> LlamaLLM:
-    """A LLaMA with random weights, float32."""
+def random_llm(**shape: int) -> LlamaLLM:
+    """A LLaMA with random weights, float32; `shape` changes its configuration."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=12,
-        num_attention_heads=8,
-    )
-    return LlamaLLM(LlamaForCausalLM(config), NoText())  # type: ignore[arg-type]
+    small = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 512,
+        "intermediate_size": 1376,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+    }
+    return LlamaLLM(LlamaForCausalLM(LlamaConfig(**small | shape)), NoText())  # type: ignore[arg-type]
 
 
 def method(name: str) -> dict[str, Any]:

@@ -172,4 +172,4 @@ def test_a_failing_writer_ends_the_job(data: Path, monkeypatch: pytest.MonkeyPat
 def test_the_stated_shape_must_be_the_models(data: Path) -> None:
     spec = {**SPEC, "shape": {**SPEC["shape"], "width": 384}}
     with pytest.raises(BackboneError, match="its YAML says"):
-        extract(spec, data / "weights", data, MEDIA, LAYERS, data / "s", SETTINGS, "cpu")
+        extract(spec, data / "weights", data, MEDIA, LAYERS, data / "s.zarr", SETTINGS, "cpu")

@@ -1,6 +1,9 @@
-"""The token cache: what is written comes back, by plain zarr too; what does not fit is refused."""
+"""The token cache: what is written comes back in either format, by the format's own library too;
+what does not fit is refused.
+"""
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,14 @@ import zarr
 from torch import Tensor
 
 from depalm.files import sha256_tree
-from depalm.token_cache import CacheError, TokenCache, predicted_bytes, require_disk, write_shard
+from depalm.token_cache import (
+    FORMATS,
+    CacheError,
+    TokenCache,
+    predicted_bytes,
+    require_disk,
+    write_shard,
+)
 
 SHAPE = {"layers": 4, "tokens": 5, "width": 6}
 LAYERS = [1, 3]
@@ -21,6 +31,11 @@ METADATA: dict[str, Any] = {
     "view": 0,
 }
 MEDIA = [f"images/{i}.png" for i in range(7)]
+
+
+@pytest.fixture(params=list(FORMATS))
+def suffix(request: pytest.FixtureRequest) -> str:
+    return FORMATS[request.param].suffix
 
 
 def tokens_of(media: list[str], seed: int = 0) -> Tensor:
@@ -47,10 +62,12 @@ def write(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_reading_gives_back_what_was_written_in_any_order(tmp_path: Path, dtype: str) -> None:
+def test_reading_gives_back_what_was_written_in_any_order(
+    tmp_path: Path, suffix: str, dtype: str
+) -> None:
     paths = [
-        write(tmp_path / "shard-0-of-2.zarr", MEDIA[:4], dtype=dtype),
-        write(tmp_path / "shard-1-of-2.zarr", MEDIA[4:], dtype=dtype),
+        write(tmp_path / f"shard-0-of-2{suffix}", MEDIA[:4], dtype=dtype),
+        write(tmp_path / f"shard-1-of-2{suffix}", MEDIA[4:], dtype=dtype),
     ]
     cache = TokenCache(paths, {"backbone": METADATA["backbone"], "dtype": dtype})
     order = [6, 0, 3, 0, 5]
@@ -64,8 +81,8 @@ def test_reading_gives_back_what_was_written_in_any_order(tmp_path: Path, dtype:
     cache.verify()
 
 
-def test_what_is_read_may_be_changed_without_harm(tmp_path: Path) -> None:
-    cache = TokenCache([write(tmp_path / "shard.zarr")], {})
+def test_what_is_read_may_be_changed_without_harm(tmp_path: Path, suffix: str) -> None:
+    cache = TokenCache([write(tmp_path / f"shard{suffix}")], {})
     cache.read(MEDIA, LAYERS, cls_only=False).zero_()
     assert cache.read(MEDIA, LAYERS, cls_only=False).any()
     cache.verify()
@@ -87,25 +104,28 @@ def test_plain_zarr_reads_the_same_values(tmp_path: Path) -> None:
         assert array.chunks == (1, *values.shape[1:])
         assert array.shards == values.shape
     assert len(list(zarr.open_group(path, path="tokens", mode="r"))) == len(LAYERS)
+    assert plain(write(tmp_path / "empty.zarr", []), "cls")[1].shape == (0, 4, 6)
     _, bits = plain(write(tmp_path / "b.zarr", dtype="bfloat16"), "cls")
     assert bits.view(torch.bfloat16).equal(expected[:, :, 0].bfloat16())
 
 
-def test_bytes_do_not_depend_on_how_the_samples_arrive(tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_how_the_samples_arrive(tmp_path: Path, suffix: str) -> None:
     digests = {
-        sha256_tree(write(tmp_path / f"{batch_size}.zarr", batch_size=batch_size))
+        sha256_tree(write(tmp_path / f"{batch_size}/shard{suffix}", batch_size=batch_size).parent)
         for batch_size in (1, 3, 7)
     }
     assert len(digests) == 1
 
 
-def test_an_empty_shard_reads_with_the_others(tmp_path: Path) -> None:
-    paths = [write(tmp_path / "0.zarr"), write(tmp_path / "1.zarr", [], rejected=("bad.png",))]
+def test_an_empty_shard_reads_with_the_others(tmp_path: Path, suffix: str) -> None:
+    paths = [
+        write(tmp_path / f"0{suffix}"),
+        write(tmp_path / f"1{suffix}", [], rejected=("bad.png",)),
+    ]
     cache = TokenCache(paths, {})
     cache.verify()
     assert cache.read(MEDIA, [1], cls_only=False).shape == (7, 1, 5, 6)
     assert cache.rejected == {"bad.png"}
-    assert plain(paths[1], "cls")[1].shape == (0, 4, 6)
 
 
 @pytest.mark.parametrize(
@@ -125,19 +145,19 @@ def test_an_empty_shard_reads_with_the_others(tmp_path: Path) -> None:
     ],
 )
 def test_a_cache_made_for_something_else_is_refused(
-    tmp_path: Path, field: str, value: str, expected: dict[str, Any]
+    tmp_path: Path, suffix: str, field: str, value: str, expected: dict[str, Any]
 ) -> None:
-    path = write(tmp_path / "shard.zarr")
-    with pytest.raises(CacheError, match=rf"shard\.zarr was made with {field}: .*{value}"):
+    path = write(tmp_path / f"shard{suffix}")
+    with pytest.raises(CacheError, match=rf"shard\{suffix} was made with {field}: .*{value}"):
         TokenCache([path], expected)
 
 
-def test_shards_of_different_caches_are_refused(tmp_path: Path) -> None:
+def test_shards_of_different_caches_are_refused(tmp_path: Path, suffix: str) -> None:
     paths = [
-        write(tmp_path / "0.zarr", MEDIA[:3]),
-        write(tmp_path / "1.zarr", MEDIA[3:], {**METADATA, "weights_sha256": "other"}),
+        write(tmp_path / f"0{suffix}", MEDIA[:3]),
+        write(tmp_path / f"1{suffix}", MEDIA[3:], {**METADATA, "weights_sha256": "other"}),
     ]
-    with pytest.raises(CacheError, match=r"1\.zarr was made with weights_sha256: 'other'"):
+    with pytest.raises(CacheError, match=rf"1\{suffix} was made with weights_sha256: 'other'"):
         TokenCache(paths, {})
     with pytest.raises(CacheError, match="in two shards"):
         TokenCache([paths[0], paths[0]], {})
@@ -155,21 +175,21 @@ def test_what_the_cache_lacks_is_named(tmp_path: Path) -> None:
         cache.read(["bad.png"], [1], cls_only=False)
 
 
-def test_a_changed_value_is_found_by_verify(tmp_path: Path) -> None:
-    path = write(tmp_path / "shard.zarr")
-    with (path / "tokens/layer_3/c/0/0/0").open("r+b") as stream:
-        stream.seek(100)
-        byte = stream.read(1)[0]
-        stream.seek(100)
-        stream.write(bytes([byte ^ 1]))
+def test_a_changed_value_is_found_by_verify(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"shard{suffix}")
+    file = path / "tokens/layer_3/c/0/0/0" if path.is_dir() else path
+    content = bytearray(file.read_bytes())
+    place = content.find(bytes(tokens_of(MEDIA)[4, 3].half().numpy()))
+    content[place + 7] ^= 1
+    file.write_bytes(content)
     with pytest.raises(CacheError, match="tokens/layer_3 is damaged"):
         TokenCache([path], {}).verify()
 
 
 @pytest.mark.parametrize("length", [0, 50, -1])
-def test_a_cut_file_is_found_at_once(tmp_path: Path, length: int) -> None:
-    path = write(tmp_path / "shard.zarr")
-    file = path / "cls/c/0/0/0"
+def test_a_cut_file_is_found_at_once(tmp_path: Path, suffix: str, length: int) -> None:
+    path = write(tmp_path / f"shard{suffix}")
+    file = path / "cls/c/0/0/0" if path.is_dir() else path
     file.write_bytes(file.read_bytes()[:length])
     with pytest.raises(CacheError, match="extract it again"):
         TokenCache([path], {})
@@ -184,16 +204,22 @@ def test_what_is_no_shard_is_refused(tmp_path: Path) -> None:
     zarr.create_group(tmp_path / "other.zarr")
     with pytest.raises(CacheError, match="not a shard of a token cache"):
         TokenCache([tmp_path / "other.zarr"], {})
+    with tarfile.open(tmp_path / "other.tar", "w") as archive:
+        archive.add(tmp_path / "other.zarr")
+    with pytest.raises(CacheError, match=r"other\.tar is cut, or not a shard of a token cache"):
+        TokenCache([tmp_path / "other.tar"], {})
+    with pytest.raises(CacheError, match=r"shard\.npz has not the suffix.*: \.zarr, \.tar"):
+        TokenCache([tmp_path / "shard.npz"], {})
     with pytest.raises(CacheError, match="at least one"):
         TokenCache([], {})
 
 
-def test_a_failed_writer_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_writer_leaves_nothing(tmp_path: Path, suffix: str) -> None:
     tokens = tokens_of(MEDIA)
     tokens[2, 3, 1, 1] = 1e6
 
     def write_two_batches() -> None:
-        with write_shard(tmp_path / "shard.zarr", METADATA, SHAPE, LAYERS, "float16") as shard:
+        with write_shard(tmp_path / f"shard{suffix}", METADATA, SHAPE, LAYERS, "float16") as shard:
             shard.add(MEDIA[:2], shard.pack(tokens[:2]))
             shard.add(MEDIA[2:], shard.pack(tokens[2:]))
 
@@ -211,25 +237,46 @@ def test_a_failed_writer_leaves_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_layers_and_dtype_that_cannot_be_are_refused(
-    tmp_path: Path, layers: list[int], dtype: str, message: str
+    tmp_path: Path, suffix: str, layers: list[int], dtype: str, message: str
 ) -> None:
-    path = tmp_path / "shard.zarr"
+    path = tmp_path / f"shard{suffix}"
     with pytest.raises(CacheError, match=message), write_shard(path, {}, SHAPE, layers, dtype):
         pytest.fail("a writer was made")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_of_another_shape_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"shard{suffix}"
+    with (
+        pytest.raises(CacheError, match=r"cls: 2 rows of \(4, 6\) are due, not \(3, 4, 6\)"),
+        write_shard(path, {}, SHAPE, LAYERS, "float16") as shard,
+    ):
+        shard.add(MEDIA[:2], shard.pack(tokens_of(MEDIA[:3])))
 
 
 def test_the_predicted_size_is_that_on_disk(tmp_path: Path) -> None:
     path = write(tmp_path / "shard.zarr")
-    arrays = [file for file in path.rglob("*") if file.is_file() and file.name != "zarr.json"]
-    checksums = 4 * len(arrays)
-    written = sum(file.stat().st_size for file in arrays) - checksums
-    assert written == predicted_bytes(len(MEDIA), SHAPE, LAYERS)
+    predicted = predicted_bytes(FORMATS["zarr"], len(MEDIA), SHAPE, LAYERS)
+    checksum = 4
+    for name, size in predicted.items():
+        assert (path / name / "c/0/0/0").stat().st_size == size + checksum
+    assert predicted.keys() == {"cls", "tokens/layer_1", "tokens/layer_3"}
 
 
 def test_too_small_a_disk_is_an_error(tmp_path: Path) -> None:
     require_disk(tmp_path / "not/yet/there.zarr", 1)
     with pytest.raises(CacheError, match=r"there\.zarr needs 1000000000\.00 GB, but the disk has"):
         require_disk(tmp_path / "not/yet/there.zarr", 10**18)
+
+
+def test_metadata_says_what_the_bits_are(tmp_path: Path, suffix: str) -> None:
+    for dtype, stored in {"float16": "float16", "bfloat16": "uint16"}.items():
+        cache = TokenCache([write(tmp_path / f"{dtype}{suffix}", dtype=dtype)], {})
+        assert METADATA.items() <= cache.metadata.items()
+        assert cache.metadata["shape"] == SHAPE
+        assert (cache.metadata["dtype"], cache.metadata["stored_dtype"]) == (dtype, stored)
+        (checksums,) = cache.checksums
+        assert checksums.keys() == {"cls", "tokens/layer_1", "tokens/layer_3"}
 
 
 def test_metadata_is_plain_json(tmp_path: Path) -> None:

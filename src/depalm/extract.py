@@ -21,7 +21,7 @@ from depalm.decoding import DecodedBatch, DecodingPool, File
 from depalm.media import load_decoder, token_identity, view_seed
 from depalm.progress import Progress, logger
 from depalm.rejects import Reject, check_rejects, report_rejects
-from depalm.token_cache import predicted_bytes, require_disk, write_shard
+from depalm.token_cache import format_of, predicted_bytes, require_disk, write_shard
 
 
 class ExtractionError(ValueError):
@@ -70,7 +70,8 @@ def extract(
     soon as more files are bad than tolerated, CacheError if the disk is too small for the shard,
     BackboneError and DecodingError.
     """
-    size = predicted_bytes(len(media), backbone["shape"], layers)
+    sizes = predicted_bytes(format_of(output), len(media), backbone["shape"], layers)
+    size = sum(sizes.values())
     logger.info("%s: %d files, %.1f MB", output, len(media), size / 1e6)
     require_disk(output, size)
     if not media:

@@ -1,33 +1,28 @@
-"""The cache of backbone tokens: one shard is one zarr v3 group that any zarr library can read.
+"""The cache of backbone tokens: written in shards, opened together for random access.
 
-    shard-{i}-of-{n}.zarr/
-        zarr.json           what the tokens are: backbone, transform, dtype, ids, checksums
-        cls/                [N, L, D]: CLS of every block
-        tokens/layer_{l}/   [N, T, D]: all tokens of block l, CLS first
-
-Values are float16 or bfloat16, not compressed (they hardly compress); a sample is a chunk.
+A shard holds `cls` [N, L, D], CLS of every block, and `tokens/layer_{l}` [N, T, D], all tokens of
+block l, CLS first; and as JSON what they are: backbone, transform, dtype, ids, checksums. Values
+are float16 or bfloat16, not compressed (they hardly compress). FORMATS says how a shard is laid
+out; what is read does not depend on it.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from math import prod
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import zarr
 from torch import Tensor
 
-from depalm import __version__
-from depalm.files import atomic_directory
-from depalm.zarr_shard import INDEX_ENTRY, ITEM, AppendedArray, MappedArray, ShardError
+from depalm import __version__, tar_shard, zarr_shard
+from depalm.shard import OF_A_SHARD, Format, RowWriter, Shard, ShardError, array_rows, bits
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-ZARR_DTYPES = {"float16": "float16", "bfloat16": "uint16"}  # zarr has no bfloat16: its bits instead
-# metadata in which the shards of one cache may differ
-OF_A_SHARD = ("depalm_version", "samples", "rejected", "sha256")
+# neither zarr nor npy has bfloat16: its bits instead
+STORED_DTYPES = {"float16": "float16", "bfloat16": "uint16"}
 
 
 class CacheError(RuntimeError):
@@ -35,28 +30,14 @@ class CacheError(RuntimeError):
 
 
 class ShardWriter:
-    """Appends samples to the arrays of one shard; made by :func:`write_shard`."""
+    """Appends samples to one shard; made by :func:`write_shard`."""
 
-    def __init__(
-        self,
-        directory: Path,
-        shape: Mapping[str, int],
-        layers: Sequence[int],
-        dtype: str,
-        files: ExitStack,
-    ):
-        if dtype not in DTYPES:
-            raise CacheError(f"unknown dtype {dtype!r} of a cache; there are: {sorted(DTYPES)}")
-        count = shape["layers"]
-        if len(set(layers)) < len(layers) or not set(layers) <= set(range(count)):
-            raise CacheError(f"layers {list(layers)} must differ, and lie in 0..{count - 1}")
-        self.directory, self.layers, self.dtype = directory, list(layers), dtype
+    def __init__(self, stream: RowWriter, shape: Mapping[str, int], layers: list[int], dtype: str):
+        self.stream, self.layers, self.dtype = stream, layers, dtype
+        self.rows = array_rows(shape, layers)
+        self.digests = {name: hashlib.sha256() for name in self.rows}
         self.samples: list[str] = []
         self.rejected: list[str] = []
-        self.arrays = {
-            name: AppendedArray(directory / name, row, files)
-            for name, row in _rows(shape, layers).items()
-        }
 
     def pack(self, tokens: Tensor) -> dict[str, Tensor]:
         """Tokens of all blocks [B, L, T, D] -> what the shard keeps of them, in its dtype, on the
@@ -76,34 +57,27 @@ class ShardWriter:
 
     def add(self, ids: Sequence[str], packed: Mapping[str, Tensor]) -> None:
         """Append B samples: their ids and what :meth:`pack` made of their tokens."""
+        for name, row in self.rows.items():
+            if packed[name].shape != (len(ids), *row):
+                found = tuple(packed[name].shape)
+                raise CacheError(f"{name}: {len(ids)} rows of {row} are due, not {found}")
+            self.digests[name].update(bits(packed[name]))
         self.samples += ids
-        for name, array in self.arrays.items():
-            array.append(packed[name])
+        self.stream.append(ids, packed)
 
     def finish(self, metadata: Mapping[str, Any]) -> None:
-        attributes = {
-            **metadata,
-            "dtype": self.dtype,
-            "layers": self.layers,
-            "depalm_version": __version__,
-            "samples": self.samples,
-            "rejected": self.rejected,
-            "sha256": {name: array.finish() for name, array in self.arrays.items()},
-        }
-        group = zarr.create_group(self.directory, attributes=attributes, zarr_format=3)
-        group.create_group("tokens")
-        samples = len(self.samples)
-        for name, array in self.arrays.items():
-            group.create_array(
-                name,
-                shape=(samples, *array.row),
-                dtype=ZARR_DTYPES[self.dtype],
-                chunks=(1, *array.row),
-                shards=(max(1, samples), *array.row),
-                compressors=None,
-                fill_value=0,
-                dimension_names=("sample", "layer" if name == "cls" else "token", "width"),
-            )
+        self.stream.finish(
+            {
+                **metadata,
+                "dtype": self.dtype,
+                "stored_dtype": STORED_DTYPES[self.dtype],
+                "layers": self.layers,
+                "depalm_version": __version__,
+                "samples": self.samples,
+                "rejected": self.rejected,
+                "sha256": {name: digest.hexdigest() for name, digest in self.digests.items()},
+            }
+        )
 
 
 @contextmanager
@@ -116,12 +90,19 @@ def write_shard(
 ) -> Iterator[ShardWriter]:
     """Yield the writer of the shard `path`, which appears whole if the block succeeds.
 
-    `metadata` is JSON: what decides the tokens. `shape` has layers, tokens and width of the
-    backbone; `layers` are those of which all tokens are kept. The same samples give the same bytes.
-    Raises CacheError for a layer that the backbone lacks or an unknown dtype.
+    The suffix of `path` says the format. `metadata` is JSON: what decides the tokens. `shape` has
+    layers, tokens and width of the backbone; `layers` are those of which all tokens are kept. The
+    same samples give the same bytes. Raises CacheError for a layer that the backbone lacks, or an
+    unknown dtype or suffix.
     """
-    with atomic_directory(path) as directory, ExitStack() as files:
-        writer = ShardWriter(directory, shape, layers, dtype, files)
+    if dtype not in DTYPES:
+        raise CacheError(f"unknown dtype {dtype!r} of a cache; there are: {sorted(DTYPES)}")
+    count = shape["layers"]
+    if len(set(layers)) < len(layers) or not set(layers) <= set(range(count)):
+        raise CacheError(f"layers {list(layers)} must differ, and lie in 0..{count - 1}")
+    rows = array_rows(shape, layers)
+    with format_of(path).write(Path(path), rows, STORED_DTYPES[dtype]) as stream:
+        writer = ShardWriter(stream, shape, list(layers), dtype)
         yield writer
         writer.finish({**metadata, "shape": dict(shape)})
 
@@ -137,12 +118,12 @@ class TokenCache:
     def __init__(self, paths: Sequence[Path | str], expected: Mapping[str, Any]):
         if not paths:
             raise CacheError("a cache needs at least one shard")
-        self._shards = [_Shard(Path(path)) for path in paths]
+        self._shards = [_open_shard(Path(path)) for path in paths]
         first = self._shards[0]
         common = {key: value for key, value in first.metadata.items() if key not in OF_A_SHARD}
         for shard in self._shards:
-            shard.check(json.loads(json.dumps(expected)), "this run asks for")
-            shard.check(common, f"{first.path} has")
+            _check(shard, json.loads(json.dumps(expected)), "this run asks for")
+            _check(shard, common, f"{first.path} has")
         self.metadata: Mapping[str, Any] = common
         self.rejected = frozenset(
             media for shard in self._shards for media in shard.metadata["rejected"]
@@ -179,24 +160,27 @@ class TokenCache:
         for i, media in enumerate(media_ids):
             shard, row = self._place(media)
             if cls_only:
-                target[i, :, 0] = shard.arrays["cls"].row_at(row)[chosen]
+                target[i, :, 0] = shard.arrays["cls"][row][chosen]
             else:
                 for j, layer in enumerate(chosen):
-                    target[i, j] = shard.arrays[f"tokens/layer_{layer}"].row_at(row)
+                    target[i, j] = shard.arrays[f"tokens/layer_{layer}"][row]
         return output.view(DTYPES[self.metadata["dtype"]])
 
     def verify(self) -> None:
         """Read everything once; raise CacheError naming an array that is not as it was written."""
         for shard in self._shards:
             for name, written in shard.metadata["sha256"].items():
-                found = shard.arrays[name].sha256()
-                if found != written:
+                digest = hashlib.sha256()
+                for row in range(len(shard.metadata["samples"])):
+                    digest.update(shard.arrays[name][row].data)
+                if digest.hexdigest() != written:
                     raise CacheError(
-                        f"{shard.path}: {name} is damaged: its SHA-256 is {found}, but {written} "
+                        f"{shard.path}: {name} is damaged: its SHA-256 is {digest.hexdigest()}, "
+                        f"but {written} "
                         "was written; delete the shard and extract it again"
                     )
 
-    def _place(self, media: str) -> tuple["_Shard", int]:
+    def _place(self, media: str) -> tuple[Shard, int]:
         place = self._places.get(media)
         if place is None:
             why = (
@@ -208,43 +192,22 @@ class TokenCache:
         return place
 
 
-class _Shard:
-    """One opened shard: its metadata, and its arrays by name."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            group = zarr.open_group(path, mode="r", zarr_format=3)
-        except (OSError, ValueError) as error:
-            raise CacheError(f"{path} is not a zarr group; extract it (again)") from error
-        attributes: Any = group.attrs.asdict()
-        self.metadata: dict[str, Any] = attributes
-        if not self.metadata.keys() >= {"shape", "layers", "dtype", *OF_A_SHARD}:
-            raise CacheError(f"{path} is a zarr group, but not a shard of a token cache")
-        samples = len(self.metadata["samples"])
-        rows = _rows(self.metadata["shape"], self.metadata["layers"])
-        try:
-            self.arrays = {
-                name: MappedArray(path / name, (samples, *row)) for name, row in rows.items()
-            }
-        except ShardError as error:
-            raise CacheError(f"{error}; delete {path} and extract it again") from error
-
-    def check(self, expected: Mapping[str, Any], who: str) -> None:
-        for key, value in expected.items():
-            difference = _difference(self.metadata.get(key), value, key)
-            if difference is not None:
-                field, found, wanted = difference
-                raise CacheError(
-                    f"{self.path} was made with {field}: {found!r}, but {who} {wanted!r}; "
-                    "delete it and extract it again, or set the configuration back"
-                )
+def _open_shard(path: Path) -> Shard:
+    try:
+        return format_of(path).open(path)
+    except ShardError as error:
+        raise CacheError(f"{error}; delete {path} and extract it again") from error
 
 
-def _rows(shape: Mapping[str, int], layers: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """The arrays of a shard: name -> shape of a sample in it."""
-    of_layer = {f"tokens/layer_{layer}": (shape["tokens"], shape["width"]) for layer in layers}
-    return {"cls": (shape["layers"], shape["width"]), **of_layer}
+def _check(shard: Shard, expected: Mapping[str, Any], who: str) -> None:
+    for key, value in expected.items():
+        difference = _difference(shard.metadata.get(key), value, key)
+        if difference is not None:
+            field, found, wanted = difference
+            raise CacheError(
+                f"{shard.path} was made with {field}: {found!r}, but {who} {wanted!r}; "
+                "delete it and extract it again, or set the configuration back"
+            )
 
 
 def _difference(found: Any, expected: Any, field: str) -> tuple[str, Any, Any] | None:
@@ -258,10 +221,26 @@ def _difference(found: Any, expected: Any, field: str) -> tuple[str, Any, Any] |
     return None if found == expected else (field, found, expected)
 
 
-def predicted_bytes(samples: int, shape: Mapping[str, int], layers: Sequence[int]) -> int:
-    """Bytes on disk of a shard of `samples`, but for its metadata (some kilobytes and the ids)."""
-    rows = _rows(shape, layers).values()
-    return samples * sum(prod(row) * ITEM + INDEX_ENTRY for row in rows)
+def format_of(path: Path | str) -> Format:
+    """The format of the shard `path`, by its suffix. Raises CacheError."""
+    for known in FORMATS.values():
+        if Path(path).suffix == known.suffix:
+            return known
+    suffixes = ", ".join(known.suffix for known in FORMATS.values())
+    raise CacheError(f"{path} has not the suffix of a shard: {suffixes}")
+
+
+def predicted_bytes(
+    known: Format, samples: int, shape: Mapping[str, int], layers: Sequence[int]
+) -> dict[str, int]:
+    """Bytes on disk of each array of `samples`; but for the metadata (some kilobytes and the ids).
+
+    What a format keeps of a sample besides its rows counts as part of `cls`.
+    """
+    sizes = {
+        name: samples * known.row_bytes(row) for name, row in array_rows(shape, layers).items()
+    }
+    return sizes | {"cls": sizes["cls"] + samples * known.sample_bytes}
 
 
 def require_disk(path: Path | str, needed: int) -> None:
@@ -273,3 +252,17 @@ def require_disk(path: Path | str, needed: int) -> None:
             f"{path} needs {needed / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB free; make "
             "room, put results/ on another disk, or extract fewer layers"
         )
+
+
+FORMATS = {
+    "zarr": Format(
+        ".zarr", zarr_shard.write_zarr, zarr_shard.open_zarr, zarr_shard.row_bytes, sample_bytes=0
+    ),
+    "webdataset": Format(
+        ".tar",
+        tar_shard.write_tar,
+        tar_shard.open_tar,
+        tar_shard.row_bytes,
+        tar_shard.SAMPLE_BYTES,
+    ),
+}

@@ -4,8 +4,8 @@ rule extract:
         data=lambda wildcards: CONFIG.data_directory(wildcards.dataset),
         weights=lambda wildcards: CONFIG.model_directory("backbone", wildcards.backbone),
     output:
-        shard=directory(f"{CACHE}/shard-{{shard}}-of-{{shards}}.zarr"),
-        rejects=f"{CACHE}/shard-{{shard}}-of-{{shards}}.rejects.parquet",
+        shard=directory(f"{SHARD}.zarr") if FORMAT == "zarr" else f"{SHARD}{SUFFIX}",
+        rejects=f"{SHARD}.rejects.parquet",
     log:
         "logs/extract/{dataset}/{backbone}/view{view}/{split}/shard-{shard}-of-{shards}.log",
     conda:
@@ -28,3 +28,47 @@ rule extract:
         device=config["device"],
     script:
         "../scripts/extract.py"
+
+
+if "url" in config["cache"]:
+
+    ruleorder: fetch_shard > extract
+
+    rule fetch_shard:
+        output:
+            shard=f"{SHARD}{SUFFIX}",
+            rejects=f"{SHARD}.rejects.parquet",
+        log:
+            "logs/fetch_shard/{dataset}/{backbone}/view{view}/{split}/shard-{shard}-of-{shards}.log",
+        conda:
+            "../../envs/depalm.yaml"
+        resources:
+            runtime=720,
+            mem_mb=4000,
+        params:
+            url=config["cache"]["url"],
+            backbone=part("backbone"),
+            view=lambda wildcards: int(wildcards.view),
+        script:
+            "../scripts/fetch_shard.py"
+
+
+localrules:
+    cache_size,
+
+
+rule cache_size:
+    input:
+        lambda _: [f"results/{c['dataset']}/manifest/{c['split']}.parquet" for c in caches()],
+    log:
+        "logs/cache_size.log",
+    conda:
+        "../../envs/depalm.yaml"
+    resources:
+        runtime=10,
+        mem_mb=4000,
+    params:
+        caches=lambda _: caches(),
+        format=FORMAT,
+    script:
+        "../scripts/cache_size.py"

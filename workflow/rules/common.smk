@@ -3,6 +3,7 @@ from pathlib import Path
 import torch
 
 from depalm.config import ConfigError, Run, load_config
+from depalm.token_cache import FORMATS
 
 try:
     CONFIG = load_config(config, Path(workflow.basedir))
@@ -12,6 +13,9 @@ except ConfigError as error:
 RUN = "results/{dataset}/runs/{fraction}/{backbone}+{llm}/{method}/seed{seed}"
 CACHE = "results/{dataset}/cache/{backbone}/view{view}/{split}"
 CACHE_KEYS = ("dtype", "batch_size", "workers", "decode_seconds")
+SHARD = f"{CACHE}/shard-{{shard}}-of-{{shards}}"
+FORMAT = config["cache"].get("format", "zarr")
+SUFFIX = FORMATS[FORMAT].suffix
 RUN_AXES = ("dataset", "fraction", "backbone", "llm", "method")
 # GPUs of a job; on a cluster, `auto` means that its nodes have some
 ON_GPU = {"cpu": False, "auto": workflow.non_local_exec or torch.cuda.is_available()}
@@ -54,11 +58,33 @@ def shards(dataset: str, backbone: str, split: str, views: list[int]) -> list[st
     """The shards of some views of a split: those of one view after those of another."""
     n = config["cache"]["shards"]
     return [
-        f"{CACHE}/shard-{i}-of-{n}.zarr".format(
-            dataset=dataset, backbone=backbone, split=split, view=view
+        f"{SHARD}{SUFFIX}".format(
+            dataset=dataset, backbone=backbone, view=view, split=split, shard=i, shards=n
         )
         for view in views
         for i in range(n)
+    ]
+
+
+def caches() -> list[dict]:
+    """The caches that the runs read: dataset, backbone and its shape, view, split, layers in full."""
+    read = dict.fromkeys(
+        (run.dataset, run.backbone, view, split)
+        for run in CONFIG.runs()
+        if CONFIG.adapter(run).source_layers
+        for split, views in splits_read(run)
+        for view in views
+    )
+    return [
+        {
+            "dataset": dataset,
+            "backbone": backbone,
+            "shape": CONFIG.part("backbone", backbone)["shape"],
+            "view": view,
+            "split": split,
+            "layers": CONFIG.layers(dataset, backbone),
+        }
+        for dataset, backbone, view, split in read
     ]
 
 
