@@ -9,6 +9,7 @@ from torch import Tensor
 from vit import MODEL, SPEC, tiny_vit
 
 from depalm.backbones import BackboneError, load_backbone, weights_identity
+from depalm.config import ConfigError, load_config, load_yaml
 from depalm.files import write_json
 
 PIXELS = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
@@ -59,7 +60,7 @@ def test_position_embeddings_are_interpolated_to_the_image_size(tmp_path: Path) 
 
 
 def test_missing_and_wrong_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(BackboneError, match=r"model\.safetensors cannot be read .*again"):
+    with pytest.raises(BackboneError, match=r"holds no \.safetensors; fetch or convert .*again"):
         load_backbone(SPEC, tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"not safetensors")
@@ -88,7 +89,7 @@ def test_another_shape_than_stated_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"loader": "tinn"}, r"unknown loader 'tinn'; there are: \['timm'\]"),
+        ({"loader": "tinn"}, r"unknown loader 'tinn'; there are: \['ast', 'clap', 'clip'"),
         ({"model": "vit_huge_nonsense"}, "timm has no 'vit_huge_nonsense' for images of 32 pixels"),
         ({"model": "resnet18"}, "timm has no 'resnet18' for images of 32 pixels"),
         (
@@ -105,7 +106,7 @@ def test_what_cannot_be_a_backbone_is_named(
 
 
 def test_weights_are_told_apart_by_source_or_content(tmp_path: Path) -> None:
-    with pytest.raises(BackboneError, match=r"neither source\.json nor model\.safetensors"):
+    with pytest.raises(BackboneError, match=r"holds no \.safetensors"):
         weights_identity(tmp_path)
     tiny_vit(tmp_path)
     identities = {weights_identity(tmp_path)}
@@ -117,3 +118,14 @@ def test_weights_are_told_apart_by_source_or_content(tmp_path: Path) -> None:
         )
         identities.add(weights_identity(tmp_path))
     assert len(identities) == 4
+
+
+def test_without_a_backbone_there_is_just_blind() -> None:
+    root = Path(__file__).parents[1]
+    settings = load_yaml(root / "config" / "demo.yaml")
+    [block] = settings["grid"] = [{**settings["grid"][0], "backbones": ["disabled"]}]
+    block["methods"] = ["blind"]
+    assert load_config(settings, root).layers("easy-vqa", "disabled") == []
+    block["methods"] = ["blind", "limber_1"]
+    with pytest.raises(ConfigError, match="limber_1 reads tokens, but backbone disabled gives"):
+        load_config(settings, root)

@@ -188,7 +188,7 @@ def load_config(settings: Mapping[str, Any], root: Path) -> Config:
 
 def _check_run(config: Config, run: Run) -> None:
     dataset, backbone = config.part("dataset", run.dataset), config.part("backbone", run.backbone)
-    if dataset["modality"] != backbone["modality"]:
+    if backbone["modality"] not in (dataset["modality"], "none"):
         raise ConfigError(
             f"dataset {run.dataset} is {dataset['modality']}, but backbone {run.backbone} "
             f"is for {backbone['modality']}"
@@ -207,8 +207,8 @@ def _check_run(config: Config, run: Run) -> None:
         folder = config.part(kind, name).get(place)
         if folder is not None and not Path(folder).exists():
             how = config.part(kind, name).get("obtain")
-            told = f". To get it: {' '.join(how.split())}" if how else ""
-            raise ConfigError(f"{kind} {name}: {place} {folder} does not exist{told}")
+            told = f"To get it: {' '.join(how.split())}" if how else f"Correct {place} in its YAML"
+            raise ConfigError(f"{kind} {name}: {place} {folder} does not exist. {told}")
     try:
         parse_fraction(run.fraction)
     except ManifestError as error:
@@ -229,7 +229,14 @@ def _check_method(config: Config, run: Run) -> None:
             f"method {run.method!r}: finetune.backbone changes the backbone's tokens, but the "
             "cache holds those of the frozen one: only finetune.llm can be trained from the cache"
         )
-    config.adapter(run)
+    if (
+        config.adapter(run).source_layers
+        and config.part("backbone", run.backbone)["loader"] == "disabled"
+    ):
+        raise ConfigError(
+            f"method {run.method} reads tokens, but backbone {run.backbone} gives none; it is for "
+            "methods such as blind"
+        )
 
 
 def _check_checkpoint(config: Config, run: Run, folder: Path) -> None:

