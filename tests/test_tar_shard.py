@@ -15,12 +15,13 @@ import pytest
 import torch
 import webdataset
 from test_token_cache import LAYERS, MEDIA, METADATA, SHAPE, tokens_of, write
-from test_train import SETTINGS, SHAPES, build, equal, samples, weights
-from tiny import tiny_llm
+from test_train import SETTINGS, build, equal, samples, weights
+from tiny import BACKBONE, tiny_llm
 
 from depalm.batches import encode
 from depalm.token_cache import FORMATS, CacheError, TokenCache, predicted_bytes, write_shard
 from depalm.train import train
+from depalm.views import CachedViews
 
 
 def members(path: Path) -> list[tarfile.TarInfo]:
@@ -115,7 +116,6 @@ def test_a_damaged_index_is_found_at_once(tmp_path: Path) -> None:
 
 
 def test_training_does_not_depend_on_the_format(tmp_path: Path) -> None:
-    backbone, _ = SHAPES
     media = sorted({sample.media for sample in samples()})
     llm = tiny_llm("llama")
     data = encode(llm, samples(), 10)
@@ -124,11 +124,12 @@ def test_training_does_not_depend_on_the_format(tmp_path: Path) -> None:
         paths = [tmp_path / f"shard-{i}-of-2{known.suffix}" for i in range(2)]
         for path, half in zip(paths, (media[:2], media[2:]), strict=True):
             torch.manual_seed(len(half))
-            with write_shard(path, METADATA, backbone, [0, 1], "float16") as shard:
-                shard.add(half, shard.pack(torch.randn(len(half), *backbone.values())))
+            with write_shard(path, METADATA, BACKBONE, [0, 1], "float16") as shard:
+                shard.add(half, shard.pack(torch.randn(len(half), *BACKBONE.values())))
         cache = TokenCache(paths, {})
         checksums.append(cache.checksums)
-        run = train(llm, build("qp_l0"), data, cache, SETTINGS, 0, tmp_path / name, "identity")
+        views = CachedViews([cache])
+        run = train(llm, build("qp_l0"), data, views, SETTINGS, 0, tmp_path / name, "identity")
         trained.append(weights(run))
     assert checksums[0] == checksums[1]
     assert equal(*trained)

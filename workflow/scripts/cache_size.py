@@ -9,7 +9,7 @@ from depalm.token_cache import FORMATS, predicted_bytes
 
 
 def size_table(caches: Sequence[Mapping[str, Any]], files: Sequence[int], layout: str) -> str:
-    """Bytes by dataset, backbone, view, split and array, and the sum; `files` counts each cache's."""
+    """Bytes by dataset, backbone, view, split, array, and their sum; `files` counts each cache."""
     row = "{:<20} {:<20} {:<4} {:<6} {:<18} {:>10} {:>18}".format
     lines, total = [row("dataset", "backbone", "view", "split", "array", "files", "bytes")], 0
     for cache, count in zip(caches, files, strict=True):
