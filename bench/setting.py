@@ -33,6 +33,7 @@ def random_llm() -> LlamaLLM:
         intermediate_size=1376,
         num_hidden_layers=12,
         num_attention_heads=8,
+        initializer_range=0.1,  # large enough for texts that depend on what is injected
     )
     return LlamaLLM(LlamaForCausalLM(config), NoText())  # type: ignore[arg-type]
 

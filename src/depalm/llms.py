@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedTokenizerBase
 
 
 class LLMError(RuntimeError):
@@ -76,7 +76,7 @@ class LLM(nn.Module, ABC):
         mask: Tensor | None,
         positions: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        cache: DynamicCache | None,
+        cache: Cache | None,
     ) -> Tensor:
         """Run decoder layer `index` on hidden [B, S, D]; `mask` [B, 1, S, keys] is additive, None
         is causal.
@@ -118,7 +118,7 @@ class LlamaLLM(LLM):
         mask: Tensor | None,
         positions: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        cache: DynamicCache | None,
+        cache: Cache | None,
     ) -> Tensor:
         # the cache goes by its place: its name differs between releases of transformers 5
         return self.layers[index](
@@ -161,7 +161,7 @@ class OptLLM(LLM):
         mask: Tensor | None,
         positions: Tensor,
         rotary: tuple[Tensor, Tensor] | None,  # noqa: ARG002
-        cache: DynamicCache | None,
+        cache: Cache | None,
     ) -> Tensor:
         return self.layers[index](
             hidden, mask, cache, position_ids=positions, use_cache=cache is not None
