@@ -27,12 +27,13 @@ class NoText:
 def random_llm(**shape: int) -> LlamaLLM:
     """A LLaMA with random weights, float32; `shape` changes its configuration."""
     torch.manual_seed(0)
-    small = {
+    small: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 512,
         "intermediate_size": 1376,
         "num_hidden_layers": 12,
         "num_attention_heads": 8,
+        "initializer_range": 0.1,  # large enough for texts that depend on what is injected
     }
     return LlamaLLM(LlamaForCausalLM(LlamaConfig(**small | shape)), NoText())  # type: ignore[arg-type]
 

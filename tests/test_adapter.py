@@ -319,6 +319,12 @@ def test_a_backbone_is_tuned_by_the_same_block() -> None:
     assert torch.equal(vit(pixels), plain)
 
 
+def test_what_is_tuned_must_be_there() -> None:
+    method = {**METHODS["blind"], "finetune": {"llm": {"norms": True}}}
+    with pytest.raises(AdapterError, match="Linear has no norms to tune"):
+        Adapter(method, BACKBONE, LLM_SHAPE, {"llm": nn.Linear(2, 2)})
+
+
 def test_a_method_that_tunes_needs_the_model_it_tunes() -> None:
     llm = tiny_llm("llama")
     adapter = Adapter(

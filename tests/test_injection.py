@@ -145,16 +145,25 @@ def test_every_target_layer_reads_its_own_tokens(llm: LLM, token_ids: Tensor, na
 
 
 @every_injection
-def test_selecting_rows_keeps_each_sample_with_its_tokens(
-    llm: LLM, token_ids: Tensor, injection: Injection
+def test_reordered_beams_keep_their_sample_and_their_text(
+    llm: LLM, token_ids: Tensor, left_padded: Tensor, injection: Injection
 ) -> None:
-    full = hidden_states(llm, token_ids, injection)
-    state = DecodingState()
-    hidden_states(llm, token_ids[:, :6], injection, None, state)
-    rows = torch.tensor([2, 0, 2, 1])
-    state.select(rows)
-    step = hidden_states(llm, token_ids[rows, 6:], injection.select(rows), None, state)
-    close(step, full[rows, 6:])
+    state, beams = DecodingState(), 2
+    hidden_states(llm, token_ids, injection, left_padded, state)
+    state.split(beams)
+    injection = injection.select(torch.arange(BATCH).repeat_interleave(beams))
+    generator = torch.Generator().manual_seed(4)
+    steps = torch.randint(3, VOCABULARY, (3, BATCH * beams, 1), generator=generator)
+    texts = token_ids.repeat_interleave(beams, dim=0)
+    valid = left_padded.repeat_interleave(beams, dim=0)
+    for step, rows in zip(steps, ([1, 0, 2, 2, 4, 5], [0, 0, 3, 2, 5, 4], range(6)), strict=True):
+        texts = torch.cat((texts, step), dim=1)
+        valid = torch.nn.functional.pad(valid, (0, 1), value=True)
+        cached = hidden_states(llm, step, injection, None, state)
+        close(cached[:, 0], hidden_states(llm, texts, injection, valid)[:, -1])
+        order = torch.tensor(list(rows))
+        state.reorder(order)
+        texts = texts[order]
 
 
 def test_a_kept_token_goes_on_and_a_removed_one_does_not(llm: LLM, token_ids: Tensor) -> None:

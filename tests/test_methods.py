@@ -163,6 +163,7 @@ def test_what_a_method_cannot_say_is_an_error(change: dict[str, Any], message: s
         ("blind", {"prompt_tokens": 0}, "nothing to train"),
         ("qp_l0", {"finetune": {"backbone": {"linears": True}}}, "cache holds those of the frozen"),
         ("qp_l0", {"time_average": True}, "grid of frames"),
+        ("qp_l0", {"train": {"lr": 1.0}}, "overrides.0.method: .train. should not"),
     ],
 )
 def test_what_does_not_fit_is_an_error_of_the_configuration(

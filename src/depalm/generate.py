@@ -57,7 +57,7 @@ def beam_search(
         torch.arange(batch, device=device)[:, None] * beams
     )  # row of each sample's first beam
     repeated = torch.arange(batch, device=device).repeat_interleave(beams)
-    state.select(repeated)
+    state.split(beams)
     injection = injection.select(repeated)
     log_probs = log_probs[:, None].expand(batch, beams, vocabulary)
     # all beams are equal before the first token, so only the first of them counts
@@ -86,7 +86,7 @@ def beam_search(
         done |= running[:, :1] / length**decoding.length_penalty <= finished[:, -1:]
         if length == decoding.max_new_tokens or bool(done.all()):
             break
-        state.select((first_row + parents.gather(1, best)).flatten())
+        state.reorder((first_row + parents.gather(1, best)).flatten())
         step = tokens.gather(1, best).view(batch * beams, 1)
         hidden = hidden_states(llm, step, injection, None, state)
         log_probs = llm.head(hidden[:, -1]).float().log_softmax(-1).view(batch, beams, vocabulary)

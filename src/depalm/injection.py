@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from depalm.kv_cache import BeamCache
 from depalm.llms import LLM
 
 
@@ -84,16 +84,21 @@ class DecodingState:
     covers prompt and text so far, False at padding; it is None before the first call.
     """
 
-    cache: DynamicCache = field(default_factory=DynamicCache)
+    cache: BeamCache = field(default_factory=BeamCache)
     valid: Tensor | None = None
 
-    def select(self, rows: Tensor) -> None:
-        """Keep `rows` [B'] of the batch, in that order: repeat samples as beams, reorder or drop
-        them.
-        """
-        self.cache.batch_select_indices(rows)
+    def split(self, beams: int) -> None:
+        """Make each sample of the batch `beams` rows, one behind the other."""
+        self.cache.split(beams)
         if self.valid is not None:
-            self.valid = self.valid[rows]
+            self.valid = self.valid.repeat_interleave(beams, dim=0)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Put `rows` [B] into that order, each a beam of the same sample as the row it replaces.
+
+        Beams of a sample differ just in what they generated since `split`, all of it valid.
+        """
+        self.cache.reorder(rows)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DynamicCache,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedTokenizerBase
 
 from depalm.download import PICKLED_SUFFIXES
 from depalm.files import read_json
@@ -85,7 +80,7 @@ class LLM(nn.Module, ABC):
         mask: Tensor | None,
         positions: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        cache: DynamicCache | None,
+        cache: Cache | None,
     ) -> Tensor:
         """Run decoder layer `index` on hidden [B, S, D]; `mask` [B, 1, S, keys] is additive, None
         is causal.
@@ -127,7 +122,7 @@ class LlamaLLM(LLM):
         mask: Tensor | None,
         positions: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        cache: DynamicCache | None,
+        cache: Cache | None,
     ) -> Tensor:
         # by position, for the cache's keyword differs between releases of transformers
         return self.layers[index](
@@ -165,7 +160,7 @@ class OptLLM(LLM):
         mask: Tensor | None,
         positions: Tensor,
         rotary: tuple[Tensor, Tensor] | None,  # noqa: ARG002
-        cache: DynamicCache | None,
+        cache: Cache | None,
     ) -> Tensor:
         return self.layers[index](
             hidden, mask, cache, position_ids=positions, use_cache=cache is not None

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from depalm.selection import AdapterError
+
 
 class Affine(nn.Module):
     """output -> output * (1 + scale) + bias; both start at 0, where weight decay draws them to."""
@@ -32,7 +34,7 @@ class Tuning(nn.Module):
     norms: a scale, and a bias where the norm has one, for the output of every norm: with the frozen
         weights these are the weights that unfreezing the norm would train.
 
-    Raises ValueError if the model has none of what is asked for.
+    Raises AdapterError if the model has none of what is asked for.
     """
 
     def __init__(self, model: nn.Module, linears: bool = False, norms: bool = False):
@@ -53,7 +55,7 @@ class Tuning(nn.Module):
                 self.parts[key] = Affine(weight.shape[0], bias)
         for kind, asked in (("linears", linears), ("norms", norms)):
             if asked and not found[kind]:
-                raise ValueError(f"{type(model).__name__} has no {kind} to tune")
+                raise AdapterError(f"{type(model).__name__} has no {kind} to tune")
 
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
         """Let `model`, of the same architecture, run with this tuning until the handles are
