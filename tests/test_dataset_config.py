@@ -30,7 +30,7 @@ PAPER = {  # modality, main metric, prompt, test split (METHODS: training and ge
 
 
 def dataset(name: str) -> dict[str, Any]:
-    return Config({}, ROOT / "config").part("dataset", name)
+    return Config({}, [ROOT / "config"]).part("dataset", name)
 
 
 @pytest.mark.parametrize("name", NAMES)
