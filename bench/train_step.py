@@ -14,11 +14,11 @@ from setting import BACKBONE, BATCH, LLM_SHAPE, VOCABULARY, method, random_llm, 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depalm.adapter import Adapter
-from depalm.backbones import TimmViT
 from depalm.batches import IGNORED, Batch
 from depalm.injection import hidden_states
 from depalm.token_cache import TokenCache, write_shard
 from depalm.train import answer_loss
+from depalm.vision_backbones import TimmViT
 
 CAPTION = 14
 

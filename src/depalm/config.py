@@ -168,7 +168,7 @@ def load_config(settings: Mapping[str, Any], root: Path) -> Config:
 
 def _check_run(config: Config, run: Run) -> None:
     dataset, backbone = config.part("dataset", run.dataset), config.part("backbone", run.backbone)
-    if dataset["modality"] != backbone["modality"]:
+    if backbone["modality"] not in (dataset["modality"], "none"):
         raise ConfigError(
             f"dataset {run.dataset} is {dataset['modality']}, but backbone {run.backbone} "
             f"is for {backbone['modality']}"
@@ -185,7 +185,11 @@ def _check_run(config: Config, run: Run) -> None:
     except ManifestError as error:
         raise ConfigError(str(error)) from error
     config.train_settings(run)
-    config.adapter(run)
+    if config.adapter(run).source_layers and backbone["loader"] == "disabled":
+        raise ConfigError(
+            f"method {run.method} reads tokens, but backbone {run.backbone} gives none; it is for "
+            "methods such as blind"
+        )
 
 
 def _check_table(config: Config, table: Mapping[str, Any]) -> None:

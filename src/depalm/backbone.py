@@ -1,0 +1,145 @@
+"""What a backbone is: a frozen encoder -> tokens of every block [B, L, T, D], CLS first."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+
+class BackboneError(RuntimeError):
+    """A backbone that cannot be used: missing weights, or not the architecture that is stated."""
+
+
+class Backbone(nn.Module, ABC):
+    """A frozen encoder; `shape` is {"layers": L, "tokens": T (with CLS), "width": D}.
+
+    With `cls_is_mean_pool` the mean of the other tokens takes the place of CLS (the paper's runs on
+    single tokens of MAViL, whose CLS nothing was trained on).
+    """
+
+    shape: dict[str, int]
+    cls_is_mean_pool: bool = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What the decoder makes of B files, e.g. pixels [B, 3, H, W] -> [B, L, T, D]."""
+        tokens = self.tokens(inputs)
+        return mean_first(tokens[:, :, 1:]) if self.cls_is_mean_pool else tokens
+
+    @abstractmethod
+    def tokens(self, inputs: Tensor) -> Tensor:
+        """-> the output of every block, through the final norm where the model has one for it, CLS
+        first [B, L, T, D].
+        """
+
+
+class BlockBackbone(Backbone):
+    """A transformer whose `blocks` give one sequence of tokens each, CLS first, and whose `norm`
+    ends the last.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Iterable[nn.Module],
+        norm: Callable[[Tensor], Tensor],
+        tokens: int,
+        width: int,
+    ):
+        super().__init__()
+        self.model = model
+        self.parts = (tuple(blocks), norm)  # in a tuple, so that they are in `model` only
+        self.shape = {"layers": len(self.parts[0]), "tokens": tokens, "width": width}
+
+    def run(self, inputs: Tensor) -> None:
+        """The forward pass of the whole model."""
+        self.model(inputs)
+
+    def tokens(self, inputs: Tensor) -> Tensor:
+        blocks, norm = self.parts
+        with recorded(blocks) as outputs:
+            self.run(inputs)
+        return torch.stack([norm(output) for output in outputs], dim=1)
+
+
+@contextmanager
+def recorded(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """The output [B, T, D] of each of `blocks`, as they run within the context."""
+    outputs: list[Tensor] = []
+
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [block.register_forward_hook(record) for block in blocks]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def mean_first(tokens: Tensor) -> Tensor:
+    """[B, L, T, D] -> [B, L, 1 + T, D]: the mean of the tokens before them."""
+    return torch.cat((tokens.mean(dim=2, keepdim=True), tokens), dim=2)
+
+
+def weight_files(weights: Path) -> list[Path]:
+    """The safetensors in a directory. Raises BackboneError if there are none."""
+    files = sorted(weights.glob("*.safetensors"))
+    if not files:
+        raise BackboneError(f"{weights} holds no .safetensors; fetch or convert the weights again")
+    return files
+
+
+def read_weights(weights: Path) -> dict[str, Tensor]:
+    """The tensors of all safetensors in a directory. Raises BackboneError."""
+    state: dict[str, Tensor] = {}
+    for path in weight_files(weights):
+        try:
+            state |= load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise BackboneError(
+                f"{path} cannot be read ({error}); fetch or convert it again"
+            ) from error
+    return state
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], name: str, weights: Path) -> None:
+    """Load `state` into `model`, every name of either in the other. Raises BackboneError."""
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise BackboneError(f"{weights} does not hold the weights of {name}: {error}") from error
+
+
+def load_transformers(kind: Any, weights: Path, **options: Any) -> Any:
+    """The model of class `kind` of transformers, from its directory as it is published.
+
+    It may be a part of what is there, such as the vision half of CLIP. Raises BackboneError if the
+    directory lacks something or holds another model.
+    """
+    if not (weights / "config.json").is_file():
+        raise BackboneError(f"{weights} holds no config.json; fetch the model again")
+    weight_files(weights)
+    try:
+        model, report = kind.from_pretrained(
+            weights,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise BackboneError(f"{weights} holds no {kind.__name__}: {error}") from error
+    if report["missing_keys"]:
+        raise BackboneError(
+            f"{weights} does not hold the weights of a {kind.__name__}: it lacks "
+            f"{sorted(report['missing_keys'])}"
+        )
+    return model
