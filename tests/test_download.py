@@ -201,7 +201,9 @@ class HubHandler(BaseHTTPRequestHandler):
     def answer(self, with_body):
         path = self.path.partition("?")[0]
         resolve = f"/tiny/model/resolve/{COMMIT}/"
-        if path in ("/api/models/tiny/model", "/api/models/tiny/model/revision/v1"):
+        model = "/api/models/tiny/model/revision"
+        revisions = ("/v1", "/refs%2Fpr%2F3")
+        if path in ("/api/models/tiny/model", *(f"{model}{r}" for r in revisions)):
             siblings = [self.sibling(name) for name in self.server.files]
             body = json.dumps({"id": "tiny/model", "sha": COMMIT, "siblings": siblings}).encode()
         elif path.removeprefix(resolve) in self.server.files and path.startswith(resolve):
@@ -299,8 +301,36 @@ def test_damage_is_found_by_the_hubs_own_digest_and_repaired_by_the_next_run(hub
 
 def test_hub_pickled_weights_are_not_read(hub, get):
     hub.files = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
-    with pytest.raises(SourceError, match=r"no weights as safetensors.*pytorch_model\.bin"):
+    with pytest.raises(
+        SourceError, match=r"no weights as safetensors.*pytorch_model\.bin.*convert: pytorch"
+    ):
         get("hf://tiny/model@v1")
+
+
+@pytest.mark.parametrize(
+    ("uri", "weights"),
+    [
+        ("hf://tiny/model@v1/consolidated.safetensors", ["consolidated.safetensors"]),
+        ("hf://tiny/model/pytorch_model*.bin", ["pytorch_model.bin"]),
+        (
+            "hf://tiny/model@refs/pr/3/model-*.safetensors",
+            ["model-1.safetensors", "model-2.safetensors"],
+        ),
+    ],
+)
+def test_hub_weights_that_are_named(hub, get, uri, weights):
+    hub.files |= {"model-1.safetensors": b"first", "model-2.safetensors": b"second"}
+    part = get(uri)
+    names = ["config.json", *weights, "source.json", "tokenizer.json"]
+    assert sorted(path.name for path in part.iterdir()) == names
+    digests = {name: sha256(hub.files[name]) for name in weights}
+    expected = sha256_json(digests) if len(weights) > 1 else digests[weights[0]]
+    assert read_json(part / "source.json")["sha256"] == expected
+
+
+def test_hub_weights_that_are_named_but_not_there(hub, get):  # noqa: ARG001
+    with pytest.raises(SourceError, match=r"no file other\.pt there; .*pytorch_model\.bin"):
+        get("hf://tiny/model@v1/other.pt")
 
 
 def test_hub_unknown_model_revision_or_no_network(hub, get):

@@ -78,14 +78,13 @@ class TimeSformer(BlockBackbone):
         tokens = 1 + model.embeddings.num_patches * (1 if time_average else frames)
         width = model.config.hidden_size
         super().__init__(model, model.encoder.layer, nn.Identity(), tokens, width)
-        self.time_average = time_average
+        self.frames, self.time_average = frames, time_average
 
     def tokens(self, inputs: Tensor) -> Tensor:
         tokens = super().tokens(inputs)
         if not self.time_average:
             return tokens
-        frames = self.model.config.num_frames
-        places = tokens[:, :, 1:].unflatten(2, (-1, frames))  # [B, L, patches, F, D]
+        places = tokens[:, :, 1:].unflatten(2, (-1, self.frames))  # [B, L, patches, F, D]
         return torch.cat((tokens[:, :, :1], places.mean(dim=3)), dim=2)
 
 
@@ -106,11 +105,11 @@ class CLAP(Backbone):
     the audio projection and of length 1. It is one output; each of the `layers` is the same.
     """
 
-    def __init__(self, audio_branch: nn.Module, audio_projection: nn.Module, layers: int):
+    def __init__(self, audio_branch: Any, audio_projection: nn.Sequential, layers: int):
         super().__init__()
         self.audio_branch, self.audio_projection = audio_branch, audio_projection
-        width = audio_projection[-1].out_features  # type: ignore[index]
-        tokens = 1 + audio_branch.spec_size * audio_branch.freq_ratio  # type: ignore[operator]
+        width: int = audio_projection[-1].out_features
+        tokens: int = 1 + audio_branch.spec_size * audio_branch.freq_ratio
         self.shape = {"layers": layers, "tokens": tokens, "width": width}
 
     def tokens(self, inputs: Tensor) -> Tensor:
@@ -135,7 +134,7 @@ def load_clap(spec: Mapping[str, Any], weights: Path) -> Backbone:
     return CLAP(branch, projection, spec["shape"]["layers"])
 
 
-def build_clap(model: str) -> tuple[nn.Module, nn.Module]:
+def build_clap(model: str) -> tuple[nn.Module, nn.Sequential]:
     """laion_clap's audio branch and audio projection with random weights. Raises BackboneError."""
     clap = _clap_module()
     path = Path(clap.__path__[0]) / "model_configs" / f"{model}.json"
@@ -157,7 +156,8 @@ def _clap_module() -> ModuleType:
     if outer is None:
         raise BackboneError("the loader clap needs laion_clap: pip install 'depalm[clap]'")
     spec = PathFinder.find_spec("clap_module", list(outer.submodule_search_locations or []))
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise BackboneError("laion_clap is damaged: it lacks clap_module; install it again")
     module = importlib.util.module_from_spec(spec)
     sys.modules["clap_module"] = module  # under this name laion_clap has it too
     try:

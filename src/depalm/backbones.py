@@ -43,7 +43,7 @@ def load_backbone(spec: Mapping[str, Any], weights: Path | str) -> Backbone:
     if backbone.shape != dict(spec["shape"]):
         raise BackboneError(
             f"{spec.get('model', weights)} has the shape {backbone.shape}, but its YAML says "
-            f"{spec['shape']}: correct the one that is wrong (tokens depend on image_size or frames)"
+            f"{spec['shape']}: correct the one that is wrong (tokens depend on the input size)"
         )
     return backbone
 

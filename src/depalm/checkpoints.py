@@ -1,4 +1,4 @@
-"""Reads checkpoints that are not safetensors: PyTorch's, without running code, and CTranslate2's."""
+"""Checkpoints that are not safetensors: PyTorch's, read without running code, and CTranslate2's."""
 
 import argparse
 import codecs

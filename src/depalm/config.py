@@ -179,7 +179,10 @@ def _check_run(config: Config, run: Run) -> None:
         name = getattr(run, kind)
         folder = config.part(kind, name).get(place)
         if folder is not None and not Path(folder).exists():
-            raise ConfigError(f"{kind} {name}: {place} {folder} does not exist")
+            raise ConfigError(
+                f"{kind} {name}: {place} {folder} does not exist; put it there, or change {place} "
+                "in its YAML"
+            )
     try:
         parse_fraction(run.fraction)
     except ManifestError as error:

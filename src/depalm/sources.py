@@ -28,7 +28,6 @@ from depalm.files import (
 )
 from depalm.progress import logger
 
-
 # as huggingface_hub writes it: a revision has no slash, but for refs/pr/1 and its like
 HUB_URI = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@(refs/\w+/[\w.-]+|[\w.-]+))?(?:/([\w.*?\[\]-]+))?")
 

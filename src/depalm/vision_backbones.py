@@ -34,7 +34,8 @@ class TimmViT(BlockBackbone):
 
     def run(self, inputs: Tensor) -> None:
         """Pixels [B, 3, H, W], or filterbanks [B, frames, bins], which are pictures in grey."""
-        self.model.forward_features(inputs if inputs.ndim == 4 else inputs.unsqueeze(1))
+        pixels = inputs if inputs.ndim == 4 else inputs.unsqueeze(1)
+        self.model.forward_features(pixels)  # type: ignore[operator]
 
 
 def load_timm(spec: Mapping[str, Any], weights: Path) -> Backbone:
