@@ -418,7 +418,7 @@ def test_missing_and_damaged_weights_are_named(tmp_path: Path, tiny: Any, spec: 
     state = load_file(path)
     gone = next(n for n in sorted(state) if ".1." in n and "text" not in n and "decoder" not in n)
     save_file({n: state[n] for n in state if n != gone}, path, metadata={"format": "pt"})
-    with pytest.raises(BackboneError, match=gone.rpartition(".1.")[2].replace(".", r"\.")):
+    with pytest.raises(BackboneError, match=r"does not hold the weights .*: it lacks .*\.1\."):
         load_backbone(spec, tmp_path)
     path.write_bytes(b"damaged")
     with pytest.raises(BackboneError, match=str(tmp_path)):

@@ -41,6 +41,8 @@ def llama(directory: Path, shard: str = "5GB") -> LlamaForCausalLM:
         model_type="bpe",
         vocab_size=300,
         byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
         minloglevel=2,
     )
     (directory / "tokenizer.vocab").unlink()

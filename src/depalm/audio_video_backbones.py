@@ -105,7 +105,7 @@ class CLAP(Backbone):
     the audio projection and of length 1. It is one output; each of the `layers` is the same.
     """
 
-    def __init__(self, audio_branch: Any, audio_projection: nn.Sequential, layers: int):
+    def __init__(self, audio_branch: Any, audio_projection: Any, layers: int):
         super().__init__()
         self.audio_branch, self.audio_projection = audio_branch, audio_projection
         width: int = audio_projection[-1].out_features
