@@ -9,6 +9,7 @@ from torch import Tensor
 from vit import MODEL, SPEC, tiny_vit
 
 from depalm.backbones import BackboneError, load_backbone, weights_identity
+from depalm.config import ConfigError, load_config, load_yaml
 from depalm.files import write_json
 
 PIXELS = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
@@ -117,3 +118,14 @@ def test_weights_are_told_apart_by_source_or_content(tmp_path: Path) -> None:
         )
         identities.add(weights_identity(tmp_path))
     assert len(identities) == 4
+
+
+def test_without_a_backbone_there_is_just_blind() -> None:
+    root = Path(__file__).parents[1]
+    settings = load_yaml(root / "config" / "demo.yaml")
+    [block] = settings["grid"] = [{**settings["grid"][0], "backbones": ["disabled"]}]
+    block["methods"] = ["blind"]
+    assert load_config(settings, root).layers("easy-vqa", "disabled") == []
+    block["methods"] = ["blind", "limber_1"]
+    with pytest.raises(ConfigError, match="limber_1 reads tokens, but backbone disabled gives"):
+        load_config(settings, root)

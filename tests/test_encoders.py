@@ -5,6 +5,7 @@ model; the real ones, without weights, have the shapes that the paper states.
 import argparse
 import importlib.util
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from depalm.audio_video_backbones import AST, TimeSformer, Whisper, build_clap
 from depalm.backbone import Backbone
 from depalm.backbones import LOADERS, BackboneError, load_backbone
+from depalm.checkpoints import read_pytorch
 from depalm.config import check_schema, load_yaml
 from depalm.convert import ConvertError, convert
 from depalm.files import read_json, write_json
@@ -501,6 +503,19 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 def test_a_checkpoint_without_named_tensors(tmp_path: Path, content: Any) -> None:
     with pytest.raises(ConvertError, match=r"model\.pth holds no tensors by name"):
         converted(tmp_path, content, "model.pth")
+
+
+def test_numbers_of_numpy_1_are_read_by_any_numpy(tmp_path: Path) -> None:
+    """The name of their class is another than in numpy 2."""
+    torch.save({"state_dict": {"x": torch.ones(3)}, "map": np.float64(0.5)}, tmp_path / "new.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "new.pt") as new,
+        zipfile.ZipFile(tmp_path / "old.pt", "w") as old,
+    ):
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"numpy._core.", b"numpy.core."))
+    assert b"numpy.core.multiarray\nscalar" in (tmp_path / "old.pt").read_bytes()
+    assert read_pytorch(tmp_path / "old.pt")["x"].equal(torch.ones(3))
 
 
 def test_a_truncated_checkpoint(tmp_path: Path) -> None:

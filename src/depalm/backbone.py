@@ -19,8 +19,8 @@ class BackboneError(RuntimeError):
 class Backbone(nn.Module, ABC):
     """A frozen encoder; `shape` is {"layers": L, "tokens": T (with CLS), "width": D}.
 
-    With `cls_is_mean_pool` the mean of the other tokens takes the place of CLS (the paper's runs on
-    single tokens of MAViL, whose CLS nothing was trained on).
+    With `cls_is_mean_pool` the mean of the other tokens takes the place of CLS (as in the paper's
+    runs on single tokens of MAViL).
     """
 
     shape: dict[str, int]
