@@ -12,7 +12,7 @@ from vit import SPEC, tiny_vit
 from depalm.backbones import BackboneError, load_backbone
 from depalm.extract import Extraction, ExtractionError, extract, media_of_shard
 from depalm.files import sha256_tree
-from depalm.media import image_decoder, token_identity
+from depalm.media import load_decoder, token_identity
 from depalm.rejects import Reject, RejectError
 from depalm.token_cache import CacheError, TokenCache
 
@@ -46,7 +46,7 @@ def run(
 def test_the_cache_holds_the_backbones_tokens(data: Path) -> None:
     path, rejects = run(data, "shard.zarr")
     assert rejects == []
-    decoder = image_decoder(SPEC)
+    decoder = load_decoder(SPEC)
     pixels = torch.stack([decoder(data / name) for name in MEDIA])
     expected = load_backbone(SPEC, data / "weights")(pixels)
     cache = TokenCache([path], token_identity(SPEC))
@@ -64,7 +64,7 @@ def test_the_cache_holds_the_backbones_tokens(data: Path) -> None:
 def test_bytes_do_not_depend_on_the_workers(data: Path) -> None:
     digests = [
         sha256_tree(run(data, f"{workers}.zarr", replace(SETTINGS, workers=workers))[0])
-        for workers in (0, 1, 2)
+        for workers in (1, 2, 3)
     ]
     assert len(set(digests)) == 1
 
@@ -88,7 +88,7 @@ def test_a_shard_outside_the_range_is_an_error() -> None:
         media_of_shard(MEDIA, 2, 2)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_bad_files_are_set_aside_with_a_reason(data: Path, workers: int) -> None:
     whole = TokenCache([run(data, "whole.zarr")[0]], {}).read(MEDIA, LAYERS, cls_only=False)
     for name in MEDIA[3:6]:  # a whole batch

@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from depalm.media import DECODERS, ImageDecoder, MediaError, load_image, token_identity
+from depalm.images import ImageDecoder, load_image
+from depalm.media import load_decoder, token_identity
+from depalm.rejects import MediaError
 
 RED, BLUE = (250, 10, 20), (10, 20, 250)
 SPEC = {"modality": "image", "image_size": 8, "mean": [0.5, 0.25, 0.0], "std": [0.5, 0.25, 1.0]}
@@ -120,7 +122,7 @@ def test_what_cannot_be_decoded_is_refused_with_a_reason(tmp_path: Path) -> None
 
 def test_pixels_are_a_normalised_square(tmp_path: Path) -> None:
     path = saved(Image.new("RGB", (30, 20), (255, 51, 102)), tmp_path / "image.png")
-    decoder = DECODERS["image"](SPEC)
+    decoder = load_decoder(SPEC)
     pixels = decoder(path)
     assert pixels.shape == (3, 8, 8)
     assert pixels.dtype == torch.float32

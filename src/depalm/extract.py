@@ -12,14 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from depalm.backbones import load_backbone, weights_identity
-from depalm.media import DECODERS, Decoder, MediaError, token_identity
+from depalm.decoding import DecodedBatch, DecodingPool, File
+from depalm.media import load_decoder, token_identity, view_seed
 from depalm.progress import Progress, logger
 from depalm.rejects import Reject, check_rejects, report_rejects
 from depalm.token_cache import predicted_bytes, require_disk, write_shard
@@ -31,13 +30,15 @@ class ExtractionError(ValueError):
 
 @dataclass(frozen=True)
 class Extraction:
-    """How tokens are extracted: `batch_size` files at a time, decoded by `workers` processes (0: by
-    this one), and kept in `dtype`; more than `max_reject_fraction` bad files end the job.
+    """How tokens are extracted: `batch_size` files at a time, decoded by `workers` processes in at
+    most `decode_seconds` each, and kept in `dtype`; more than `max_reject_fraction` bad files end
+    the job.
     """
 
     dtype: str = "float16"
     batch_size: int = 64
-    workers: int = 0
+    workers: int = 1
+    decode_seconds: float = 60.0
     max_reject_fraction: float = 0.001
 
 
@@ -60,35 +61,36 @@ def extract(
     output: Path,
     settings: Extraction,
     device: torch.device | str,
+    view: int = 0,
 ) -> list[Reject]:
     """Write the tokens of `media` (paths under `root`) to the shard `output`; return the rejects.
 
     `backbone` is its YAML, `weights` the directory of its weights; of `layers` all tokens are kept.
-    Raises RejectError as soon as more files are bad than tolerated, CacheError if the disk is too
-    small for the shard, and BackboneError.
+    View 0 of a file is clean, the others are augmented, each in its own way. Raises RejectError as
+    soon as more files are bad than tolerated, CacheError if the disk is too small for the shard,
+    BackboneError and DecodingError.
     """
     size = predicted_bytes(len(media), backbone["shape"], layers)
     logger.info("%s: %d files, %.1f MB", output, len(media), size / 1e6)
     require_disk(output, size)
     if not media:
         logger.warning("%s: there are more shards than files, so this one is empty", output)
-    metadata = {**token_identity(backbone), "weights_sha256": weights_identity(weights)}
-    decoded = _Decoded(DECODERS[backbone["modality"]](backbone), root, media, settings.batch_size)
-    loader = DataLoader(
-        decoded,
-        batch_size=None,  # an item is a batch already
-        num_workers=min(settings.workers, len(decoded)),
-        pin_memory=torch.device(device).type == "cuda",
-    )
+    metadata = {**token_identity(backbone, view), "weights_sha256": weights_identity(weights)}
+    files = [File(name, root / name, view_seed(name, view)) for name in media]
+    batches = [
+        files[i : i + settings.batch_size] for i in range(0, len(files), settings.batch_size)
+    ]
+    decoder, on_gpu = load_decoder(backbone), torch.device(device).type == "cuda"
     model = load_backbone(backbone, weights).to(device)
     rejects: list[Reject] = []
     progress, clock = Progress(len(media), "extract", "file"), _Clock()
     with (
+        DecodingPool(decoder, settings.workers, settings.decode_seconds, on_gpu) as pool,
         write_shard(output, metadata, model.shape, layers, settings.dtype) as shard,
         ThreadPoolExecutor(max_workers=1) as thread,
     ):
         writing: Future[None] = thread.submit(lambda: None)
-        for batch in clock.each("waiting for decoding", loader):
+        for batch in clock.each("waiting for decoding", pool.decode(batches)):
             rejects += batch.rejects
             check_rejects(rejects, len(media), settings.max_reject_fraction, "extraction")
             if batch.media:
@@ -105,33 +107,6 @@ def extract(
     return rejects
 
 
-class _Batch(NamedTuple):
-    media: list[str]
-    inputs: Tensor  # [B, ...], of those in `media`; empty without any
-    rejects: list[Reject]
-
-
-class _Decoded(Dataset[_Batch]):
-    """The media in batches, decoded when they are asked for."""
-
-    def __init__(self, decoder: Decoder, root: Path, media: Sequence[str], batch_size: int):
-        self.decoder, self.root = decoder, root
-        self.batches = [media[i : i + batch_size] for i in range(0, len(media), batch_size)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> _Batch:
-        inputs, rejects = {}, []
-        for name in self.batches[index]:
-            try:
-                inputs[name] = self.decoder(self.root / name)
-            except MediaError as error:
-                rejects.append(Reject(name, name, str(error)))
-        stacked = torch.stack(list(inputs.values())) if inputs else torch.empty(0)
-        return _Batch(list(inputs), stacked, rejects)
-
-
 class _Clock:
     """Seconds by stage of a pipeline."""
 
@@ -145,12 +120,11 @@ class _Clock:
         yield
         self.seconds[stage] += time.monotonic() - started
 
-    def each(self, stage: str, items: DataLoader[_Batch]) -> Iterator[_Batch]:
+    def each(self, stage: str, items: Iterator[DecodedBatch]) -> Iterator[DecodedBatch]:
         """The items; the time until each is there is that of `stage`."""
-        iterator = iter(items)
         while True:
             with self.measure(stage):
-                item = next(iterator, None)
+                item = next(items, None)
             if item is None:
                 return
             yield item

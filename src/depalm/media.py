@@ -1,111 +1,57 @@
-"""Media files -> the tensors that a backbone takes, always the same ones for the same file."""
+"""Media files -> the tensors that a backbone takes: for the same file and view always the same."""
 
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-WHITE = (255, 255, 255, 255)
-
-
-class MediaError(ValueError):
-    """A media file that cannot be decoded; the message is the reason, without the file's name."""
+from depalm.audio import fbank_decoder, log_mel_decoder, waveform_decoder
+from depalm.images import image_decoder
+from depalm.video import video_decoder
 
 
 class Decoder(Protocol):
     """Reads a media file as the backbone wants it; its fields decide what comes out."""
 
-    def __call__(self, path: Path) -> Tensor: ...
+    def __call__(self, path: Path, seed: int | None = None) -> Tensor:
+        """As it is, or with a seed augmented as in training. Raises MediaError."""
+        ...
 
-    def describe(self) -> dict[str, Any]:
-        """What decides the tensor, as JSON: part of the identity of cached tokens."""
+    def describe(self, with_seed: bool = False) -> dict[str, Any]:
+        """What decides the tensor besides file and seed, as JSON: part of the identity of cached
+        tokens.
+        """
         ...
 
 
-@dataclass(frozen=True)
-class ImageDecoder:
-    """Image file -> pixels [3, image_size, image_size], float32, normalised per channel.
-
-    The image is resized to a square, bicubic and antialiased, whatever its proportions are (as the
-    paper evaluates).
-    """
-
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, path: Path) -> Tensor:
-        """Raises MediaError."""
-        size = (self.image_size, self.image_size)
-        image = load_image(path).resize(size, Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-        mean, std = (torch.tensor(value).view(3, 1, 1) for value in (self.mean, self.std))
-        return ((pixels - mean) / std).contiguous()
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "resize": [self.image_size, self.image_size],
-            "interpolation": "bicubic",
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
+def load_decoder(backbone: Mapping[str, Any]) -> Decoder:
+    """The decoder of a backbone (config/backbones/*.yaml)."""
+    return DECODERS[backbone.get("audio", backbone["modality"])](backbone)
 
 
-def load_image(path: Path) -> Image.Image:
-    """The image in the file as 8-bit RGB, upright; of an animation, the first frame.
-
-    The format is told from the content, not from the name. EXIF orientation is applied,
-    transparency is laid on white, 16-bit grey is scaled to 8 bits. Raises MediaError: no such file,
-    empty, truncated, not an image, larger than Pillow's limit against decompression bombs, or grey
-    values of 32 bits, whose range no format states.
-    """
-    try:
-        size = path.stat().st_size
-        if not size:
-            raise MediaError("the file is empty")
-        with Image.open(path) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except MediaError:
-        raise
-    except FileNotFoundError as error:
-        raise MediaError("no such file") from error
-    except UnidentifiedImageError as error:
-        raise MediaError("not an image that Pillow knows") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # what a decoder raises on broken bytes is anything
-        raise MediaError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+def view_seed(media: str, view: int) -> int | None:
+    """The seed of a file's view, which depends on nothing else; view 0 is clean and has none."""
+    if view == 0:
+        return None
+    digest = hashlib.sha256(f"{view}/{media}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1  # torch and numpy take 63 bits
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image, dtype=np.float32) / 257  # 65535 -> 255
-        return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise MediaError(f"grey values of 32 bits (Pillow mode {image.mode}) have no known range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def image_decoder(spec: Mapping[str, Any]) -> ImageDecoder:
-    """The decoder of a backbone (config/backbones/*.yaml) that takes images."""
-    return ImageDecoder(spec["image_size"], tuple(spec["mean"]), tuple(spec["std"]))
-
-
-def token_identity(backbone: Mapping[str, Any]) -> dict[str, Any]:
+def token_identity(backbone: Mapping[str, Any], view: int = 0) -> dict[str, Any]:
     """What decides the tokens of a file besides the weights, as JSON: kept with cached tokens, and
     what their readers ask for.
     """
-    transform = DECODERS[backbone["modality"]](backbone).describe()
-    return {"backbone": dict(backbone), "transform": transform, "view": 0}
+    transform = load_decoder(backbone).describe(with_seed=view > 0)
+    return {"backbone": dict(backbone), "transform": transform, "view": view}
 
 
-DECODERS: dict[str, Callable[[Mapping[str, Any]], Decoder]] = {"image": image_decoder}
+# by the modality of the backbone; of those that hear, by the kind of `audio` that they take
+DECODERS: dict[str, Callable[[Mapping[str, Any]], Decoder]] = {
+    "image": image_decoder,
+    "video": video_decoder,
+    "fbank": fbank_decoder,
+    "waveform": waveform_decoder,
+    "log_mel": log_mel_decoder,
+}

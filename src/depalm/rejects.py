@@ -1,5 +1,6 @@
 """Bad input: set aside with a reason, listed in a file, and tolerated up to a fraction."""
 
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,21 @@ NAMED = 5  # so many rejects are named in a message
 
 class RejectError(RuntimeError):
     """More of the input is bad than is tolerated."""
+
+
+class MediaError(ValueError):
+    """A media file that cannot be decoded; the message is the reason, without the file's name."""
+
+
+def require_content(path: Path) -> None:
+    """Raise MediaError if there is no such file, or nothing in it."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise MediaError("no such file" if missing else f"cannot be opened: {error}") from error
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        raise MediaError("the file is empty")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,273 @@
+"""Audio files -> filterbanks, waveforms or log-mel spectrograms, as they are or augmented."""
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soundfile
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import WhisperFeatureExtractor
+from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+
+from depalm.rejects import MediaError, require_content
+
+Waveform = NDArray[np.float32]  # [samples], within -1..1
+
+SHORTEST = 0.025  # seconds: one window of a spectrogram
+MISSING = 0.1  # seconds that a file may end before it says
+STREAMED = 0x7FFF0000  # a larger size in the header of a WAV file was not known when it was written
+UNKNOWN_FORMAT = 1  # libsndfile's code
+FREQUENCY_MASK, TIME_MASK = 24, 96  # bins and frames; the masks are narrower
+SPEC_AUGMENT = {"frequency_mask": FREQUENCY_MASK, "time_mask": TIME_MASK, "part": "random"}
+
+
+@dataclass(frozen=True)
+class FbankDecoder:
+    """Audio file -> log filterbank energies [frames, mel_bins], float32: what AST, MAViL and
+    AudioMAE take.
+
+    As AST (Gong et al. 2021) makes them: Kaldi's filterbank, a Hann window of 25 ms every 10 ms,
+    of the first `seconds` in mono; padded with zeros to `frames`; then (x - mean) / (2 std). With a
+    seed, SpecAugment sets a band of less than 24 bins and a span of less than 96 frames to zero
+    before that, and of a longer recording it takes `seconds` from anywhere.
+    """
+
+    frames: int = 1024
+    mel_bins: int = 128
+    mean: float = -4.2677393
+    std: float = 4.5689974
+    sampling_rate: int = 16000
+    seconds: float = 10.0
+
+    def __call__(self, path: Path, seed: int | None = None) -> Tensor:
+        """Raises MediaError."""
+        waveform = load_audio(path, self.sampling_rate, self.seconds, seed)
+        energies = spectrogram(
+            waveform,
+            window_function(self._window, "hann", periodic=False),
+            frame_length=self._window,
+            hop_length=self.sampling_rate // 100,
+            fft_length=self._fft,
+            power=2.0,
+            center=False,
+            preemphasis=0.97,
+            mel_filters=self._filters,
+            log_mel="log",
+            mel_floor=float(np.finfo(np.float32).eps),
+            remove_dc_offset=True,
+        )
+        found = torch.from_numpy(energies).float().T[: self.frames]  # [frames, mel_bins]
+        fbank = torch.zeros(self.frames, self.mel_bins)
+        fbank[: len(found)] = found
+        if seed is not None:
+            spec_augment(fbank, seed)
+        return (fbank - self.mean) / (2 * self.std)
+
+    @property
+    def _window(self) -> int:
+        return self.sampling_rate // 40  # 25 ms
+
+    @property
+    def _fft(self) -> int:
+        return 1 << (self._window - 1).bit_length()
+
+    @cached_property
+    def _filters(self) -> NDArray[np.float64]:
+        return mel_filter_bank(
+            num_frequency_bins=self._fft // 2 + 1,
+            num_mel_filters=self.mel_bins,
+            min_frequency=20,
+            max_frequency=self.sampling_rate // 2,
+            sampling_rate=self.sampling_rate,
+            mel_scale="kaldi",
+            triangularize_in_mel_space=True,
+        )
+
+    def describe(self, with_seed: bool = False) -> dict[str, Any]:
+        return {"audio": "fbank", **asdict(self), **(SPEC_AUGMENT if with_seed else {})}
+
+
+@dataclass(frozen=True)
+class WaveformDecoder:
+    """Audio file -> waveform [seconds * sampling_rate], float32, in mono: what CLAP takes.
+
+    As laion_clap without fusion makes it: rounded to 16 bits; a shorter recording is repeated as
+    often as it fits whole, then padded with zeros. A longer one is cut: to its start, or with a
+    seed to any part (laion_clap always draws). A shorter one is the same for every seed.
+    """
+
+    sampling_rate: int = 48000
+    seconds: float = 10.0
+
+    def __call__(self, path: Path, seed: int | None = None) -> Tensor:
+        """Raises MediaError."""
+        found = load_audio(path, self.sampling_rate, self.seconds, seed)
+        rounded = np.trunc(np.clip(found, -1, 1) * np.float32(32767)) / np.float32(32767)
+        samples = round(self.seconds * self.sampling_rate)
+        repeated = np.tile(rounded, samples // len(rounded))
+        return torch.from_numpy(np.pad(repeated, (0, samples - len(repeated))))
+
+    def describe(self, with_seed: bool = False) -> dict[str, Any]:
+        return {"audio": "waveform", **asdict(self), **({"part": "random"} if with_seed else {})}
+
+
+@dataclass(frozen=True)
+class LogMelDecoder:
+    """Audio file -> Whisper's log-mel spectrogram [mel_bins, 100 * seconds], float32.
+
+    With a seed SpecAugment sets a band and a span of it to zero, and of a longer recording it takes
+    `seconds` from anywhere.
+    """
+
+    mel_bins: int = 80
+    sampling_rate: int = 16000
+    seconds: float = 30.0
+
+    def __call__(self, path: Path, seed: int | None = None) -> Tensor:
+        """Raises MediaError."""
+        waveform = load_audio(path, self.sampling_rate, self.seconds, seed)
+        features = self._extractor(waveform, sampling_rate=self.sampling_rate, return_tensors="np")
+        log_mel = torch.from_numpy(features["input_features"][0])  # [mel_bins, frames]
+        if seed is not None:
+            spec_augment(log_mel.T, seed)
+        return log_mel
+
+    @cached_property
+    def _extractor(self) -> WhisperFeatureExtractor:
+        return WhisperFeatureExtractor(
+            feature_size=self.mel_bins,
+            sampling_rate=self.sampling_rate,
+            chunk_length=round(self.seconds),
+        )
+
+    def describe(self, with_seed: bool = False) -> dict[str, Any]:
+        return {"audio": "log_mel", **asdict(self), **(SPEC_AUGMENT if with_seed else {})}
+
+
+def load_audio(path: Path, sampling_rate: int, seconds: float, seed: int | None = None) -> Waveform:
+    """At most `seconds` of the recording, in mono (the mean of its channels), at `sampling_rate`.
+
+    Taken from its start, or with a seed from anywhere. The format is told from the content, not
+    from the name: what libsndfile does not know (AAC, the sound of a video) is read by PyAV. Raises
+    MediaError: no such file, empty, truncated, no audio, shorter than 25 ms, or samples that are
+    not finite.
+    """
+    require_content(path)
+    try:
+        samples, rate = _read(path, seconds, seed)
+    except (MediaError, MemoryError):
+        raise
+    except Exception as error:  # what a decoder raises on broken bytes is anything
+        raise MediaError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+    if len(samples) < SHORTEST * rate:
+        raise MediaError(f"{len(samples)} samples at {rate} Hz are too short a sound")
+    if not np.isfinite(samples).all():
+        raise MediaError("it has samples that are not finite")
+    mono = samples.mean(axis=1, dtype=np.float32)
+    if rate != sampling_rate:
+        mono = soxr.resample(mono, rate, sampling_rate)
+    return mono[: round(seconds * sampling_rate)]
+
+
+def _read(path: Path, seconds: float, seed: int | None) -> tuple[Waveform, int]:
+    """The part of the file that is wanted [samples, channels], and its rate."""
+    try:
+        sound = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        if error.code != UNKNOWN_FORMAT:
+            raise
+        return _read_with_av(path, seconds, seed)
+    with sound:
+        _require_whole_wav(path)
+        start, count = _part(sound.frames, sound.samplerate, seconds, seed)
+        sound.seek(start)
+        samples = sound.read(count, dtype="float32", always_2d=True)
+        _require_whole(len(samples), count, sound.samplerate)
+        return samples, sound.samplerate
+
+
+def _read_with_av(path: Path, seconds: float, seed: int | None) -> tuple[Waveform, int]:
+    with av.open(str(path)) as container:
+        if not container.streams.audio:
+            raise MediaError("it has no sound")
+        stream = container.streams.audio[0]
+        rate = stream.rate
+        stated = (stream.duration or 0) * (stream.time_base or 0)  # 0 where it is not said
+        start, count = _part(round((stated or seconds) * rate), rate, seconds, seed)
+        to_float = av.AudioResampler(format="fltp")
+        chunks: list[Waveform] = []
+        held = 0
+        for frame in container.decode(stream):
+            for piece in to_float.resample(frame):
+                chunks.append(np.asarray(piece.to_ndarray(), np.float32))
+                held += piece.samples
+            if held >= start + count:
+                break
+    if not chunks:
+        raise MediaError("it has no sound")
+    # [channels, samples] -> [samples, channels]
+    samples = np.concatenate(chunks, axis=1).T[start : start + count]
+    if stated:
+        _require_whole(len(samples), count, rate)
+    return samples, rate
+
+
+def _part(total: int, rate: int, seconds: float, seed: int | None) -> tuple[int, int]:
+    """First sample and number of samples of the part that is wanted of `total`."""
+    count = min(total, math.ceil(seconds * rate))
+    if seed is None:
+        return 0, count
+    return int(np.random.default_rng(seed).integers(total - count + 1)), count
+
+
+def _require_whole(found: int, stated: int, rate: int) -> None:
+    if stated - found > MISSING * rate:
+        raise MediaError(f"truncated: {found / rate:.1f} of {stated / rate:.1f} s are there")
+
+
+def _require_whole_wav(path: Path) -> None:
+    """Raise MediaError if a WAV file is shorter than its header says, which libsndfile ignores."""
+    with path.open("rb") as stream:
+        header = stream.read(12)
+    if header[:4] == b"RIFF" and header[8:] == b"WAVE":
+        (size,) = struct.unpack("<I", header[4:8])
+        there = path.stat().st_size - 8
+        if there < size < STREAMED:
+            raise MediaError(f"truncated: {there} of {size} bytes are there")
+
+
+def spec_augment(spectrogram: Tensor, seed: int) -> None:
+    """Set a band of less than 24 bins and a span of less than 96 frames of [frames, bins] to zero,
+    in place (SpecAugment, Park et al. 2019; widths and places uniform).
+    """
+    random = np.random.default_rng([seed, 1])
+    for axis, width in enumerate((TIME_MASK, FREQUENCY_MASK)):
+        size = spectrogram.shape[axis]
+        masked = int(random.uniform(0, min(width, size)))
+        start = int(random.uniform(0, size - masked))
+        spectrogram.narrow(axis, start, masked).zero_()
+
+
+def fbank_decoder(spec: Mapping[str, Any]) -> FbankDecoder:
+    """The decoder of a backbone (config/backbones/*.yaml) with `audio: fbank`."""
+    keys = ("frames", "mel_bins", "mean", "std", "sampling_rate", "seconds")
+    return FbankDecoder(**{key: spec[key] for key in keys})
+
+
+def waveform_decoder(spec: Mapping[str, Any]) -> WaveformDecoder:
+    """The decoder of a backbone with `audio: waveform`."""
+    return WaveformDecoder(spec["sampling_rate"], spec["seconds"])
+
+
+def log_mel_decoder(spec: Mapping[str, Any]) -> LogMelDecoder:
+    """The decoder of a backbone with `audio: log_mel`."""
+    return LogMelDecoder(spec["mel_bins"], spec["sampling_rate"], spec["seconds"])
