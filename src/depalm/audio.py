@@ -2,6 +2,7 @@
 
 import math
 import struct
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+from transformers.audio_utils import mel_filter_bank
 
 from depalm.rejects import MediaError, require_content
 
@@ -25,6 +26,7 @@ Waveform = NDArray[np.float32]  # [samples], within -1..1
 SHORTEST = 0.025  # seconds: one window of a spectrogram
 MISSING = 0.1  # seconds that a file may end before it says
 STREAMED = 0x7FFF0000  # a larger size in the header of a WAV file was not known when it was written
+PREEMPHASIS = 0.97  # Kaldi's
 UNKNOWN_FORMAT = 1  # libsndfile's code
 FREQUENCY_MASK, TIME_MASK = 24, 96  # bins and frames; the masks are narrower
 SPEC_AUGMENT = {"frequency_mask": FREQUENCY_MASK, "time_mask": TIME_MASK, "part": "random"}
@@ -51,46 +53,41 @@ class FbankDecoder:
     def __call__(self, path: Path, seed: int | None = None) -> Tensor:
         """Raises MediaError."""
         waveform = load_audio(path, self.sampling_rate, self.seconds, seed)
-        energies = spectrogram(
-            waveform,
-            window_function(self._window, "hann", periodic=False),
-            frame_length=self._window,
-            hop_length=self.sampling_rate // 100,
-            fft_length=self._fft,
-            power=2.0,
-            center=False,
-            preemphasis=0.97,
-            mel_filters=self._filters,
-            log_mel="log",
-            mel_floor=float(np.finfo(np.float32).eps),
-            remove_dc_offset=True,
-        )
-        found = torch.from_numpy(energies).float().T[: self.frames]  # [frames, mel_bins]
+        found = self._energies(torch.from_numpy(waveform).double())[: self.frames]
         fbank = torch.zeros(self.frames, self.mel_bins)
         fbank[: len(found)] = found
         if seed is not None:
             spec_augment(fbank, seed)
         return (fbank - self.mean) / (2 * self.std)
 
-    @property
-    def _window(self) -> int:
-        return self.sampling_rate // 40  # 25 ms
-
-    @property
-    def _fft(self) -> int:
-        return 1 << (self._window - 1).bit_length()
+    def _energies(self, waveform: Tensor) -> Tensor:
+        """Waveform [samples] -> log energies [windows, mel_bins]."""
+        width = self.sampling_rate // 40
+        windows = waveform.unfold(0, width, self.sampling_rate // 100)  # [windows, width]
+        windows = windows - windows.mean(dim=1, keepdim=True)
+        before = torch.cat((windows[:, :1], windows[:, :-1]), dim=1)
+        emphasised = windows - PREEMPHASIS * before
+        hann = torch.hann_window(width, periodic=False, dtype=waveform.dtype)
+        spectra = torch.fft.rfft(emphasised * hann, n=2 * (len(self._filters) - 1))
+        energies = spectra.abs().square() @ self._filters  # [windows, mel_bins]
+        return energies.clamp(min=torch.finfo(torch.float32).eps).log()
 
     @cached_property
-    def _filters(self) -> NDArray[np.float64]:
-        return mel_filter_bank(
-            num_frequency_bins=self._fft // 2 + 1,
-            num_mel_filters=self.mel_bins,
-            min_frequency=20,
-            max_frequency=self.sampling_rate // 2,
-            sampling_rate=self.sampling_rate,
-            mel_scale="kaldi",
-            triangularize_in_mel_space=True,
-        )
+    def _filters(self) -> Tensor:
+        """[frequencies, mel_bins], float64."""
+        width = self.sampling_rate // 40
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of 128 bins the lowest lie between frequencies
+            filters = mel_filter_bank(
+                num_frequency_bins=(1 << (width - 1).bit_length()) // 2 + 1,
+                num_mel_filters=self.mel_bins,
+                min_frequency=20,
+                max_frequency=self.sampling_rate // 2,
+                sampling_rate=self.sampling_rate,
+                mel_scale="kaldi",
+                triangularize_in_mel_space=True,
+            )
+        return torch.from_numpy(filters)
 
     def describe(self, with_seed: bool = False) -> dict[str, Any]:
         return {"audio": "fbank", **asdict(self), **(SPEC_AUGMENT if with_seed else {})}

@@ -106,7 +106,8 @@ def _read_with_av(path: Path, parts: NDArray[np.float64]) -> list[Image.Image]:
         container.streams.video[0].codec_context.thread_count = 1
         for i, frame in enumerate(container.decode(video=0)):
             if i in wanted:
-                images[i] = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                images[i] = image.rotate(frame.rotation, expand=True)  # as decord does
     return [images[i] for i in wanted]
 
 
