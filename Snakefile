@@ -38,6 +38,6 @@ rule caches:
         [
             shard
             for run in CONFIG.runs()
-            for split in ("train", test_split(run.dataset))
-            for shard in shards(run.dataset, run.backbone, split)
+            for split, views in (("train", CONFIG.training_views), (test_split(run.dataset), [0]))
+            for shard in shards(run.dataset, run.backbone, split, views)
         ],

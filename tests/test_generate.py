@@ -25,9 +25,9 @@ METHODS = {
 
 
 class RandomFeatures:
-    """Features drawn from the name of the media, as a cache would hold them."""
+    """Features drawn from the name of the media, as a cache would hold them; alike in all epochs."""
 
-    def read(self, media: list[str], layers: list[int], cls_only: bool) -> Tensor:
+    def read(self, media: list[str], layers: list[int], cls_only: bool, *_: int) -> Tensor:
         tokens = [
             torch.randn(
                 len(layers), 5, 8, generator=torch.Generator().manual_seed(crc32(name.encode()))

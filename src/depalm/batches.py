@@ -3,7 +3,7 @@ and epoch.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,12 +33,13 @@ class TrainingSet:
 @dataclass(frozen=True)
 class Batch:
     """B samples: feature keys, token_ids [B, S] padded on the right, labels [B, S] (the next token
-    or IGNORED).
+    or IGNORED); and the epoch that reads them.
     """
 
     media: list[str]
     token_ids: Tensor
     labels: Tensor
+    epoch: int = 0
 
 
 def encode(llm: LLM, samples: Sequence[Sample], max_answer_tokens: int) -> TrainingSet:
@@ -101,5 +102,5 @@ def batch_stream(data: TrainingSet, batch_size: int, seed: int, skip: int) -> It
     epoch, first = divmod(skip, per_epoch)
     while True:
         for pairs in epoch_batches(data, batch_size, seed, epoch)[first:]:
-            yield collate(data, pairs, padding=0)
+            yield replace(collate(data, pairs, padding=0), epoch=epoch)
         epoch, first = epoch + 1, 0

@@ -16,6 +16,7 @@ from depalm.adapter import Adapter, AdapterError
 from depalm.manifest import ManifestError, parse_fraction
 from depalm.mapper import ConnectorError
 from depalm.metrics import MetricError, require
+from depalm.views import training_views
 
 SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
 
@@ -131,6 +132,10 @@ class Config:
         ]
         return sorted({i for a in adapters if not a.cls_only for i in a.source_layers})
 
+    @property
+    def training_views(self) -> list[int]:
+        return training_views(self.settings["cache"].get("views", 1))
+
     def model_directory(self, kind: str, name: str) -> str:
         """Where the weights of a backbone or LLM are read: converted, as fetched, or the user's
         own.
@@ -232,6 +237,8 @@ def _explain(error: Any) -> str:
         known = error.schema["properties"]
         unknown = [key for key in error.instance if key not in known]
         return "; ".join(f"unknown key {key!r}{nearest(key, known)}" for key in unknown)
+    if error.validator == "not":
+        return "this key is for parts of another kind"
     if error.validator == "enum":
         return f"unknown value {error.instance!r}{nearest(error.instance, error.validator_value)}"
     return error.message

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,9 +12,16 @@ from depalm.injection import DecodingState, Injection, hidden_states
 from depalm.llms import LLM
 from depalm.manifest import Sample
 from depalm.progress import Progress
-from depalm.train import Features
 
 IMPOSSIBLE = -1e9  # score of a beam that cannot be chosen
+
+
+class Features(Protocol):
+    """What generation reads: see :class:`depalm.token_cache.TokenCache`."""
+
+    def read(self, media: list[str], layers: list[int], cls_only: bool) -> Tensor:
+        """-> [B, L, T, D]."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from depalm.progress import logger
 from depalm.provenance import provenance
 from depalm.token_cache import TokenCache
 from depalm.train import Settings, train
+from depalm.views import CachedViews
 
 Parts = Mapping[str, Mapping[str, Any]]  # the contents of the method's, backbone's and LLM's YAML
 
@@ -28,6 +29,7 @@ def train_run(
     manifest: Path,
     subset: Path,
     shards: Sequence[Path],
+    views: Sequence[int],
     llm_directory: Path,
     parts: Parts,
     settings: Settings,
@@ -41,13 +43,13 @@ def train_run(
     """Train on the samples that `subset` lists, and write adapter, its configuration, summary and
     log.
 
-    Checkpoints and TensorBoard scalars go to a folder beside the adapter; what is needed to go on
-    after a kill is removed once the run is whole. Raises AdapterError, CacheError, LLMError or
-    TrainingError.
+    `shards` are those of the first of `views`, then as many of the next. Checkpoints and
+    TensorBoard scalars go to a folder beside the adapter; what is needed to go on after a kill is
+    removed once the run is whole. Raises AdapterError, CacheError, LLMError or TrainingError.
     """
     torch.manual_seed(seed)
     adapter = Adapter(parts["method"], parts["backbone"]["shape"], parts["llm"]["shape"]).to(device)
-    cache = open_cache(adapter, shards, parts["backbone"])
+    cache = open_views(adapter, shards, views, parts["backbone"])
     chosen = set(subset.read_text(encoding="utf-8").splitlines())
     samples = [sample for sample in read_manifest(manifest) if sample.id in chosen]
     kept = with_media(samples, cache)
@@ -127,13 +129,26 @@ def generate_run(
 
 
 def open_cache(
-    adapter: Adapter, shards: Sequence[Path], backbone: Mapping[str, Any]
+    adapter: Adapter, shards: Sequence[Path], backbone: Mapping[str, Any], view: int = 0
 ) -> TokenCache | None:
     """The cache that the adapter reads, checked against the backbone; None for a blind method."""
-    return TokenCache(shards, token_identity(backbone)) if adapter.source_layers else None
+    return TokenCache(shards, token_identity(backbone, view)) if adapter.source_layers else None
 
 
-def with_media(samples: Sequence[Sample], cache: TokenCache | None) -> list[Sample]:
+def open_views(
+    adapter: Adapter, shards: Sequence[Path], views: Sequence[int], backbone: Mapping[str, Any]
+) -> CachedViews | None:
+    """The caches of the views that training reads, `shards` those of one after those of another."""
+    size = len(shards) // len(views)
+    caches = [
+        open_cache(adapter, shards[i * size : (i + 1) * size], backbone, view)
+        for i, view in enumerate(views)
+    ]
+    opened = [cache for cache in caches if cache is not None]
+    return CachedViews(opened) if opened else None
+
+
+def with_media(samples: Sequence[Sample], cache: TokenCache | CachedViews | None) -> list[Sample]:
     """The samples whose media were not rejected at extraction; how many were is logged."""
     kept = [sample for sample in samples if cache is None or sample.media not in cache.rejected]
     logger.info("%d samples, %d of them without media", len(samples), len(samples) - len(kept))

@@ -32,9 +32,9 @@ class TrainingError(RuntimeError):
 
 
 class Features(Protocol):
-    """What training reads: see :class:`depalm.token_cache.TokenCache`."""
+    """What training reads, in each epoch another view: see :class:`depalm.views.CachedViews`."""
 
-    def read(self, media: list[str], layers: list[int], cls_only: bool) -> Tensor:
+    def read(self, media: list[str], layers: list[int], cls_only: bool, epoch: int) -> Tensor:
         """-> [B, L, T, D]."""
         ...
 
@@ -215,9 +215,9 @@ def train(
                 batch = next(batches)
                 features = None
                 if cache is not None:
-                    features = cache.read(batch.media, adapter.source_layers, adapter.cls_only).to(
-                        device
-                    )
+                    features = cache.read(
+                        batch.media, adapter.source_layers, adapter.cls_only, batch.epoch
+                    ).to(device)
                 loss = answer_loss(llm, adapter, features, batch, settings.label_smoothing)
                 (loss / settings.accumulate).backward()
                 losses.append(loss.detach())

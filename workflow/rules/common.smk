@@ -10,7 +10,7 @@ except ConfigError as error:
     raise WorkflowError(f"configuration: {error}") from None
 
 RUN = "results/{dataset}/runs/{fraction}/{backbone}+{llm}/{method}/seed{seed}"
-CACHE = "results/{dataset}/cache/{backbone}/view0/{split}"
+CACHE = "results/{dataset}/cache/{backbone}/view{view}/{split}"
 RUN_AXES = ("dataset", "fraction", "backbone", "llm", "method")
 # GPUs of a job; on a cluster, `auto` means that its nodes have some
 ON_GPU = {"cpu": False, "auto": workflow.non_local_exec or torch.cuda.is_available()}
@@ -27,6 +27,7 @@ wildcard_constraints:
     fraction=r"[0-9.]+pct",
     seed=r"[0-9]+",
     split="train|val|test",
+    view=r"[0-9]+",
     shard=r"[0-9]+",
     shards=r"[0-9]+",
     table=r"[A-Za-z0-9_-]+",
@@ -41,10 +42,16 @@ def test_split(dataset: str) -> str:
     return CONFIG.part("dataset", dataset)["test_split"]
 
 
-def shards(dataset: str, backbone: str, split: str) -> list[str]:
+def shards(dataset: str, backbone: str, split: str, views: list[int]) -> list[str]:
+    """The shards of some views of a split: those of one view after those of another."""
     n = config["cache"]["shards"]
-    folder = CACHE.format(dataset=dataset, backbone=backbone, split=split)
-    return [f"{folder}/shard-{i}-of-{n}.zarr" for i in range(n)]
+    return [
+        f"{CACHE}/shard-{i}-of-{n}.zarr".format(
+            dataset=dataset, backbone=backbone, split=split, view=view
+        )
+        for view in views
+        for i in range(n)
+    ]
 
 
 def run_shards(split: str):
@@ -53,7 +60,8 @@ def run_shards(split: str):
     def shards_of(wildcards) -> list[str]:
         if not CONFIG.adapter(run_of(wildcards)).source_layers:
             return []
-        return shards(wildcards.dataset, wildcards.backbone, split or wildcards.split)
+        views = [0] if split is None else CONFIG.training_views
+        return shards(wildcards.dataset, wildcards.backbone, split or wildcards.split, views)
 
     return shards_of
 

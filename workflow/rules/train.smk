@@ -22,6 +22,7 @@ rule train:
         method=lambda wildcards: CONFIG.method(run_of(wildcards)),
         backbone=part("backbone"),
         llm=part("llm"),
+        views=CONFIG.training_views,
         train=lambda wildcards: CONFIG.train_settings(run_of(wildcards)),
         seed=lambda wildcards: int(wildcards.seed),
         device=config["device"],

@@ -22,5 +22,6 @@ rejects = extract(
     output=Path(snakemake.output.shard),
     settings=Extraction(**snakemake.params.cache),
     device=choose_device(snakemake.params.device),
+    view=snakemake.params.view,
 )
 write_rejects(snakemake.output.rejects, rejects)

@@ -15,6 +15,7 @@ train_run(
     manifest=Path(snakemake.input.manifest),
     subset=Path(snakemake.input.subset),
     shards=[Path(shard) for shard in snakemake.input.shards],
+    views=snakemake.params.views,
     llm_directory=Path(snakemake.input.llm),
     parts={name: snakemake.params[name] for name in ("method", "backbone", "llm")},
     settings=Settings(**snakemake.params.train),
