@@ -25,7 +25,7 @@ METHODS = {
 
 
 class RandomFeatures:
-    """Features drawn from the name of the media, as a cache would hold them; alike in all epochs."""
+    """Features drawn from the name of the media, as a cache would hold them, in any epoch."""
 
     def read(self, media: list[str], layers: list[int], cls_only: bool, *_: int) -> Tensor:
         tokens = [

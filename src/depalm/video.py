@@ -22,7 +22,8 @@ try:
 except ImportError:  # it has no wheels for ARM and macOS
     decord = None
 
-MISSING = 0.1  # part of its length that a video may end before it says
+MISSING = 0.1  # part of its length that a video may end before it says,
+SHORT = 1.0  # and seconds (the last frame's among them)
 SLACK = 1e-4  # seconds by which rounded times may miss
 
 
@@ -74,11 +75,11 @@ def load_frames(path: Path, count: int, seed: int | None = None) -> list[Image.I
 
 def _read_with_decord(path: Path, parts: NDArray[np.float64]) -> list[Image.Image]:
     reader = decord.VideoReader(str(path), num_threads=1)
-    spans = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))))  # [frames, 2], seconds
-    if not (np.isfinite(spans).all() and (np.diff(spans[:, 0]) > 0).all()):
+    starts = np.asarray(reader.get_frame_timestamp(np.arange(len(reader))))[:, 0]  # seconds
+    if not (np.isfinite(starts).all() and (np.diff(starts) > 0).all()):
         # such as AVI with B-frames, of which decord gives other frames than those asked for
         raise ValueError("its frames have no times")
-    chosen = choose(spans[:, 0], spans[-1, 1], parts)
+    chosen = choose(starts, parts)
     return [Image.fromarray(frame) for frame in reader.get_batch(chosen).asnumpy()]
 
 
@@ -90,17 +91,17 @@ def _read_with_av(path: Path, parts: NDArray[np.float64]) -> list[Image.Image]:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         times = [frame.time for frame in container.decode(stream)]
-        rate = float(stream.average_rate or 25)
         stated = float((stream.duration or 0) * (stream.time_base or 0))  # 0 where it is not said
     if not times:
         raise MediaError("it has no frame")
     if None in times or not (np.diff(times) > 0).all():
-        times = [i / rate for i in range(len(times))]
-    last = times[-1] - times[-2] if len(times) > 1 else 1 / rate
-    length = times[-1] + last - times[0]
-    if length < (1 - MISSING) * stated:
-        raise MediaError(f"truncated: {length:.1f} of {stated:.1f} s are there")
-    wanted = choose(np.array(times), times[-1] + last, parts)
+        starts = np.arange(len(times), dtype=float)  # all frames as long as each other
+    else:
+        starts = np.array(times)
+        length = starts[-1] - starts[0]
+        if length < (1 - MISSING) * stated - SHORT:
+            raise MediaError(f"truncated: {length:.1f} of {stated:.1f} s are there")
+    wanted = choose(starts, parts)
     images = {}
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
@@ -111,9 +112,12 @@ def _read_with_av(path: Path, parts: NDArray[np.float64]) -> list[Image.Image]:
     return [images[i] for i in wanted]
 
 
-def choose(starts: NDArray[np.float64], end: float, parts: NDArray[np.float64]) -> list[int]:
-    """Frames shown at `parts` (within 0..1) of a video's time, given when each one starts."""
-    times = starts[0] + parts * (end - starts[0])
+def choose(starts: NDArray[np.float64], parts: NDArray[np.float64]) -> list[int]:
+    """Frames shown at `parts` (within 0..1) of a video's time, given when each one starts; the last
+    is as long as the one before.
+    """
+    last = starts[-1] - starts[-2] if len(starts) > 1 else 0.0
+    times = starts[0] + parts * (starts[-1] + last - starts[0])
     return (np.searchsorted(starts, times + SLACK, side="right") - 1).tolist()
 
 
