@@ -27,9 +27,7 @@ def grey(frame: int) -> int:
     return 40 + 4 * frame
 
 
-def write_video(
-    path: Path, times: Sequence[float], codec: str = "libx264", **options: Any
-) -> Path:
+def write_video(path: Path, times: Sequence[float], codec: str = "libx264", **options: Any) -> Path:
     """A video of 64 x 48 pixels; frame i is shown from times[i] (seconds) on, and is all
     grey(i).
     """

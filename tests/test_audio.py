@@ -203,7 +203,7 @@ def test_the_log_mel_spectrogram_is_that_of_whisper(tmp_path: Path) -> None:
     assert 0 < masked.float().mean() < 0.4
 
 
-def test_real_clips(tmp_path: Path) -> None:
+def test_real_clips() -> None:
     clips = shared("audio-caption/test", "*.wav")
     banks = torch.stack([FbankDecoder()(clip) for clip in clips])
     assert abs(banks.mean()) < 0.3  # normalised by what AudioSet has

@@ -68,9 +68,7 @@ def test_seeds_reach_the_decoder_and_processes_have_one_thread(files: list[File]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_stuck_file_times_out_and_the_others_are_decoded(
-    files: list[File], workers: int
-) -> None:
+def test_a_stuck_file_times_out_and_the_others_are_decoded(files: list[File], workers: int) -> None:
     for stuck in ("1", "4"):
         files[int(stuck)].path.unlink()
         os.mkfifo(files[int(stuck)].path)

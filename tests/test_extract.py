@@ -1,5 +1,6 @@
 """Extraction: the cache holds what the backbone says of each file, whoever decoded it."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from vit import SPEC, tiny_vit
 from depalm.backbones import BackboneError, load_backbone
 from depalm.extract import Extraction, ExtractionError, extract, media_of_shard
 from depalm.files import sha256_tree
-from depalm.media import load_decoder, token_identity
+from depalm.media import load_decoder, token_identity, view_seed
 from depalm.rejects import Reject, RejectError
 from depalm.token_cache import CacheError, TokenCache
 
@@ -106,6 +107,37 @@ def test_bad_files_are_set_aside_with_a_reason(data: Path, workers: int) -> None
     torch.testing.assert_close(kept, whole[[0, 2, 6]])
     with pytest.raises(CacheError, match="it was rejected"):
         cache.read([MEDIA[3]], LAYERS, cls_only=False)
+
+
+def test_a_stuck_file_is_set_aside_in_time(data: Path) -> None:
+    (data / MEDIA[1]).unlink()
+    os.mkfifo(data / MEDIA[1])
+    settings = replace(SETTINGS, decode_seconds=2, max_reject_fraction=0.2)
+    path, rejects = run(data, "shard.zarr", settings)
+    assert rejects == [Reject(MEDIA[1], MEDIA[1], "decoding took longer than 2 s")]
+    assert len(TokenCache([path], {}).read([MEDIA[0], *MEDIA[2:]], LAYERS, cls_only=False)) == 6
+
+
+def test_views_differ_and_each_is_always_the_same(data: Path) -> None:
+    def view(number: int, name: str, settings: Extraction = SETTINGS) -> torch.Tensor:
+        path = data / name
+        arguments = (SPEC, data / "weights", data, MEDIA, LAYERS, path, settings, "cpu")
+        assert extract(*arguments, view=number) == []
+        cache = TokenCache([path], token_identity(SPEC, number))
+        return cache.read(MEDIA, LAYERS, cls_only=False)
+
+    clean, first, second = (view(number, f"view{number}") for number in range(3))
+    again = view(1, "again", replace(SETTINGS, batch_size=7, workers=2))
+    torch.testing.assert_close(again, first)
+    decoder = load_decoder(SPEC)
+    pixels = torch.stack([decoder(data / name, view_seed(name, 1)) for name in MEDIA])
+    expected = load_backbone(SPEC, data / "weights")(pixels)[:, LAYERS]
+    torch.testing.assert_close(first.float(), expected, atol=2e-3, rtol=2e-3)
+    for i in range(len(MEDIA)):
+        assert not torch.equal(first[i], clean[i])
+        assert not torch.equal(first[i], second[i])
+    with pytest.raises(CacheError, match="view: 2, but this run asks for 1"):
+        TokenCache([data / "view2"], token_identity(SPEC, 1))
 
 
 def test_more_bad_files_than_tolerated_fail_by_name_and_leave_nothing(data: Path) -> None:

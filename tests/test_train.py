@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,27 @@ def killed_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(train_module, "answer_loss", loss)
     return steps
+
+
+def test_features_are_those_of_the_epoch_also_after_a_resume(
+    tmp_path: Path, killed_at: list[int]
+) -> None:
+    epochs: list[int] = []
+
+    class Views(RandomFeatures):
+        def read(self, media: list[str], layers: list[int], cls_only: bool, *epoch: int) -> Any:
+            epochs.extend(epoch)
+            return super().read(media, layers, cls_only)
+
+    llm = tiny_llm("llama")
+    data = encode(llm, samples(10), 10)  # 3 batches an epoch
+    arguments = (data, Views(), replace(SETTINGS, steps=7), 0, tmp_path, "identity")
+    killed_at += [5]
+    with pytest.raises(Killed):
+        train(llm, build("qp_l0"), *arguments)
+    assert epochs == [0, 0, 0, 1, 1, 1]
+    train(llm, build("qp_l0"), *arguments)
+    assert epochs[6:] == [1, 2]
 
 
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(

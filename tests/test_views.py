@@ -1,0 +1,57 @@
+"""Views: training reads the augmented ones in turn, evaluation the clean one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from vit import SPEC
+
+from depalm.adapter import Adapter
+from depalm.config import Config
+from depalm.manifest import Sample
+from depalm.media import token_identity
+from depalm.runs import open_cache, open_views, with_media
+from depalm.token_cache import CacheError, write_shard
+from depalm.views import training_views
+
+MEDIA = ["a", "b", "c", "d"]
+METHOD = {"source": {"count": 1}, "tokens": "cls", "inject": {"at": "l0"}}
+LLM_SHAPE = {"layers": 4, "width": 16}
+
+
+def write_view(folder: Path, view: int, rejected: tuple[str, ...] = ()) -> list[Path]:
+    """Two shards whose tokens all are `view`."""
+    paths = [folder / f"view{view}/shard-{i}.zarr" for i in range(2)]
+    for path, media in zip(paths, (MEDIA[:2], MEDIA[2:]), strict=True):
+        kept = [name for name in media if name not in rejected]
+        with write_shard(path, token_identity(SPEC, view), SPEC["shape"], [11], "float16") as shard:
+            tokens = torch.full((len(kept), *(SPEC["shape"][k] for k in SPEC["shape"])), view)
+            shard.add(kept, shard.pack(tokens))
+            shard.rejected += [name for name in media if name in rejected]
+    return paths
+
+
+def test_training_reads_the_augmented_views_or_the_only_one() -> None:
+    assert [training_views(count) for count in (1, 2, 4)] == [[0], [1], [1, 2, 3]]
+    assert Config({"cache": {"views": 3}}, []).training_views == [1, 2]
+    assert Config({"cache": {}}, []).training_views == [0]
+
+
+def test_epochs_read_the_views_in_turn(tmp_path: Path) -> None:
+    shards = [path for view in (1, 2, 3) for path in write_view(tmp_path, view)]
+    adapter = Adapter(METHOD, SPEC["shape"], LLM_SHAPE)
+    views = open_views(adapter, shards, [1, 2, 3], SPEC)
+    assert views is not None
+    read = [views.read(["a", "d"], [11], True, epoch).unique().tolist() for epoch in range(5)]
+    assert read == [[1], [2], [3], [1], [2]]
+    with pytest.raises(CacheError, match="view: 1, but this run asks for 2"):
+        open_views(adapter, shards, [2, 1, 3], SPEC)
+    with pytest.raises(CacheError, match="view: 1, but this run asks for 0"):
+        open_cache(adapter, shards[:2], SPEC)
+
+
+def test_what_one_view_lacks_is_left_out_of_all(tmp_path: Path) -> None:
+    shards = write_view(tmp_path, 1, rejected=("b",)) + write_view(tmp_path, 2, rejected=("c",))
+    views = open_views(Adapter(METHOD, SPEC["shape"], LLM_SHAPE), shards, [1, 2], SPEC)
+    samples = [Sample(name, name, "", ["text"]) for name in MEDIA]
+    assert [sample.media for sample in with_media(samples, views)] == ["a", "d"]
