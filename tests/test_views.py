@@ -46,7 +46,7 @@ def test_epochs_read_the_views_in_turn(tmp_path: Path) -> None:
     assert read == [[1], [2], [3], [1], [2]]
     with pytest.raises(CacheError, match="view: 1, but this run asks for 2"):
         open_views(adapter, shards, [2, 1, 3], SPEC)
-    with pytest.raises(CacheError, match="view: 1, but this run asks for 0"):
+    with pytest.raises(CacheError, match=r"transform\.crop"):
         open_cache(adapter, shards[:2], SPEC)
 
 

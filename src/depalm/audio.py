@@ -19,12 +19,13 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
-from depalm.rejects import MediaError, require_content
+from depalm.rejects import MediaError, require_content, undecodable
 
 Waveform = NDArray[np.float32]  # [samples], within -1..1
 
 SHORTEST = 0.025  # seconds: one window of a spectrogram
 MISSING = 0.1  # seconds that a file may end before it says
+HEADER_SLACK = 64  # bytes by which careless writers get the size in a WAV file's header wrong
 STREAMED = 0x7FFF0000  # a larger size in the header of a WAV file was not known when it was written
 PREEMPHASIS = 0.97  # Kaldi's
 UNKNOWN_FORMAT = 1  # libsndfile's code
@@ -164,7 +165,7 @@ def load_audio(path: Path, sampling_rate: int, seconds: float, seed: int | None 
     except (MediaError, MemoryError):
         raise
     except Exception as error:  # what a decoder raises on broken bytes is anything
-        raise MediaError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+        raise undecodable(error) from error
     if len(samples) < SHORTEST * rate:
         raise MediaError(f"{len(samples)} samples at {rate} Hz are too short a sound")
     if not np.isfinite(samples).all():
@@ -238,7 +239,7 @@ def _require_whole_wav(path: Path) -> None:
     if header[:4] == b"RIFF" and header[8:] == b"WAVE":
         (size,) = struct.unpack("<I", header[4:8])
         there = path.stat().st_size - 8
-        if there < size < STREAMED:
+        if there < size - HEADER_SLACK and size < STREAMED:
             raise MediaError(f"truncated: {there} of {size} bytes are there")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from depalm.rejects import MediaError, require_content
+from depalm.rejects import MediaError, require_content, undecodable
 
 WHITE = (255, 255, 255, 255)
 CROP_SCALE = (0.5, 1.0)  # part of the image's area
@@ -80,7 +80,7 @@ def load_image(path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         raise MediaError("not an image that Pillow knows") from error
     except Exception as error:  # what a decoder raises on broken bytes is anything
-        raise MediaError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+        raise undecodable(error) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -24,6 +24,12 @@ class MediaError(ValueError):
     """A media file that cannot be decoded; the message is the reason, without the file's name."""
 
 
+def undecodable(error: Exception) -> MediaError:
+    """What a decoder says of broken bytes, less the file's name that libsndfile and FFmpeg add."""
+    plain = getattr(error, "error_string", None) or getattr(error, "strerror", None)
+    return MediaError(f"cannot be decoded: {plain or str(error) or type(error).__name__}")
+
+
 def require_content(path: Path) -> None:
     """Raise MediaError if there is no such file, or nothing in it."""
     try:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from depalm.images import ImageDecoder, image_decoder
 from depalm.progress import logger
-from depalm.rejects import MediaError, require_content
+from depalm.rejects import MediaError, require_content, undecodable
 
 try:
     import decord
@@ -70,7 +70,7 @@ def load_frames(path: Path, count: int, seed: int | None = None) -> list[Image.I
     except (MediaError, MemoryError):
         raise
     except Exception as error:
-        raise MediaError(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+        raise undecodable(error) from error
 
 
 def _read_with_decord(path: Path, parts: NDArray[np.float64]) -> list[Image.Image]:
