@@ -156,7 +156,7 @@ def open_cache(
     adapter: Adapter,
     shards: Sequence[Path],
     backbone: Mapping[str, Any],
-    directory: Path | None,
+    directory: Path | None = None,
     view: int = 0,
 ) -> TokenCache | None:
     """The cache that the adapter reads, checked against the backbone and its weights in
@@ -177,7 +177,7 @@ def open_views(
     shards: Sequence[Path],
     views: Sequence[int],
     backbone: Mapping[str, Any],
-    directory: Path | None,
+    directory: Path | None = None,
 ) -> CachedViews | None:
     """The caches of the views that training reads, `shards` those of one after those of another."""
     size = len(shards) // len(views)
