@@ -23,6 +23,7 @@ from depalm.media import token_identity
 from depalm.sources import fetch
 from depalm.token_cache import TokenCache
 from depalm.train import Settings, train
+from depalm.views import CachedViews
 from depalm.vqa import vqa_accuracy
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +110,8 @@ def test_an_adapter_learns_to_answer(
     torch.manual_seed(0)
     adapter = Adapter(DEMO.part("method", "limber_1"), BACKBONE["shape"], LANGUAGE["shape"])
     settings = Settings(batch_size=16, lr=5e-3, steps=60)
-    train(llm, adapter, encode(llm, samples, 10), cache, settings, 0, tmp_path, "real")
+    views = CachedViews([cache])
+    train(llm, adapter, encode(llm, samples, 10), views, settings, 0, tmp_path, "real")
     lines = (tmp_path / "train.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert fmean(losses[-10:]) < 0.25 * fmean(losses[:3])
