@@ -170,28 +170,6 @@ def test_an_untrained_c_attn_without_prompt_is_the_plain_llm() -> None:
 
 # tokens that a method reads
 
-VIDEO = {"layers": 1, "tokens": 1 + 3 * 4, "width": 2, "grid": [3, 2, 2]}
-
-
-def test_a_time_average_is_over_the_frames_of_each_patch() -> None:
-    features = torch.arange(13.0).view(1, 1, 13, 1).expand(1, 1, 13, 2)
-    selection = Selection({"time_average": True}, VIDEO)
-    (tokens,) = selection(features)
-    assert (selection.tokens, selection.grid) == (5, [2, 2])
-    assert tokens[0, :, 0].tolist() == [0.0, 5.0, 6.0, 7.0, 8.0]
-    with pytest.raises(AdapterError, match="grid of frames"):
-        Selection({"time_average": True}, BACKBONE)
-
-
-def test_cls_can_be_the_mean_of_the_patches() -> None:
-    features = torch.randn(2, 2, 5, 8)
-    method = {"tokens": "cls", "cls_is_mean_pool": True, "source": {"count": 2}}
-    selection = Selection(method, BACKBONE)
-    assert not selection.cls_only
-    tokens = selection(features)
-    assert len(tokens) == 2
-    torch.testing.assert_close(tokens[0], features[:, 0, 1:].mean(1, keepdim=True))
-
 
 def test_merged_layers_are_one_source() -> None:
     features = torch.randn(2, 2, 5, 8)

@@ -49,7 +49,6 @@ FULL: dict[str, Any] = {
     "label": "everything",
     "source": {"from": 4, "to": -1, "stride": 2},
     "tokens": "all",
-    "cls_is_mean_pool": True,
     "connector": {
         "shared": False,
         "adapter_dim": 64,
@@ -162,7 +161,6 @@ def test_what_a_method_cannot_say_is_an_error(change: dict[str, Any], message: s
         ("qp_l0", {"conector": {}}, "unknown key 'conector'; did you mean 'connector'"),
         ("blind", {"prompt_tokens": 0}, "nothing to train"),
         ("qp_l0", {"finetune": {"backbone": {"linears": True}}}, "cache holds those of the frozen"),
-        ("qp_l0", {"time_average": True}, "grid of frames"),
         ("qp_l0", {"train": {"lr": 1.0}}, "overrides.0.method: .train. should not"),
     ],
 )
@@ -178,8 +176,6 @@ def test_cached_layers_are_those_that_the_methods_read() -> None:
     config = load("qp_inner")
     assert config.layers(RUN.dataset, RUN.backbone) == [8, 9, 10, 11]
     assert load("epalm").layers(RUN.dataset, RUN.backbone) == []  # CLS of every layer is kept
-    pooled = load("epalm", **override({"cls_is_mean_pool": True}))
-    assert pooled.layers(RUN.dataset, RUN.backbone) == [6, 7, 8, 9, 10, 11]
 
 
 def test_a_checkpoint_is_tested_and_not_trained(tmp_path: Path) -> None:

@@ -40,10 +40,11 @@ def load_backbone(spec: Mapping[str, Any], weights: Path | str) -> Backbone:
         raise BackboneError(f"unknown loader {spec['loader']!r}; there are: {sorted(LOADERS)}")
     backbone = loader(spec, Path(weights)).eval().requires_grad_(False)
     backbone.cls_is_mean_pool = spec.get("cls_is_mean_pool", False)
-    if backbone.shape != dict(spec["shape"]):
+    stated = {key: value for key, value in spec["shape"].items() if key != "grid"}
+    if backbone.shape != stated:
         raise BackboneError(
             f"{spec.get('model', weights)} has the shape {backbone.shape}, but its YAML says "
-            f"{spec['shape']}: correct the one that is wrong (tokens depend on the input size)"
+            f"{stated}: correct the one that is wrong (tokens depend on the input size)"
         )
     return backbone
 

@@ -183,6 +183,8 @@ def load_config(settings: Mapping[str, Any], root: Path) -> Config:
         raise ConfigError(str(error)) from error
     for table in settings["tables"]:
         _check_table(config, table)
+    for run in config.runs():  # last, for a wrong name is the likelier reason
+        _check_files(config, run)
     return config
 
 
@@ -202,6 +204,16 @@ def _check_run(config: Config, run: Run) -> None:
         raise ConfigError(
             f"dataset {run.dataset}: templates selects index {index} of {len(templates['texts'])}"
         )
+    try:
+        parse_fraction(run.fraction)
+    except ManifestError as error:
+        raise ConfigError(str(error)) from error
+    config.train_settings(run)
+    _check_method(config, run)
+
+
+def _check_files(config: Config, run: Run) -> None:
+    """Whether what the parts of a run say to be on this machine is there."""
     for kind, place in (("dataset", "root"), ("backbone", "path"), ("llm", "path")):
         name = getattr(run, kind)
         folder = config.part(kind, name).get(place)
@@ -209,12 +221,7 @@ def _check_run(config: Config, run: Run) -> None:
             how = config.part(kind, name).get("obtain")
             told = f"To get it: {' '.join(how.split())}" if how else f"Correct {place} in its YAML"
             raise ConfigError(f"{kind} {name}: {place} {folder} does not exist. {told}")
-    try:
-        parse_fraction(run.fraction)
-    except ManifestError as error:
-        raise ConfigError(str(error)) from error
-    config.train_settings(run)
-    _check_method(config, run)
+    checkpoint = config.checkpoint(run)
     if checkpoint is not None:
         _check_checkpoint(config, run, Path(checkpoint))
 

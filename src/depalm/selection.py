@@ -1,9 +1,8 @@
-"""Which of a backbone's tokens a method reads: layers, kept tokens, averages, merged layers."""
+"""Which of a backbone's tokens a method reads: layers, kept tokens, merged layers."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -34,9 +33,9 @@ def select_layers(available: int, layers: Mapping[str, int]) -> list[int]:
 
 
 class Selection:
-    """The tokens that a method (`source`, `tokens`, `time_average`, `cls_is_mean_pool`, `merge`)
-    takes from a backbone of `shape`: {"layers", "tokens" (with CLS), "width"} and, where the
-    patches are not a square or a sequence, "grid": [rows, columns] or [frames, rows, columns].
+    """The tokens that a method (`source`, `tokens`, `merge`) takes from a backbone of `shape`:
+    {"layers", "tokens" (with CLS), "width"} and, where the patches are not a square or a sequence,
+    "grid": [rows, columns] or [frames, rows, columns].
 
     `layers` are read, and give `count` sources of T = `tokens` tokens of `width`, whose patches lie
     on `grid`. Raises AdapterError where the method asks for what the backbone does not give.
@@ -46,18 +45,9 @@ class Selection:
         self.layers = select_layers(shape["layers"], method.get("source", {}))
         self.kept: str = method.get("tokens", "all")
         self.merge: str | None = method.get("merge")
-        self.mean_pool: bool = method.get("cls_is_mean_pool", False)
-        self.frames = 1
         patches: int = shape["tokens"] - 1
         self.grid: list[int] | None = shape.get("grid")
-        if method.get("time_average", False):
-            if self.grid is None or len(self.grid) != 3:
-                raise AdapterError(
-                    "time_average needs a backbone with a grid of frames and patches"
-                )
-            self.frames, *self.grid = self.grid
-            patches //= self.frames
-        if not patches and (self.kept == "patches" or self.mean_pool):
+        if not patches and self.kept == "patches":
             raise AdapterError("the backbone gives a CLS token alone, but the method reads patches")
         self.tokens = {"all": 1 + patches, "patches": patches, "cls": 1}[self.kept]
         self.count = 1 if self.merge else len(self.layers)
@@ -66,17 +56,12 @@ class Selection:
     @property
     def cls_only(self) -> bool:
         """Whether the CLS tokens suffice, of which the cache holds those of every layer."""
-        return self.kept == "cls" and not self.mean_pool
+        return self.kept == "cls"
 
     def __call__(self, features: Tensor) -> list[Tensor]:
         """Features of the layers [B, L, T, D] -> the tokens of each source [B, T', D']."""
-        cls, patches = features[:, :, :1], features[:, :, 1:]
-        if self.mean_pool:
-            cls = patches.mean(dim=2, keepdim=True)
-        if self.frames > 1:
-            patches = patches.unflatten(2, (self.frames, -1)).mean(dim=2)  # frames stand outermost
-        parts = {"all": (cls, patches), "patches": (patches,), "cls": (cls,)}[self.kept]
-        tokens = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        kept = {"all": slice(None), "patches": slice(1, None), "cls": slice(1)}[self.kept]
+        tokens = features[:, :, kept]
         if self.merge == "mean":
             return [tokens.mean(dim=1)]
         if self.merge == "concat":
