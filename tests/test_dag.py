@@ -27,7 +27,8 @@ def command(folder: Path, *arguments: str) -> list[str]:
     """Snakemake in `folder`, with the smoke configuration unless the arguments name another."""
     chosen = [] if "--configfile" in arguments else ["--configfile", str(SMOKE)]
     program = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    return [*program, "--directory", str(folder), "--cores", "2", *chosen, *arguments]
+    # in front: what follows --configfile is taken for more of them
+    return [*program, *chosen, "--directory", str(folder), "--cores", "2", *arguments]
 
 
 def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

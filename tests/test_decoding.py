@@ -3,6 +3,7 @@
 import ctypes
 import faulthandler
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from depalm.decoding import DecodingError, DecodingPool, File
+from depalm.decoding import FORK, DecodingError, DecodingPool, File
 from depalm.rejects import MediaError, Reject
 
 
@@ -113,3 +114,27 @@ def test_leaving_early_does_not_wait_for_a_stuck_file(files: list[File]) -> None
         next(pool.decode([files[:3], files[3:6], files[6:]]))
     assert time.monotonic() - started < 60
     assert not any(process.process.is_alive() for process in pool.processes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a stuck process")
+def test_a_stuck_process_ends_with_its_killed_parent(files: list[File]) -> None:
+    files[0].path.unlink()
+    os.mkfifo(files[0].path)
+    ours, theirs = FORK.Pipe()
+
+    def work() -> None:
+        with DecodingPool(Reader(), 1, 600) as pool:
+            theirs.send([process.process.pid for process in pool.processes])
+            list(pool.decode([files[:1]]))
+
+    parent = FORK.Process(target=work)
+    parent.start()
+    (pid,) = ours.recv()
+    status = Path(f"/proc/{pid}/stat")
+    time.sleep(0.5)  # until it waits for the FIFO
+    assert status.exists()
+    parent.kill()
+    deadline = time.monotonic() + 10
+    while status.exists() and " Z " not in status.read_text():  # ended, if perhaps not yet reaped
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from depalm.job import end_with_parent
 from depalm.media import Decoder
 from depalm.rejects import MediaError, Reject
 
@@ -169,6 +170,7 @@ class _Process:
 def _serve(connection: "Connection[Any, Any]", decoder: Decoder, parent: int) -> None:
     """Decode what is asked for until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    end_with_parent()
     torch.set_num_threads(1)
     while True:
         while not connection.poll(PARENT_CHECK):

@@ -14,8 +14,13 @@ def start_job(log: Path | str) -> None:
     """Log to the screen and to `log`, and end when Snakemake ends.
 
     Snakemake ends its jobs when it is asked to stop. When it is killed outright it cannot, and a
-    job that went on would write beside the one of the next start; so on Linux the kernel ends it.
+    job that went on would write beside the one of the next start.
     """
     log_to(log)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends; only Linux can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
