@@ -191,7 +191,7 @@ def test_exactly_the_adapter_and_the_tuning_of_the_backbone_are_trained(
 
 
 def test_a_tuned_backbone_comes_back_with_the_adapter(files: Path, tmp_path: Path) -> None:
-    tensors = train(files, tmp_path, TUNED, replace(SETTINGS, lr=2e-2, steps=60))
+    tensors = train(files, tmp_path, TUNED, replace(SETTINGS, batch_size=8, lr=3e-2, steps=100))
     answers = {sample.id: sample.references[0] for sample in SAMPLES}
     assert generate(files, tmp_path, TUNED) == answers
     # a tuning by which nothing is left of the images

@@ -240,10 +240,7 @@ def _check_method(config: Config, run: Run) -> None:
                 f"method {run.method!r}: finetune.backbone changes the backbone's tokens, but the "
                 "cache holds those of the frozen one: set `features: online` for its runs"
             )
-    if (
-        reads
-        and config.part("backbone", run.backbone)["loader"] == "disabled"
-    ):
+    if reads and config.part("backbone", run.backbone)["loader"] == "disabled":
         raise ConfigError(
             f"method {run.method} reads tokens, but backbone {run.backbone} gives none; it is for "
             "methods such as blind"

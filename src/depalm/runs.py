@@ -271,9 +271,7 @@ def with_media(
     return kept
 
 
-def left_out(
-    samples: Sequence[Sample], cache: CachedViews | OnlineFeatures | None
-) -> list[Reject]:
+def left_out(samples: Sequence[Sample], cache: CachedViews | OnlineFeatures | None) -> list[Reject]:
     """The samples that :func:`with_media` does not keep, each with the reason."""
     reasons = {} if cache is None else cache.rejected
     return [Reject(s.id, s.media, reasons[s.media]) for s in samples if s.media in reasons]
