@@ -1,5 +1,6 @@
 # make demo: set up, then let a real frozen DINOv2 and a real frozen LLM learn to answer questions
 # make test: set up, then the tests
+# make methods: every method on the demo's data and models
 # make smoke: every stage on tiny data with tiny random models
 # make lint: style and types
 # make clean: forget results, keep downloads
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 DEMO := $(BIN)/snakemake --configfile config/demo.yaml
 
-.PHONY: demo smoke test lint clean
+.PHONY: demo methods smoke test lint clean
 
 # `--unlock` takes away the lock that a killed run leaves behind
 demo: $(VENV)/.installed
@@ -19,12 +20,16 @@ demo: $(VENV)/.installed
 	@cat results/tables/demo.md
 	@echo "The same as a page: results/tables/demo.html; with all runs: results/report.html"
 
+methods: $(VENV)/.installed
+	$(BIN)/snakemake --configfile config/methods.yaml
+	@cat results/tables/methods.md
+
 smoke: $(VENV)/.installed
 	$(BIN)/python tests/smoke/build.py resources/smoke
 	$(BIN)/snakemake --configfile config/smoke.yaml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -42,5 +47,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev,clap]'
 	touch $@

@@ -81,6 +81,7 @@ def train(
         subset=files / "subset.txt",
         shards=[files / f"{vit}.zarr"],
         backbone_directory=files / vit if method["inject"]["at"] != "none" else None,
+        views=[0],
         llm_directory=files / llm,
         parts={"method": method, "backbone": SPEC, "llm": LLM},
         settings=settings,

@@ -56,7 +56,7 @@ def test_runs_are_the_products_of_the_blocks_each_once() -> None:
 
 def test_only_layers_that_a_method_reads_whole_are_cached() -> None:
     methods = ["blind", "limber_1", "epalm", "qp_l0", "qp_inner"]
-    every = demo(grid=[block(methods=methods)])
+    every = demo(grid=[block(methods=methods)], overrides=[])
     assert every.layers("easy-vqa", "dinov2-S") == [8, 9, 10, 11]
     assert (
         demo(grid=[block(methods=methods[:3])], overrides=[]).layers("easy-vqa", "dinov2-S") == []

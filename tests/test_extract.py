@@ -120,7 +120,7 @@ def test_a_stuck_file_is_set_aside_in_time(data: Path) -> None:
 
 def test_views_differ_and_each_is_always_the_same(data: Path) -> None:
     def view(number: int, name: str, settings: Extraction = SETTINGS) -> torch.Tensor:
-        path = data / name
+        path = data / f"{name}.zarr"
         arguments = (SPEC, data / "weights", data, MEDIA, LAYERS, path, settings, "cpu")
         assert extract(*arguments, view=number) == []
         cache = TokenCache([path], token_identity(SPEC, number))
@@ -137,7 +137,7 @@ def test_views_differ_and_each_is_always_the_same(data: Path) -> None:
         assert not torch.equal(first[i], clean[i])
         assert not torch.equal(first[i], second[i])
     with pytest.raises(CacheError, match="view: 2, but this run asks for 1"):
-        TokenCache([data / "view2"], token_identity(SPEC, 1))
+        TokenCache([data / "view2.zarr"], token_identity(SPEC, 1))
 
 
 def test_more_bad_files_than_tolerated_fail_by_name_and_leave_nothing(data: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_method_of_everything_is_built(tmp_path: Path) -> None:
     for kind in ("backbones", "datasets", "llms"):
         (parts / kind).symlink_to(ROOT / "config" / kind)
     (parts / "methods" / "everything.yaml").write_text(yaml.safe_dump(FULL))
-    config = load("everything", parts=str(parts))
+    config = load("everything", parts=[str(parts)])
     adapter = config.adapter(config.runs()[0])
     assert adapter.source_layers == [4, 6, 8, 10]
     assert adapter.target_layers == [19, 21, 23, 25, 27]
@@ -188,7 +188,8 @@ def test_a_checkpoint_is_tested_and_not_trained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no adapter\.safetensors"):
         load(**rule)
     (tmp_path / "adapter.safetensors").touch()
-    method = {key: value for key, value in load().method(RUN).items() if key != "version"}
+    plain = load(overrides=[]).method(RUN)
+    method = {key: value for key, value in plain.items() if key != "version"}
     backbone = {"shape": {"layers": 12, "tokens": 65, "width": 384}}
     record = {"method": method, "backbone": backbone, "llm": MADE_FOR}
     write_json(tmp_path / "adapter.json", record)

@@ -109,9 +109,8 @@ def test_an_adapter_learns_to_answer(
     torch.manual_seed(0)
     adapter = Adapter(DEMO.part("method", "limber_1"), BACKBONE["shape"], LANGUAGE["shape"])
     settings = Settings(batch_size=16, lr=5e-3, steps=60)
-    train(
-        llm, adapter, encode(llm, samples, 10), CachedViews([cache]), settings, 0, tmp_path, "real"
-    )
+    views = CachedViews([cache])
+    train(llm, adapter, encode(llm, samples, 10), views, settings, 0, tmp_path, "real")
     lines = (tmp_path / "train.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert fmean(losses[-10:]) < 0.25 * fmean(losses[:3])

@@ -309,7 +309,7 @@ def _explain(error: Any) -> str:
         known = error.schema["properties"]
         unknown = [key for key in error.instance if key not in known]
         return "; ".join(f"unknown key {key!r}{nearest(key, known)}" for key in unknown)
-    if error.validator == "not":
+    if error.validator == "not" and not error.validator_value:
         return "this key is for parts of another kind"
     if error.validator == "enum":
         return f"unknown value {error.instance!r}{nearest(error.instance, error.validator_value)}"
