@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import encoders
 import numpy as np
 import pytest
 import torch
@@ -142,6 +143,38 @@ def test_a_file_that_goes_bad_later_is_named(files: Path, tmp_path: Path) -> Non
         (tmp_path / MEDIA[1]).unlink()
         with pytest.raises(MediaError, match=r"images/1\.png: no such file"):
             online.read(MEDIA, [11], False)
+
+
+FILM, FBANK, MEL = torch.rand(2, 4, 3, 32, 32), torch.rand(2, 64, 32), torch.rand(2, 8, 40)
+ENCODERS = {
+    "clip": (encoders.tiny_clip, encoders.CLIP_SPEC, FILM[:, 0]),
+    "open_clip": (encoders.tiny_open_clip, encoders.OPEN_CLIP_SPEC, FILM[:, 0]),
+    "timm": (tiny_vit, SPEC, FILM[:, 0]),
+    "ast": (encoders.tiny_ast, encoders.AST_SPEC, FBANK),
+    "whisper": (encoders.tiny_whisper, encoders.WHISPER_SPEC, MEL),
+    "timesformer": (encoders.tiny_timesformer, encoders.TIMESFORMER_SPEC, FILM),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gradients_reach_all_that_is_tuned_of_a_backbone_of_every_loader(
+    name: str, tmp_path: Path
+) -> None:
+    write, spec, inputs = ENCODERS[name]
+    write(tmp_path)
+    model = load_backbone(spec, tmp_path)
+    frozen = model(inputs)
+    method = {**TUNED, "source": {"count": 1}}
+    adapter = Adapter(method, spec["shape"], LLM_SHAPE, {"backbone": model})
+    with adapter.tuned("backbone", model):
+        tokens = model(inputs)
+    torch.testing.assert_close(tokens, frozen)  # a tuning starts from nothing
+    tokens[:, -1].square().sum().backward()
+    for key, parameter in adapter.tuning.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.any(), key
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    torch.testing.assert_close(model(inputs), frozen)
 
 
 # runs
