@@ -37,7 +37,6 @@ rule caches:
     input:
         [
             shard
-            for run in CONFIG.runs()
-            for split, views in splits_read(run)
-            for shard in shards(run.dataset, run.backbone, split, views)
+            for c in caches()
+            for shard in shards(c["dataset"], c["backbone"], c["split"], [c["view"]])
         ],

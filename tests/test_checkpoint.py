@@ -90,6 +90,7 @@ def train(
         adapter_path=folder / "adapter.safetensors",
         record_path=folder / "adapter.json",
         log_path=folder / "train.jsonl",
+        rejects_path=folder / "train.rejects.parquet",
     )
     return folder
 
@@ -113,6 +114,7 @@ def generate(
         device=CPU,
         predictions_path=folder / "predictions.jsonl",
         summary_path=folder / "generate.json",
+        rejects_path=folder / "generate.rejects.parquet",
     )
     lines = (folder / "predictions.jsonl").read_text().splitlines()
     return [json.loads(line)["prediction"] for line in lines]

@@ -172,6 +172,26 @@ def test_what_does_not_fit_is_an_error_of_the_configuration(
         load(method, **override(change))
 
 
+TUNED = {"finetune": {"backbone": {"linears": True}}}
+
+
+def test_a_backbone_in_the_loop_can_be_tuned_and_needs_no_cache() -> None:
+    config = load("qp_inner", **override(TUNED, features="online"))
+    assert config.online(RUN)
+    assert config.layers(RUN.dataset, RUN.backbone) == []
+    assert load("qp_l0", features="online", **override(TUNED)).online(RUN)
+    back = override({}, features="cached")
+    assert not load("qp_l0", features="online", **back).online(RUN)
+    with pytest.raises(ConfigError, match="set `features: online`"):
+        load("qp_l0", features="online", **override(TUNED, features="cached"))
+    with pytest.raises(ConfigError, match="tunes a backbone that it does not read"):
+        load("blind", features="online", **override(TUNED))
+    with pytest.raises(
+        ConfigError, match=r"features: unknown value 'onlin'; did you mean 'online'"
+    ):
+        load(features="onlin")
+
+
 def test_cached_layers_are_those_that_the_methods_read() -> None:
     config = load("qp_inner")
     assert config.layers(RUN.dataset, RUN.backbone) == [8, 9, 10, 11]

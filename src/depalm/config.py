@@ -111,6 +111,11 @@ class Config:
         given = [rule["checkpoint"] for rule in self._overrides(run) if "checkpoint" in rule]
         return given[-1] if given else None
 
+    def online(self, run: Run) -> bool:
+        """Whether a run has its backbone in the loop, rather than a cache of its tokens."""
+        given = [rule["features"] for rule in self._overrides(run) if "features" in rule]
+        return [self.settings.get("features", "cached"), *given][-1] == "online"
+
     def _overrides(self, run: Run) -> list[Mapping[str, Any]]:
         values = asdict(run)
         return [
@@ -131,11 +136,13 @@ class Config:
             ) from error
 
     def layers(self, dataset: str, backbone: str) -> list[int]:
-        """The layers of which the configured methods read all tokens, on this dataset."""
+        """The layers of which the configured methods read all tokens from the cache, on this
+        dataset.
+        """
         adapters = [
             self.adapter(run)
             for run in self.runs()
-            if (run.dataset, run.backbone) == (dataset, backbone)
+            if (run.dataset, run.backbone) == (dataset, backbone) and not self.online(run)
         ]
         return sorted({i for a in adapters if not a.cls_only for i in a.source_layers})
 
@@ -231,15 +238,16 @@ def _check_method(config: Config, run: Run) -> None:
     check_schema(
         {"label": run.method, **method}, "method", f"{run.path}, method with its overrides"
     )
+    reads = bool(config.adapter(run).source_layers)
     if any(method.get("finetune", {}).get("backbone", {}).values()):
-        raise ConfigError(
-            f"method {run.method!r}: finetune.backbone changes the backbone's tokens, but the "
-            "cache holds those of the frozen one: only finetune.llm can be trained from the cache"
-        )
-    if (
-        config.adapter(run).source_layers
-        and config.part("backbone", run.backbone)["loader"] == "disabled"
-    ):
+        if not reads:
+            raise ConfigError(f"method {run.method!r} tunes a backbone that it does not read")
+        if not config.online(run):
+            raise ConfigError(
+                f"method {run.method!r}: finetune.backbone changes the backbone's tokens, but the "
+                "cache holds those of the frozen one: set `features: online` for its runs"
+            )
+    if reads and config.part("backbone", run.backbone)["loader"] == "disabled":
         raise ConfigError(
             f"method {run.method} reads tokens, but backbone {run.backbone} gives none; it is for "
             "methods such as blind"

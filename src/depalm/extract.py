@@ -95,7 +95,7 @@ def extract(
             rejects += batch.rejects
             check_rejects(rejects, len(media), settings.max_reject_fraction, "extraction")
             if batch.media:
-                with clock.measure("backbone"):
+                with clock.measure("backbone"), torch.inference_mode():
                     packed = shard.pack(model(batch.inputs.to(device)))
                 with clock.measure("waiting for writing"):
                     writing.result()

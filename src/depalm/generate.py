@@ -17,7 +17,7 @@ IMPOSSIBLE = -1e9  # score of a beam that cannot be chosen
 
 
 class Features(Protocol):
-    """What generation reads: see :class:`depalm.token_cache.TokenCache`."""
+    """What generation reads: see :class:`depalm.train.Features`, here without an epoch."""
 
     def read(self, media: list[str], layers: list[int], cls_only: bool) -> Tensor:
         """-> [B, L, T, D]."""

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 
 from depalm.adapter import Adapter
-from depalm.backbones import weights_identity
+from depalm.backbone import Backbone
+from depalm.backbones import load_backbone, weights_identity
 from depalm.batches import encode
 from depalm.checkpoint import (
     RECORD,
@@ -24,10 +26,13 @@ from depalm.checkpoint import (
 from depalm.files import atomic_file, sha256_file, sha256_json, write_json
 from depalm.generate import Decoding, generate
 from depalm.llms import LLM, load_llm
-from depalm.manifest import Sample, read_manifest
+from depalm.manifest import Sample, read_manifest, unique_media
 from depalm.media import token_identity
+from depalm.online import Media, OnlineFeatures, online_features
 from depalm.progress import logger
 from depalm.provenance import provenance
+from depalm.rejects import Reject, write_rejects
+from depalm.selection import AdapterError
 from depalm.token_cache import TokenCache
 from depalm.train import Settings, train
 from depalm.views import CachedViews
@@ -49,43 +54,60 @@ def train_run(
     adapter_path: Path,
     record_path: Path,
     log_path: Path,
+    rejects_path: Path,
+    media: Media | None = None,
 ) -> None:
-    """Train on the samples that `subset` lists, and write the adapter, its record and the log.
+    """Train on the samples that `subset` lists, and write the adapter, its record, the log, and the
+    samples that were left out for want of features.
 
-    `shards` are those of the first of `views`, then as many of the next. `backbone_directory` is
-    None for a method that reads no backbone. Checkpoints and TensorBoard scalars go to a folder
-    beside the adapter; what is needed to go on after a kill is removed once the run is whole.
-    Raises AdapterError, CacheError, LLMError or TrainingError.
+    `shards` are those of the first of `views`, then as many of the next; with `media` the backbone
+    runs in the loop instead. `backbone_directory` is None for a method that reads no backbone.
+    Checkpoints and TensorBoard scalars go to a folder beside the adapter; what is needed to go on
+    after a kill is removed once the run is whole. Raises AdapterError, CacheError, LLMError or
+    TrainingError; with `media` also BackboneError, DecodingError, MediaError and RejectError.
     """
     made = made_for(parts, backbone_directory, llm_directory)
     start = None if settings.init_from is None else Path(settings.init_from)
     if start is not None:
         read_record(start / RECORD, made)
     llm = load_llm(parts["llm"], llm_directory, settings.dtype, device)
+    model = online_backbone(parts["backbone"], backbone_directory, media, device)
     torch.manual_seed(seed)
-    adapter = build(parts, llm)
+    adapter = build(parts, llm, model)
     if start is not None:
         load_weights(adapter, start / WEIGHTS)
-    cache = open_views(adapter, shards, views, parts["backbone"], backbone_directory)
     chosen = set(subset.read_text(encoding="utf-8").splitlines())
     samples = [sample for sample in read_manifest(manifest) if sample.id in chosen]
-    kept = with_prompt(with_media(samples, cache), parts["llm"])
-    config = {**parts, "train": vars(settings)}
-    identity = sha256_json(
-        {
-            **config,
-            "seed": seed,
-            "made_for": made,
-            "samples": [sha256_file(manifest), sha256_file(subset)],
-            "cache": None if cache is None else [cache.metadata, cache.checksums],
-            "init_from": None if start is None else sha256_file(start / WEIGHTS),
-            "threads": torch.get_num_threads(),
-            "device": str(device),
-        }
-    )
+    config = {**parts, "train": vars(settings), "features": "cached" if model is None else "online"}
     folder = adapter_path.parent / "training"
-    data = encode(llm, kept, settings.max_answer_tokens)
-    run = train(llm, adapter.to(device), data, cache, settings, seed, folder, identity)
+    with open_features(
+        adapter.to(device),
+        samples,
+        shards,
+        views,
+        parts["backbone"],
+        backbone_directory,
+        model,
+        media,
+        device,
+        seed if settings.augment else None,
+    ) as cache:
+        kept = with_prompt(with_media(samples, cache), parts["llm"])
+        identity = sha256_json(
+            {
+                **config,
+                "seed": seed,
+                "made_for": made,
+                "samples": [sha256_file(manifest), sha256_file(subset)],
+                "cache": None if cache is None else cache.identity,
+                "init_from": None if start is None else sha256_file(start / WEIGHTS),
+                "threads": torch.get_num_threads(),
+                "device": str(device),
+            }
+        )
+        data = encode(llm, kept, settings.max_answer_tokens)
+        run = train(llm, adapter, data, cache, settings, seed, folder, identity)
+        write_rejects(rejects_path, left_out(samples, cache))
     with atomic_file(log_path) as temporary:
         shutil.copyfile(folder / "train.jsonl", temporary)
     training = {
@@ -114,22 +136,37 @@ def generate_run(
     device: torch.device,
     predictions_path: Path,
     summary_path: Path,
+    rejects_path: Path,
+    media: Media | None = None,
 ) -> None:
-    """Write one prediction for each sample of the manifest whose media the cache holds, in its
-    order.
+    """Write one prediction for each sample of the manifest whose features there are, in its order,
+    and the others.
 
-    Raises AdapterError (an adapter of another method, backbone or LLM), CacheError or LLMError.
+    With `media` the backbone runs on its files, instead of a cache that was. Raises AdapterError
+    (an adapter of another method, backbone or LLM) and otherwise as :func:`train_run`.
     """
     read_record(record_path, made_for(parts, backbone_directory, llm_directory))
     llm = load_llm(parts["llm"], llm_directory, decoding.dtype, device)
-    adapter = build(parts, llm)
+    model = online_backbone(parts["backbone"], backbone_directory, media, device)
+    adapter = build(parts, llm, model)
     load_weights(adapter, adapter_path)
-    cache = open_cache(adapter, shards, parts["backbone"], backbone_directory)
     samples = read_manifest(manifest)
-    kept = with_prompt(with_media(samples, cache), parts["llm"])
-    started = time.monotonic()
-    texts = generate(llm, adapter.to(device).eval(), kept, cache, decoding)
-    elapsed = time.monotonic() - started
+    with open_features(
+        adapter.to(device).eval(),
+        samples,
+        shards,
+        [0],
+        parts["backbone"],
+        backbone_directory,
+        model,
+        media,
+        device,
+    ) as cache:
+        kept = with_prompt(with_media(samples, cache), parts["llm"])
+        started = time.monotonic()
+        texts = generate(llm, adapter, kept, cache, decoding)
+        elapsed = time.monotonic() - started
+        write_rejects(rejects_path, left_out(samples, cache))
     with (
         atomic_file(predictions_path) as temporary,
         temporary.open("w", encoding="utf-8") as stream,
@@ -146,10 +183,44 @@ def generate_run(
     write_json(summary_path, summary)
 
 
-def build(parts: Parts, llm: LLM) -> Adapter:
-    """The adapter of a run, with the tuning of its LLM."""
+def build(parts: Parts, llm: LLM, backbone: Backbone | None = None) -> Adapter:
+    """The adapter of a run, with the tuning of its LLM and of a backbone that runs with it."""
     shapes = parts["backbone"]["shape"], parts["llm"]["shape"]
-    return Adapter(parts["method"], *shapes, {"llm": llm.body})
+    models = {"llm": llm.body, **({} if backbone is None else {"backbone": backbone})}
+    return Adapter(parts["method"], *shapes, models)
+
+
+def online_backbone(
+    backbone: Mapping[str, Any],
+    directory: Path | None,
+    media: Media | None,
+    device: torch.device,
+) -> Backbone | None:
+    """The backbone of a run that has it in the loop; None if a cache is read, or no backbone."""
+    if media is None or directory is None:
+        return None
+    return load_backbone(backbone, directory).to(device)
+
+
+def open_features(
+    adapter: Adapter,
+    samples: Sequence[Sample],
+    shards: Sequence[Path],
+    views: Sequence[int],
+    backbone: Mapping[str, Any],
+    directory: Path | None,
+    model: Backbone | None,
+    media: Media | None,
+    device: torch.device,
+    seed: int | None = None,
+) -> AbstractContextManager[CachedViews | OnlineFeatures | None]:
+    """What the adapter reads of the samples' media: the tokens of `model` on `media`, for training
+    augmented by `seed`, or else caches (see :func:`open_views`); None if it reads none.
+    """
+    if model is None or media is None:
+        return nullcontext(open_views(adapter, shards, views, backbone, directory))
+    files = unique_media(samples)
+    return online_features(adapter, model, backbone, media, files, device, seed)
 
 
 def open_cache(
@@ -162,6 +233,8 @@ def open_cache(
     """The cache that the adapter reads, checked against the backbone and its weights in
     `directory`, and against the layers to be read; None for a method that reads none.
     """
+    if "backbone" in adapter.finetune:
+        raise AdapterError("a cache holds the tokens of the frozen backbone, not of a tuned one")
     if not adapter.source_layers:
         return None
     expected = token_identity(backbone, view)
@@ -189,11 +262,19 @@ def open_views(
     return CachedViews(opened) if opened else None
 
 
-def with_media(samples: Sequence[Sample], cache: TokenCache | CachedViews | None) -> list[Sample]:
-    """The samples whose media were not rejected at extraction; how many were is logged."""
+def with_media(
+    samples: Sequence[Sample], cache: CachedViews | OnlineFeatures | None
+) -> list[Sample]:
+    """The samples whose media were not rejected; how many were is logged."""
     kept = [sample for sample in samples if cache is None or sample.media not in cache.rejected]
     logger.info("%d samples, %d of them without media", len(samples), len(samples) - len(kept))
     return kept
+
+
+def left_out(samples: Sequence[Sample], cache: CachedViews | OnlineFeatures | None) -> list[Reject]:
+    """The samples that :func:`with_media` does not keep, each with the reason."""
+    reasons = {} if cache is None else cache.rejected
+    return [Reject(s.id, s.media, reasons[s.media]) for s in samples if s.media in reasons]
 
 
 def with_prompt(samples: Sequence[Sample], llm: Mapping[str, Any]) -> list[Sample]:

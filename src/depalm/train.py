@@ -1,4 +1,4 @@
-"""Training of an adapter from the token cache, against a frozen LLM (METHODS, "Training and
+"""Training of an adapter on a backbone's tokens, against a frozen LLM (METHODS, "Training and
 generation").
 """
 
@@ -32,7 +32,9 @@ class TrainingError(RuntimeError):
 
 
 class Features(Protocol):
-    """What training reads, in each epoch another view: see :class:`depalm.views.CachedViews`."""
+    """What training reads, in each epoch another view: see :class:`depalm.views.CachedViews` and
+    :class:`depalm.online.OnlineFeatures`.
+    """
 
     def read(self, media: list[str], layers: list[int], cls_only: bool, epoch: int) -> Tensor:
         """-> [B, L, T, D]."""
@@ -45,7 +47,8 @@ class Settings:
 
     `batch_size` samples go through the LLM at a time, `accumulate` of them make one step.
     `warmup` is a fraction of the steps, `final_lr` a fraction of `lr`. `init_from` is the folder of
-    an adapter (adapter.safetensors, adapter.json) that training starts from.
+    an adapter (adapter.safetensors, adapter.json) that training starts from. `augment` changes
+    every file anew in each epoch where features are not cached.
     """
 
     batch_size: int
@@ -63,6 +66,7 @@ class Settings:
     dtype: str = "bfloat16"
     checkpoint_seconds: float = 300.0
     init_from: str | None = None
+    augment: bool = True
 
     def total_steps(self, samples: int) -> int:
         if self.steps is not None:

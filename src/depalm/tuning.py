@@ -1,6 +1,7 @@
 """Tuning of a frozen model beside the adapter: a scale and a bias behind its Linears and norms."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Tuning(nn.Module):
     """The trainable part of tuning `model`, which itself stays frozen and unchanged.
 
     linears: a scale and a bias for the output of every Linear ("bias tuning" of the paper, after
-        LLaMA-Adapter V2).
+        LLaMA-Adapter V2). Of an nn.MultiheadAttention it is the last one: it has no others.
     norms: a scale, and a bias where the norm has one, for the output of every norm: with the frozen
         weights these are the weights that unfreezing the norm would train.
 
@@ -50,6 +51,9 @@ class Tuning(nn.Module):
             if (is_linear and linears) or (is_norm and norms):
                 found["linears" if is_linear else "norms"] = True
                 bias = is_linear or getattr(module, "bias", None) is not None
+                above = name.rpartition(".")[0]
+                if isinstance(model.get_submodule(above), nn.MultiheadAttention):
+                    name = above  # it does not call its Linear, but that one's output is its own
                 key = name.replace(".", "-")  # a module's name must not have dots
                 self.names[key] = name
                 self.parts[key] = Affine(weight.shape[0], bias)
@@ -67,8 +71,10 @@ class Tuning(nn.Module):
         ]
 
 
-def _behind(part: nn.Module) -> Callable[[nn.Module, object, Tensor], Tensor]:
-    def hook(module: nn.Module, inputs: object, output: Tensor) -> Tensor:  # noqa: ARG001
+def _behind(part: nn.Module) -> Callable[[nn.Module, object, Any], Any]:
+    def hook(module: nn.Module, inputs: object, output: Any) -> Any:  # noqa: ARG001
+        if isinstance(output, tuple):  # of attention: its weights come second
+            return (part(output[0]), *output[1:])
         return part(output)
 
     return hook

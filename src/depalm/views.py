@@ -2,7 +2,7 @@
 "Views").
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,20 +24,18 @@ class CachedViews:
         self.caches = caches
 
     def read(
-        self, media_ids: Sequence[str], layers: Sequence[int], cls_only: bool, epoch: int
+        self, media_ids: Sequence[str], layers: Sequence[int], cls_only: bool, epoch: int = 0
     ) -> Tensor:
         """See :meth:`TokenCache.read`: epoch e reads view e mod V of V."""
         return self.caches[epoch % len(self.caches)].read(media_ids, layers, cls_only)
 
     @property
-    def rejected(self) -> frozenset[str]:
-        """Media that any of the views lacks."""
-        return frozenset[str]().union(*(cache.rejected for cache in self.caches))
+    def rejected(self) -> dict[str, str]:
+        """Media that any of the views lacks, and why."""
+        reason = "rejected at extraction; the cache's rejects.parquet says why"
+        return {media: reason for cache in self.caches for media in cache.rejected}
 
     @property
-    def metadata(self) -> list[Mapping[str, Any]]:
-        return [cache.metadata for cache in self.caches]
-
-    @property
-    def checksums(self) -> list[Any]:
-        return [cache.checksums for cache in self.caches]
+    def identity(self) -> list[Any]:
+        """What tells these features from others, as JSON."""
+        return [[cache.metadata for cache in self.caches], [c.checksums for c in self.caches]]

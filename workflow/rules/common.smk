@@ -48,8 +48,10 @@ def test_split(dataset: str) -> str:
 
 
 def splits_read(run: Run) -> list[tuple[str, list[int]]]:
-    """The splits, each with its views, that a run reads: to be trained, unless it has a checkpoint,
-    and to be tested."""
+    """The splits, each with its views, of which a run reads a cache: to be trained, unless it has a
+    checkpoint, and to be tested."""
+    if CONFIG.online(run) or not CONFIG.adapter(run).source_layers:
+        return []
     trained = [] if CONFIG.checkpoint(run) else [("train", CONFIG.training_views)]
     return [*trained, (test_split(run.dataset), [0])]
 
@@ -71,7 +73,6 @@ def caches() -> list[dict]:
     read = dict.fromkeys(
         (run.dataset, run.backbone, view, split)
         for run in CONFIG.runs()
-        if CONFIG.adapter(run).source_layers
         for split, views in splits_read(run)
         for view in views
     )
@@ -89,10 +90,12 @@ def caches() -> list[dict]:
 
 
 def run_shards(split: str):
-    """Input function: the shards that a run reads of `split` (None: its test split); blind reads none."""
+    """Input function: the shards that a run reads of `split` (None: its test split); blind reads
+    none, nor does a run with its backbone in the loop."""
 
     def shards_of(wildcards) -> list[str]:
-        if not CONFIG.adapter(run_of(wildcards)).source_layers:
+        run = run_of(wildcards)
+        if CONFIG.online(run) or not CONFIG.adapter(run).source_layers:
             return []
         views = [0] if split is None else CONFIG.training_views
         return shards(wildcards.dataset, wildcards.backbone, split or wildcards.split, views)
@@ -105,6 +108,23 @@ def run_backbone(wildcards) -> list[str]:
     if not CONFIG.adapter(run_of(wildcards)).source_layers:
         return []
     return [CONFIG.model_directory("backbone", wildcards.backbone)]
+
+
+def run_media(wildcards) -> list[str]:
+    """Input function: where the media files are that a run with its backbone in the loop reads."""
+    run = run_of(wildcards)
+    if not (CONFIG.online(run) and CONFIG.adapter(run).source_layers):
+        return []
+    return [CONFIG.data_directory(wildcards.dataset)]
+
+
+def run_decoding(wildcards) -> dict:
+    """Parameter function: how those files are decoded."""
+    if not run_media(wildcards):
+        return {}
+    keys = [key for key in ("workers", "decode_seconds") if key in config["cache"]]
+    tolerated = CONFIG.max_reject_fraction(wildcards.dataset)
+    return {**{key: config["cache"][key] for key in keys}, "max_reject_fraction": tolerated}
 
 
 def adapter_file(name: str):

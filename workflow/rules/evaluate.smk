@@ -2,6 +2,7 @@ rule generate:
     input:
         manifest="results/{dataset}/manifest/{split}.parquet",
         shards=run_shards(None),
+        media=run_media,
         backbone=run_backbone,
         llm=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
         adapter=adapter_file("adapter.safetensors"),
@@ -9,6 +10,7 @@ rule generate:
     output:
         predictions=f"{RUN}/{{split}}.predictions.jsonl",
         summary=f"{RUN}/{{split}}.generate.json",
+        rejects=f"{RUN}/{{split}}.generate.rejects.parquet",
     log:
         "logs/generate/{dataset}/{fraction}/{backbone}+{llm}/{method}/seed{seed}/{split}.log",
     conda:
@@ -22,6 +24,7 @@ rule generate:
         method=lambda wildcards: CONFIG.method(run_of(wildcards)),
         backbone=part("backbone"),
         llm=part("llm"),
+        decoding=run_decoding,
         generate=CONFIG.settings["generate"],
         device=config["device"],
     script:

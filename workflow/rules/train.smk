@@ -9,6 +9,7 @@ rule train:
         manifest="results/{dataset}/manifest/train.parquet",
         subset="results/{dataset}/subsets/{fraction}/seed{seed}.txt",
         shards=run_shards("train"),
+        media=run_media,
         backbone=run_backbone,
         llm=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
         init=init_adapter,
@@ -16,6 +17,7 @@ rule train:
         adapter=f"{RUN}/adapter.safetensors",
         record=f"{RUN}/adapter.json",
         log=f"{RUN}/train.jsonl",
+        rejects=f"{RUN}/train.rejects.parquet",
     log:
         "logs/train/{dataset}/{fraction}/{backbone}+{llm}/{method}/seed{seed}.log",
     conda:
@@ -30,6 +32,7 @@ rule train:
         backbone=part("backbone"),
         llm=part("llm"),
         views=CONFIG.training_views,
+        decoding=run_decoding,
         train=lambda wildcards: CONFIG.train_settings(run_of(wildcards)),
         seed=lambda wildcards: int(wildcards.seed),
         device=config["device"],

@@ -1,4 +1,4 @@
-"""Generate the predictions of one run from the cache (rule `generate`)."""
+"""Generate the predictions of one run (rule `generate`)."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import torch
 
 from depalm.generate import Decoding
 from depalm.job import start_job
+from depalm.online import Media
 from depalm.provenance import choose_device
 from depalm.runs import generate_run
 
@@ -23,4 +24,8 @@ generate_run(
     device=choose_device(snakemake.params.device),
     predictions_path=Path(snakemake.output.predictions),
     summary_path=Path(snakemake.output.summary),
+    rejects_path=Path(snakemake.output.rejects),
+    media=Media(Path(snakemake.input.media[0]), **snakemake.params.decoding)
+    if snakemake.input.media
+    else None,
 )

@@ -1,10 +1,11 @@
-"""Train the adapter of one run from the cache (rule `train`)."""
+"""Train the adapter of one run (rule `train`)."""
 
 from pathlib import Path
 
 import torch
 
 from depalm.job import start_job
+from depalm.online import Media
 from depalm.provenance import choose_device
 from depalm.runs import train_run
 from depalm.train import Settings
@@ -25,4 +26,8 @@ train_run(
     adapter_path=Path(snakemake.output.adapter),
     record_path=Path(snakemake.output.record),
     log_path=Path(snakemake.output.log),
+    rejects_path=Path(snakemake.output.rejects),
+    media=Media(Path(snakemake.input.media[0]), **snakemake.params.decoding)
+    if snakemake.input.media
+    else None,
 )
