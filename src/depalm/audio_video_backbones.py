@@ -75,6 +75,7 @@ class TimeSformer(BlockBackbone):
 
     def __init__(self, model: TimesformerModel, frames: int, time_average: bool):
         model.config.num_frames = frames  # the layers read it when they run
+        model.layernorm = nn.Identity()
         tokens = 1 + model.embeddings.num_patches * (1 if time_average else frames)
         width = model.config.hidden_size
         super().__init__(model, model.encoder.layer, nn.Identity(), tokens, width)
