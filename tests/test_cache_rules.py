@@ -61,8 +61,8 @@ def test_sizes_are_printed_by_layer_before_anything_runs(
     sizes: tuple[Path, str], done: tuple[Path, str]
 ) -> None:
     rows = [line.split() for line in sizes[1].splitlines() if line.startswith("shapes-vqa")]
-    assert [row[:4] for row in rows] == [
-        ["shapes-vqa", "vit-tiny", split, array]
+    assert [row[:5] for row in rows] == [
+        ["shapes-vqa", "vit-tiny", "0", split, array]
         for split in ("train", "test")
         for array in ("cls", "tokens/layer_11")
     ]
@@ -76,7 +76,9 @@ def test_shards_are_extracted_side_by_side_and_stages_are_timed(done: tuple[Path
     folder, log = done
     first_end = log.index("Finished jobid")
     assert len(re.findall(r"rule extract:", log[:first_end])) == 2  # of 2 cores
-    for path in folder.glob("logs/extract/shapes-vqa/vit-tiny/*/shard-*.log"):
+    logs = list(folder.glob("logs/extract/shapes-vqa/vit-tiny/view0/*/shard-*.log"))
+    assert len(logs) == 4
+    for path in logs:
         stages = ("waiting for decoding", "backbone", "waiting for writing")
         assert all(re.search(rf"{stage} [0-9.]+ s", path.read_text()) for stage in stages)
 

@@ -16,7 +16,8 @@ from depalm.config import load_config, load_yaml
 from depalm.convert import convert
 from depalm.extract import Extraction, extract
 from depalm.files import read_json
-from depalm.generate import Decoding, generate
+from depalm.generate import Decoding, beam_search, generate, pad_left
+from depalm.injection import Injection
 from depalm.llms import LLM, load_llm
 from depalm.manifest import Sample, build_manifest, unique_media
 from depalm.media import token_identity
@@ -79,11 +80,12 @@ def cache(folder: Path, samples: list[Sample]) -> TokenCache:
 
 
 def test_the_llm_continues_a_fact(llm: LLM) -> None:
-    blind = Adapter({"inject": {"at": "none"}}, BACKBONE["shape"], LANGUAGE["shape"])
-    sample = Sample("1", "", "The capital of France is", [""])
+    (words,) = llm.tokenize(["The capital of France is"])
+    token_ids, valid = pad_left([[llm.bos, *words]], llm.eos)
     for beams in (1, 3):
-        (text,) = generate(llm, blind, [sample], None, Decoding(beams=beams, max_new_tokens=4))
-        assert text.startswith("Paris")
+        decoding = Decoding(beams=beams, max_new_tokens=4)
+        (text,) = beam_search(llm, token_ids, valid, Injection(), decoding)
+        assert llm.tokenizer.decode(text).strip().startswith("Paris")
 
 
 def test_images_with_near_tokens_show_the_same_shape(

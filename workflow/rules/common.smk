@@ -159,3 +159,9 @@ def table_scores(wildcards) -> list[str]:
         for run in CONFIG.runs()
         if all(getattr(run, axis) in names for axis, names in filters.items())
     ]
+
+
+def init_adapter(wildcards) -> list[str]:
+    """The adapter that a run starts from (`train.init_from`), which may be another run's."""
+    folder = CONFIG.train_settings(run_of(wildcards)).get("init_from")
+    return [f"{folder}/adapter.{kind}" for kind in ("safetensors", "json")] if folder else []

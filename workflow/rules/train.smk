@@ -1,9 +1,3 @@
-def init_adapter(wildcards) -> list[str]:
-    """The adapter that a run starts from (`train.init_from`), which may be another run's."""
-    folder = CONFIG.train_settings(run_of(wildcards)).get("init_from")
-    return [f"{folder}/adapter.{kind}" for kind in ("safetensors", "json")] if folder else []
-
-
 rule train:
     input:
         manifest="results/{dataset}/manifest/train.parquet",
