@@ -22,6 +22,7 @@ demo: $(VENV)/.installed
 smoke: $(VENV)/.installed
 	$(BIN)/python tests/smoke/build.py resources/smoke
 	$(BIN)/snakemake --configfile config/smoke.yaml
+	$(BIN)/snakemake --configfile config/smoke.yaml config/smoke-webdataset.yaml
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
