@@ -68,9 +68,9 @@ def tiny_clip(directory: Path) -> CLIPModel:
     return _saved(CLIPModel(config), directory)
 
 
-def tiny_ast(directory: Path) -> ASTForAudioClassification:
+def tiny_ast(directory: Path, frames: int = 64, mel_bins: int = 32) -> ASTForAudioClassification:
     """With its classifier."""
-    config = ASTConfig(**SIZES, intermediate_size=48, max_length=64, num_mel_bins=32)
+    config = ASTConfig(**SIZES, intermediate_size=48, max_length=frames, num_mel_bins=mel_bins)
     return _saved(ASTForAudioClassification(config), directory)
 
 
