@@ -74,13 +74,13 @@ def tiny_ast(directory: Path, frames: int = 64, mel_bins: int = 32) -> ASTForAud
     return _saved(ASTForAudioClassification(config), directory)
 
 
-def tiny_whisper(directory: Path) -> WhisperForConditionalGeneration:
-    """Encoder and decoder, for 40 frames."""
+def tiny_whisper(directory: Path, frames: int = 40) -> WhisperForConditionalGeneration:
+    """Encoder and decoder."""
     config = WhisperConfig(
         vocab_size=20,
         d_model=32,
         num_mel_bins=8,
-        max_source_positions=20,
+        max_source_positions=frames // 2,
         encoder_layers=3,
         encoder_attention_heads=4,
         encoder_ffn_dim=48,

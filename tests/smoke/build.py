@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ BACKBONES = {
     "clip-tiny": tiny_clip,
     "open-clip-tiny": tiny_open_clip,
     "ast-tiny": tiny_ast,
-    "whisper-tiny": tiny_whisper,
+    "whisper-tiny": partial(tiny_whisper, frames=100),
     "timesformer-tiny": tiny_timesformer,
 }
 
@@ -126,10 +127,11 @@ def write_karpathy(root: Path) -> None:
 
 def write_official_vqa(root: Path) -> None:
     """See depalm.vqa_datasets.read_vqav2."""
+    first = 0
     for split, size in {"train": SIZES["train"], "val": SIZES["test"]}.items():
         questions: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for number in range(size):
+        for number in range(first, first + size):
             draw(root / f"{split}2014" / f"COCO_{split}2014_{number:012}.jpg", number)
             key = {"question_id": 10 * number, "image_id": number}
             given = [{"answer": colour(number), "answer_id": i} for i in range(1, 11)]
@@ -138,6 +140,7 @@ def write_official_vqa(root: Path) -> None:
         names = ("OpenEnded_mscoco", "questions"), ("mscoco", "annotations")
         for (name, kind), rows in zip(names, (questions, annotations), strict=True):
             put(root / f"v2_{name}_{split}2014_{kind}.json", {kind: rows})
+        first += size
 
 
 def write_textvqa(root: Path) -> None:
