@@ -27,6 +27,7 @@ methods: $(VENV)/.installed
 smoke: $(VENV)/.installed
 	$(BIN)/python tests/smoke/build.py resources/smoke
 	$(BIN)/snakemake --configfile config/smoke.yaml
+	$(BIN)/snakemake --configfile config/smoke.yaml config/smoke-webdataset.yaml
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -68,19 +68,19 @@ def tiny_clip(directory: Path) -> CLIPModel:
     return _saved(CLIPModel(config), directory)
 
 
-def tiny_ast(directory: Path) -> ASTForAudioClassification:
+def tiny_ast(directory: Path, frames: int = 64, mel_bins: int = 32) -> ASTForAudioClassification:
     """With its classifier."""
-    config = ASTConfig(**SIZES, intermediate_size=48, max_length=64, num_mel_bins=32)
+    config = ASTConfig(**SIZES, intermediate_size=48, max_length=frames, num_mel_bins=mel_bins)
     return _saved(ASTForAudioClassification(config), directory)
 
 
-def tiny_whisper(directory: Path) -> WhisperForConditionalGeneration:
-    """Encoder and decoder, for 40 frames."""
+def tiny_whisper(directory: Path, frames: int = 40) -> WhisperForConditionalGeneration:
+    """Encoder and decoder."""
     config = WhisperConfig(
         vocab_size=20,
         d_model=32,
         num_mel_bins=8,
-        max_source_positions=20,
+        max_source_positions=frames // 2,
         encoder_layers=3,
         encoder_attention_heads=4,
         encoder_ffn_dim=48,

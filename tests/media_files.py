@@ -8,7 +8,6 @@ from typing import Any
 
 import av
 import numpy as np
-import pytest
 
 SHARED = Path(os.environ.get("DEPALM_SHARED", Path(__file__).parents[2] / "shared/data"))
 MILLISECONDS = Fraction(1, 1000)
@@ -16,6 +15,8 @@ MILLISECONDS = Fraction(1, 1000)
 
 def shared(folder: str, pattern: str) -> list[Path]:
     """Real files; the test is skipped where there are none."""
+    import pytest  # here, since `make smoke` runs where it is not installed
+
     files = sorted((SHARED / folder).glob(pattern))
     if not files:
         pytest.skip(f"{SHARED / folder} has no {pattern}: set DEPALM_SHARED to the shared data")

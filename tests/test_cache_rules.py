@@ -25,7 +25,7 @@ def configuration(folder: Path, **cache: Any) -> list[str]:
     """Arguments of a smoke run with one dataset and webdataset shards."""
     settings = yaml.safe_load(SMOKE.read_text())
     settings["grid"] = settings["grid"][:1]
-    settings["cache"] |= {"format": "webdataset", **cache}
+    settings["cache"] |= {"format": "webdataset", "shards": 2, **cache}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return ["--configfile", str(folder / "config.yaml")]
 

@@ -18,7 +18,13 @@ ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "config" / "smoke.yaml"
 VQA = "results/shapes-vqa/runs/100pct/vit-tiny+llama-tiny"
 RUN = f"{VQA}/qp_l0/seed0"
-SHARDS = [f"results/shapes-vqa/cache/vit-tiny/view0/train/shard-{i}-of-2.zarr" for i in range(2)]
+SHARD = "results/shapes-vqa/cache/vit-tiny/view0/train/shard-0-of-1.zarr"
+# the second half of `make smoke`, which goes on in the same folder
+WEBDATASET = ["--configfile", str(SMOKE), str(SMOKE.with_name("smoke-webdataset.yaml"))]
+DATASETS = {
+    *("shapes-vqa", "shapes-captions", "coco-tiny", "vqav2-tiny", "textvqa-tiny"),
+    *("audiocaps-tiny", "msrvtt-tiny"),
+}
 
 pytestmark = pytest.mark.dag
 
@@ -54,14 +60,17 @@ def build(folder: Path) -> Path:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which everything has run."""
     folder = build(tmp_path_factory.mktemp("done"))
-    outcome = snakemake(folder)
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    for arguments in ([], WEBDATASET):
+        outcome = snakemake(folder, *arguments)
+        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     return folder
 
 
 def test_every_run_is_trained_generated_scored_and_in_the_tables(done: Path) -> None:
     paths = sorted(done.glob("results/*/runs/*/*/*/*/test.scores.json"))
-    assert len(paths) == 6
+    paths += sorted(done.glob("results/*/runs/*/*/*/*/val.scores.json"))
+    assert {path.relative_to(done / "results").parts[0] for path in paths} == DATASETS
+    assert len(paths) == 11
     for path in paths:
         scores = read_json(path)
         assert scores["samples"] == 8
@@ -80,8 +89,20 @@ def test_every_run_is_trained_generated_scored_and_in_the_tables(done: Path) -> 
     }
 
 
-def test_a_second_run_has_nothing_to_do(done: Path) -> None:
-    assert planned(done) == {}
+def test_both_cache_formats_and_augmented_views_are_read(done: Path) -> None:
+    suffixes = {path.suffix for path in done.glob("results/*/cache/*/*/*/shard-*-of-1.*")}
+    assert suffixes == {".zarr", ".parquet"}  # shards and rejects
+    cache = done / "results/audiocaps-tiny/cache/whisper-tiny"
+    assert sorted(str(path.relative_to(cache)) for path in cache.rglob("*.tar")) == [
+        f"{folder}/shard-{i}-of-2.tar" for folder in ("view0/test", "view1/train") for i in range(2)
+    ]
+    rows = list(csv.DictReader((done / "results/tables/smoke-webdataset.csv").open()))
+    assert {row["backbone"] for row in rows} == {"whisper-tiny"}
+
+
+@pytest.mark.parametrize("arguments", [[], WEBDATASET], ids=["zarr", "webdataset"])
+def test_a_second_run_has_nothing_to_do(done: Path, arguments: list[str]) -> None:
+    assert planned(done, *arguments) == {}
 
 
 def test_a_deleted_score_is_scored_again_and_nothing_else(done: Path) -> None:
@@ -104,10 +125,10 @@ def test_one_output_is_asked_for_by_its_path(done: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "jobs"),
     [
-        ("methods/qp_l0", {"train": 2, "generate": 2, "score": 2, "table": 1}),
+        ("methods/qp_l0", {"train": 3, "generate": 3, "score": 3, "table": 1}),
         (
             "backbones/vit-tiny",
-            {"extract": 8, "train": 6, "generate": 6, "score": 6, "table": 1},
+            {"extract": 6, "train": 6, "generate": 6, "score": 6, "table": 1},
         ),
     ],
 )
@@ -179,8 +200,8 @@ def test_after_kills_in_extraction_and_training_the_bytes_are_the_same(
     done: Path, tmp_path: Path, killed: list[subprocess.Popen[bytes]]
 ) -> None:
     folder = build(tmp_path)
-    kill_when(folder, f"{Path(SHARDS[0]).parent}/.shard-*.tmp/cls", killed)
-    assert not all((folder / shard).exists() for shard in SHARDS)
+    kill_when(folder, f"{Path(SHARD).parent}/.shard-*.tmp/cls", killed)
+    assert not (folder / SHARD).exists()
     assert snakemake(folder, "--unlock").returncode == 0
     kill_when(folder, f"{RUN}/training/checkpoint.safetensors", killed)
     assert not (folder / RUN / "adapter.safetensors").exists()
@@ -188,8 +209,7 @@ def test_after_kills_in_extraction_and_training_the_bytes_are_the_same(
     outcome = snakemake(folder, f"{RUN}/adapter.safetensors")
     assert outcome.returncode == 0, outcome.stderr
     assert "resumed at step" in outcome.stderr
-    for shard in SHARDS:
-        assert sha256_tree(folder / shard) == sha256_tree(done / shard)
+    assert sha256_tree(folder / SHARD) == sha256_tree(done / SHARD)
     adapters = [sha256_file(where / RUN / "adapter.safetensors") for where in (folder, done)]
     assert adapters[0] == adapters[1]
 

@@ -1,27 +1,44 @@
 """Tiny data and tiny random models for config/smoke.yaml: python tests/smoke/build.py [folder]"""
 
+import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import soundfile
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from encoders import tiny_ast, tiny_clip, tiny_open_clip, tiny_timesformer, tiny_whisper
+from media_files import write_video
 from vit import tiny_vit
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (90,) * 3}
 SIZES = {"train": 24, "test": 8}
+BACKBONES = {
+    "vit-tiny": tiny_vit,
+    "clip-tiny": tiny_clip,
+    "open-clip-tiny": tiny_open_clip,
+    "ast-tiny": tiny_ast,
+    "whisper-tiny": partial(tiny_whisper, frames=100),
+    "timesformer-tiny": tiny_timesformer,
+}
 
 
 def build(folder: Path) -> None:
     """Write everything that the part files in tests/smoke name; the same bytes every time."""
-    tiny_vit(folder / "vit-tiny")
+    for name, write in BACKBONES.items():
+        torch.manual_seed(0)
+        write(folder / name)
     write_llm(folder / "llama-tiny")
-    write_vqa(folder / "shapes-vqa")
-    write_captions(folder / "shapes-captions")
+    for name, write_dataset in DATASETS.items():
+        write_dataset(folder / name)
 
 
 def write_llm(folder: Path) -> None:
@@ -55,28 +72,136 @@ def draw(path: Path, number: int) -> None:
     Image.new("RGB", (40, 32 + number), COLOURS[colour(number)]).save(path)
 
 
-def write_vqa(root: Path) -> None:
-    """As easy-VQA is published, see depalm.manifest.read_easy_vqa."""
+def put(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def captions(name: str) -> list[str]:
+    return [f"a {name} square", f"the whole image is {name}"]
+
+
+def write_easy_vqa(root: Path) -> None:
+    """See depalm.vqa_datasets.read_easy_vqa."""
     for split, size in SIZES.items():
         rows = []
         for number in range(size):
             draw(root / split / "images" / f"{number}.png", number)
             rows.append(["what colour is it?", colour(number), number])
             rows.append(["is it red?", "yes" if colour(number) == "red" else "no", number])
-        (root / split / "questions.json").write_text(json.dumps(rows))
+        put(root / split / "questions.json", rows)
 
 
-def write_captions(root: Path) -> None:
-    """As a user's own dataset, see depalm.manifest.read_generic."""
+def write_generic(root: Path) -> None:
+    """As a user's own dataset, see depalm.datasets.read_generic."""
     for split, size in SIZES.items():
         rows = []
         for number in range(size):
             draw(root / split / f"{number}.png", number)
-            name = colour(number)
-            references = [f"a {name} square", f"the whole image is {name}"]
+            references = captions(colour(number))
             rows.append({"media": f"{split}/{number}.png", "references": references})
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (root / f"manifest.{split}.jsonl").write_text(lines)
+
+
+def write_karpathy(root: Path) -> None:
+    """See depalm.coco.read_coco_karpathy."""
+    images = []
+    for number in range(sum(SIZES.values())):
+        split = "train" if number < SIZES["train"] else "test"
+        folder = "train2014" if split == "train" else "val2014"
+        name = f"COCO_{folder}_{number:012}.jpg"
+        draw(root / folder / name, number)
+        sentences = [{"raw": text, "tokens": text.split()} for text in captions(colour(number))]
+        images.append(
+            {
+                "filepath": folder,
+                "filename": name,
+                "cocoid": number,
+                "split": split,
+                "sentences": sentences,
+            }
+        )
+    put(root / "dataset_coco.json", {"images": images, "dataset": "coco"})
+
+
+def write_official_vqa(root: Path) -> None:
+    """See depalm.vqa_datasets.read_vqav2."""
+    first = 0
+    for split, size in {"train": SIZES["train"], "val": SIZES["test"]}.items():
+        questions: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number in range(first, first + size):
+            draw(root / f"{split}2014" / f"COCO_{split}2014_{number:012}.jpg", number)
+            key = {"question_id": 10 * number, "image_id": number}
+            given = [{"answer": colour(number), "answer_id": i} for i in range(1, 11)]
+            questions.append({**key, "question": "what colour is it?"})
+            annotations.append({**key, "answer_type": "other", "answers": given})
+        names = ("OpenEnded_mscoco", "questions"), ("mscoco", "annotations")
+        for (name, kind), rows in zip(names, (questions, annotations), strict=True):
+            put(root / f"v2_{name}_{split}2014_{kind}.json", {kind: rows})
+        first += size
+
+
+def write_textvqa(root: Path) -> None:
+    """See depalm.vqa_datasets.read_textvqa."""
+    for split, size in {"train": SIZES["train"], "val": SIZES["test"]}.items():
+        rows = []
+        for number in range(size):
+            draw(root / "train_images" / f"{split}{number}.jpg", number)
+            rows.append(
+                {
+                    "question_id": number,
+                    "image_id": f"{split}{number}",
+                    "question": "what does it say?",
+                    "answers": [colour(number)] * 10,
+                }
+            )
+        put(root / f"TextVQA_0.5.1_{split}.json", {"data": rows})
+
+
+def write_audiocaps(root: Path) -> None:
+    """Tones, see depalm.caption_datasets.read_audiocaps."""
+    times = np.arange(16000) / 16000
+    for split, size in SIZES.items():
+        rows = [("audiocap_id", "youtube_id", "start_time", "caption")]
+        (root / split).mkdir(parents=True, exist_ok=True)
+        for number in range(size):
+            video, pitch = f"{split:_<9}{number:02}", 110 * 2 ** (number % 4)
+            tone = (0.5 * np.sin(2 * np.pi * pitch * times)).astype(np.float32)
+            soundfile.write(root / split / f"{video}_30.wav", tone, 16000)
+            rows.append((f"{number}", video, "30", f"a tone of {pitch} hertz"))
+        with (root / f"{split}.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows(rows)
+
+
+def write_msrvtt(root: Path) -> None:
+    """Films that become brighter, see depalm.caption_datasets.read_msrvtt."""
+    (root / "TrainValVideo").mkdir(parents=True, exist_ok=True)
+    (root / "TestVideo").mkdir(exist_ok=True)
+    first = 0
+    for split, size in SIZES.items():
+        folder, stem = MSRVTT_NAMES[split]
+        videos, sentences = [], []
+        for number in range(first, first + size):
+            name, frames = f"video{number}", 4 + number % 4
+            write_video(root / folder / f"{name}.mp4", np.arange(frames) / 25)
+            videos.append({"video_id": name, "split": "validate" if number == 0 else split})
+            sentences.append({"video_id": name, "caption": f"a film of {frames} frames"})
+        put(root / f"{stem}_videodatainfo.json", {"videos": videos, "sentences": sentences})
+        first += size
+
+
+MSRVTT_NAMES = {"train": ("TrainValVideo", "train_val"), "test": ("TestVideo", "test")}
+DATASETS = {
+    "shapes-vqa": write_easy_vqa,
+    "shapes-captions": write_generic,
+    "coco-tiny": write_karpathy,
+    "vqav2-tiny": write_official_vqa,
+    "textvqa-tiny": write_textvqa,
+    "audiocaps-tiny": write_audiocaps,
+    "msrvtt-tiny": write_msrvtt,
+}
 
 
 if __name__ == "__main__":
