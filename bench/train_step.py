@@ -25,10 +25,9 @@ CAPTION = 14
 
 def main(threads: int) -> None:
     torch.set_num_threads(threads)
-    llm, vit = (
-        random_llm(),
-        TimmViT(timm.create_model("vit_base_patch16_224", num_classes=0)).eval(),
-    )
+    llm = random_llm()
+    vit = TimmViT(timm.create_model("vit_base_patch16_224", num_classes=0)).eval()
+    vit.requires_grad_(False)  # frozen, as `load_backbone` returns it
     pixels = torch.randn(BATCH, 3, 224, 224)
     adapter = Adapter(method("qp_l0"), BACKBONE, LLM_SHAPE)
     optimizer = torch.optim.AdamW(adapter.parameters(), 1e-4)
