@@ -24,7 +24,7 @@ methods: $(VENV)/.installed
 	$(BIN)/snakemake --configfile config/methods.yaml
 	@cat results/tables/methods.md
 
-smoke: $(VENV)/.installed
+smoke: $(VENV)/.installed-dev
 	$(BIN)/python tests/smoke/build.py resources/smoke
 	$(BIN)/snakemake --configfile config/smoke.yaml
 	$(BIN)/snakemake --configfile config/smoke.yaml config/smoke-webdataset.yaml

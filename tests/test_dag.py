@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from depalm.files import read_json, sha256_file, sha256_tree
 
@@ -22,8 +23,8 @@ SHARD = "results/shapes-vqa/cache/vit-tiny/view0/train/shard-0-of-1.zarr"
 # the second half of `make smoke`, which goes on in the same folder
 WEBDATASET = ["--configfile", str(SMOKE), str(SMOKE.with_name("smoke-webdataset.yaml"))]
 DATASETS = {
-    *("shapes-vqa", "shapes-captions", "coco-tiny", "vqav2-tiny", "textvqa-tiny"),
-    *("audiocaps-tiny", "msrvtt-tiny"),
+    *("shapes-vqa", "shapes-captions", "coco-tiny", "vqav2-tiny", "okvqa-tiny", "aokvqa-tiny"),
+    *("textcaps-tiny", "textvqa-tiny", "audiocaps-tiny", "msrvtt-tiny"),
 }
 
 pytestmark = pytest.mark.dag
@@ -70,7 +71,7 @@ def test_every_run_is_trained_generated_scored_and_in_the_tables(done: Path) -> 
     paths = sorted(done.glob("results/*/runs/*/*/*/*/test.scores.json"))
     paths += sorted(done.glob("results/*/runs/*/*/*/*/val.scores.json"))
     assert {path.relative_to(done / "results").parts[0] for path in paths} == DATASETS
-    assert len(paths) == 11
+    assert len(paths) == 16
     for path in paths:
         scores = read_json(path)
         assert scores["samples"] == 8
@@ -98,7 +99,15 @@ def test_both_cache_formats_and_augmented_views_are_read(done: Path) -> None:
         f"{folder}/shard-{i}-of-2.tar" for folder in ("view0/test", "view1/train") for i in range(2)
     ]
     rows = list(csv.DictReader((done / "results/tables/smoke-webdataset.csv").open()))
-    assert {row["backbone"] for row in rows} == {"whisper-tiny"}
+    assert {row["backbone"] for row in rows} == {"whisper-tiny", "clap-random"}
+
+
+def test_a_run_online_needs_no_cache_and_keeps_what_it_tuned(done: Path) -> None:
+    assert not (done / "results/textvqa-tiny/cache").exists()
+    run = done / "results/textvqa-tiny/runs/100pct/vit-tiny+llama-tiny/epalm/seed0"
+    tuned = [name for name in load_file(run / "adapter.safetensors") if "backbone" in name]
+    assert len(tuned) > 12
+    assert read_json(run / "val.scores.json")["samples"] == 8
 
 
 @pytest.mark.parametrize("arguments", [[], WEBDATASET], ids=["zarr", "webdataset"])
@@ -129,7 +138,7 @@ def test_one_output_is_asked_for_by_its_path(done: Path) -> None:
         ("methods/qp_l0", {"train": 3, "generate": 3, "score": 3, "table": 1}),
         (
             "backbones/vit-tiny",
-            {"extract": 6, "train": 6, "generate": 6, "score": 6, "table": 1},
+            {"extract": 4, "train": 6, "generate": 6, "score": 6, "table": 1},
         ),
     ],
 )

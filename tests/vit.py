@@ -21,12 +21,16 @@ SPEC: dict[str, Any] = {
 }
 
 
-def tiny_vit(directory: Path, image_size: int = 32, seed: int = 0) -> VisionTransformer:
+def tiny_vit(
+    directory: Path, image_size: int | tuple[int, int] = 32, seed: int = 0, channels: int = 3
+) -> VisionTransformer:
     """Write model.safetensors of a random MODEL with its classifier, as it is published; return
     the model.
     """
     torch.manual_seed(seed)
-    model: VisionTransformer = timm.create_model(MODEL, img_size=image_size).eval()
+    model: VisionTransformer = timm.create_model(
+        MODEL, img_size=image_size, in_chans=channels
+    ).eval()
     for parameter in model.parameters():  # zero biases and unit norms would hide mistakes
         torch.nn.init.normal_(parameter, std=0.1)
     directory.mkdir(parents=True, exist_ok=True)

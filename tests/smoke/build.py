@@ -11,8 +11,11 @@ import numpy as np
 import soundfile
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from depalm.audio_video_backbones import build_clap
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from encoders import tiny_ast, tiny_clip, tiny_open_clip, tiny_timesformer, tiny_whisper
@@ -21,12 +24,28 @@ from vit import tiny_vit
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (90,) * 3}
 SIZES = {"train": 24, "test": 8}
+
+
+def random_clap(directory: Path) -> None:
+    """HTSAT-tiny, the smallest there is."""
+    directory.mkdir(parents=True, exist_ok=True)
+    parts = zip(("audio_branch", "audio_projection"), build_clap("HTSAT-tiny"), strict=True)
+    state = {
+        f"{name}.{key}": value.contiguous()
+        for name, part in parts
+        for key, value in part.state_dict().items()
+    }
+    save_file(state, directory / "model.safetensors")
+
+
 BACKBONES = {
     "vit-tiny": tiny_vit,
+    "audio-vit-tiny": partial(tiny_vit, image_size=(64, 32), channels=1),
     "clip-tiny": tiny_clip,
     "open-clip-tiny": tiny_open_clip,
     "ast-tiny": tiny_ast,
     "whisper-tiny": partial(tiny_whisper, frames=100),
+    "clap-random": random_clap,
     "timesformer-tiny": tiny_timesformer,
 }
 
@@ -125,8 +144,8 @@ def write_karpathy(root: Path) -> None:
     put(root / "dataset_coco.json", {"images": images, "dataset": "coco"})
 
 
-def write_official_vqa(root: Path) -> None:
-    """See depalm.vqa_datasets.read_vqav2."""
+def write_official_vqa(root: Path, prefix: str) -> None:
+    """See depalm.vqa_datasets.read_vqav2, and read_okvqa, without prefix."""
     first = 0
     for split, size in {"train": SIZES["train"], "val": SIZES["test"]}.items():
         questions: list[dict[str, Any]] = []
@@ -139,8 +158,36 @@ def write_official_vqa(root: Path) -> None:
             annotations.append({**key, "answer_type": "other", "answers": given})
         names = ("OpenEnded_mscoco", "questions"), ("mscoco", "annotations")
         for (name, kind), rows in zip(names, (questions, annotations), strict=True):
-            put(root / f"v2_{name}_{split}2014_{kind}.json", {kind: rows})
+            put(root / f"{prefix}{name}_{split}2014_{kind}.json", {kind: rows})
         first += size
+
+
+def write_aokvqa(root: Path) -> None:
+    """See depalm.vqa_datasets.read_aokvqa."""
+    for split, size in {"train": SIZES["train"], "val": SIZES["test"]}.items():
+        rows = []
+        for number in range(size):
+            draw(root / f"{split}2017" / f"{number:012}.jpg", number)
+            rows.append(
+                {
+                    "question_id": f"{split}-{number}",
+                    "image_id": number,
+                    "question": "what colour is it?",
+                    "direct_answers": [colour(number)] * 10,
+                }
+            )
+        put(root / f"aokvqa_v1p0_{split}.json", rows)
+
+
+def write_textcaps(root: Path) -> None:
+    """See depalm.caption_datasets.read_textcaps."""
+    for split, size in {"train": SIZES["train"], "val": SIZES["test"]}.items():
+        rows = []
+        for number in range(size):
+            name = f"{split}{number}"
+            draw(root / "train_images" / f"{name}.jpg", number)
+            rows += [{"image_id": name, "caption_str": text} for text in captions(colour(number))]
+        put(root / f"TextCaps_0.1_{split}.json", {"data": rows})
 
 
 def write_textvqa(root: Path) -> None:
@@ -197,7 +244,10 @@ DATASETS = {
     "shapes-vqa": write_easy_vqa,
     "shapes-captions": write_generic,
     "coco-tiny": write_karpathy,
-    "vqav2-tiny": write_official_vqa,
+    "vqav2-tiny": partial(write_official_vqa, prefix="v2_"),
+    "okvqa-tiny": partial(write_official_vqa, prefix=""),
+    "aokvqa-tiny": write_aokvqa,
+    "textcaps-tiny": write_textcaps,
     "textvqa-tiny": write_textvqa,
     "audiocaps-tiny": write_audiocaps,
     "msrvtt-tiny": write_msrvtt,
