@@ -9,8 +9,9 @@ from torch import Tensor
 from vit import MODEL, SPEC, tiny_vit
 
 from depalm.backbones import BackboneError, load_backbone, weights_identity
-from depalm.config import ConfigError, load_config, load_yaml
+from depalm.config import load_config
 from depalm.files import write_json
+from depalm.schema import ConfigError, load_yaml
 
 PIXELS = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from depalm.config import Config, ConfigError, check_schema, load_config, load_yaml
+from depalm.config import Config, load_config
+from depalm.schema import ConfigError, check_schema, load_yaml
 
 ROOT = Path(__file__).parents[1]
 # smoke-webdataset.yaml is read over smoke.yaml, and no configuration by itself

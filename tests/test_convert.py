@@ -24,9 +24,9 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import sinusoids
 
 from depalm.backbones import load_backbone
-from depalm.config import load_yaml
 from depalm.convert import DINOV2_SMALL, ConvertError, convert
 from depalm.files import read_json, sha256_file, write_json
+from depalm.schema import load_yaml
 from depalm.sources import fetch
 
 BACKBONES = Path(__file__).parents[1] / "config" / "backbones"

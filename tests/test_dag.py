@@ -1,7 +1,9 @@
 """The whole DAG on tiny data with tiny random models (config/smoke.yaml), as a user runs it."""
 
 import csv
+import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +132,30 @@ def test_one_output_is_asked_for_by_its_path(done: Path) -> None:
     jobs = {"subset": 1, "train": 1, "generate": 1, "score": 1}
     assert planned(done, f"{path}/test.scores.json") == jobs
     assert planned(done, f"{path}/adapter.safetensors") == {"subset": 1, "train": 1}
+
+
+def test_an_adapter_is_tested_or_trained_on_by_one_command(done: Path, tmp_path: Path) -> None:
+    """As somebody who got its two files from elsewhere."""
+    for name in ("adapter.safetensors", "adapter.json"):
+        shutil.copy(done / RUN / name, tmp_path / name)
+    tested = RUN.replace("seed0", "seed8")
+    outcome = snakemake(
+        done, f"{tested}/test.scores.json", "--config", f"checkpoint={tmp_path.as_posix()}"
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    predictions = [(done / run / "test.predictions.jsonl").read_bytes() for run in (RUN, tested)]
+    assert predictions[0] == predictions[1]
+    assert not (done / tested / "adapter.safetensors").exists()
+
+    trained_on = RUN.replace("seed0", "seed9")
+    start = f"train={{init_from: {tmp_path.as_posix()}}}"
+    outcome = snakemake(done, f"{trained_on}/adapter.safetensors", "--config", start)
+    assert outcome.returncode == 0, outcome.stderr
+    logs = [(done / run / "train.jsonl").read_text().splitlines() for run in (RUN, trained_on)]
+    first, last, goes_on = (
+        json.loads(line)["loss"] for line in (logs[0][0], logs[0][-1], logs[1][0])
+    )
+    assert abs(goes_on - last) < abs(goes_on - first)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from depalm.config import SCHEMAS, Config, ConfigError, check_schema, load_config, load_yaml
+from depalm.config import Config, load_config
 from depalm.datasets import READERS
 from depalm.manifest import Sample, choose_template
 from depalm.metrics import METRICS
 from depalm.runs import with_prompt
+from depalm.schema import SCHEMAS, ConfigError, check_schema, load_yaml
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))

@@ -45,9 +45,9 @@ from depalm.audio_video_backbones import AST, TimeSformer, Whisper, build_clap
 from depalm.backbone import Backbone
 from depalm.backbones import LOADERS, BackboneError, load_backbone
 from depalm.checkpoints import read_pytorch
-from depalm.config import check_schema, load_yaml
 from depalm.convert import ConvertError, convert
 from depalm.files import read_json, write_json
+from depalm.schema import check_schema, load_yaml
 from depalm.vision_backbones import ClipViT, OpenClipViT, TimmViT, build_timm
 
 CONFIG = Path(__file__).parents[1] / "config" / "backbones"

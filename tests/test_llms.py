@@ -17,11 +17,11 @@ from transformers import (
 )
 
 from depalm.batches import encode
-from depalm.config import check_schema, load_yaml
 from depalm.convert import convert
 from depalm.files import write_json
 from depalm.llms import FAMILIES, LLM, LLMError, load_llm
 from depalm.manifest import Sample
+from depalm.schema import check_schema, load_yaml
 from depalm.sources import HUB_URI
 
 CONFIG = Path(__file__).parents[1] / "config" / "llms"

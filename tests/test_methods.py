@@ -8,8 +8,9 @@ import pytest
 import yaml
 from tiny import METHODS
 
-from depalm.config import Config, ConfigError, Run, check_schema, load_config, load_yaml
+from depalm.config import Config, Run, load_config
 from depalm.files import write_json
+from depalm.schema import ConfigError, check_schema, load_yaml
 
 ROOT = Path(__file__).parents[1]
 RUN = Run("easy-vqa", "100pct", "dinov2-S", "smollm2-135m", "qp_l0", 0)

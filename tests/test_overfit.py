@@ -18,12 +18,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from depalm.adapter import Adapter
 from depalm.batches import IGNORED, encode
-from depalm.config import load_yaml
 from depalm.extract import Extraction, extract
 from depalm.generate import Decoding, generate
 from depalm.llms import load_llm
 from depalm.manifest import build_manifest, unique_media
 from depalm.media import token_identity
+from depalm.schema import load_yaml
 from depalm.token_cache import TokenCache
 from depalm.train import Settings, train
 from depalm.views import CachedViews

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from depalm.config import Config, Run, check_schema
+from depalm.config import Config, Run
+from depalm.schema import check_schema
 
 ROOT = Path(__file__).parents[1]
 ROWS = list(csv.DictReader((ROOT / "tests" / "data" / "paper_grid.csv").open()))

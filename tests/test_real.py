@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from depalm.adapter import Adapter
 from depalm.batches import encode
-from depalm.config import load_config, load_yaml
+from depalm.config import load_config
 from depalm.convert import convert
 from depalm.extract import Extraction, extract
 from depalm.files import read_json
@@ -21,6 +21,7 @@ from depalm.injection import Injection
 from depalm.llms import LLM, load_llm
 from depalm.manifest import Sample, build_manifest, unique_media
 from depalm.media import token_identity
+from depalm.schema import load_yaml
 from depalm.sources import fetch
 from depalm.token_cache import TokenCache
 from depalm.train import Settings, train

@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from depalm.adapter import Adapter
-from depalm.config import load_yaml
 from depalm.llms import LLM, LlamaLLM, OptLLM
+from depalm.schema import load_yaml
 
 LAYERS, WIDTH, VOCABULARY = 4, 32, 41
 FAMILIES = ["llama", "opt", "opt-projected"]

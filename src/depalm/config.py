@@ -1,30 +1,21 @@
 """The run configuration and the part files it names, strictly checked before any job is planned."""
 
-import difflib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import torch
-import yaml
 
 from depalm.adapter import Adapter
 from depalm.checkpoint import RECORD, WEIGHTS, read_record
 from depalm.manifest import ManifestError, parse_fraction
 from depalm.mapper import ConnectorError
 from depalm.metrics import MetricError, require
+from depalm.schema import ConfigError, check_schema, load_yaml, nearest
 from depalm.selection import AdapterError
 from depalm.views import training_views
-
-SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run: says where, what is wrong, and the nearest valid name."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,8 @@ class Config:
     def checkpoint(self, run: Run) -> str | None:
         """The folder of the adapter that a run only tests; None if it trains its own."""
         given = [rule["checkpoint"] for rule in self._overrides(run) if "checkpoint" in rule]
-        return given[-1] if given else None
+        chosen: str | None = [self.settings.get("checkpoint"), *given][-1]
+        return chosen
 
     def online(self, run: Run) -> bool:
         """Whether a run has its backbone in the loop, rather than a cache of its tokens."""
@@ -258,6 +250,8 @@ def _check_checkpoint(config: Config, run: Run, folder: Path) -> None:
     for name in (WEIGHTS, RECORD):
         if not (folder / name).is_file():
             raise ConfigError(f"{run.path}: its checkpoint {folder} has no {name}")
+    if str(folder) == config.settings.get("checkpoint"):
+        return  # it fits the run that was asked for, if any: its job will tell
     method = {key: value for key, value in config.method(run).items() if key != "version"}
     llm = config.part("llm", run.llm)
     known: dict[str, Any] = {
@@ -281,53 +275,6 @@ def _check_table(config: Config, table: Mapping[str, Any]) -> None:
                     f"table {table['name']}: {axis} names {name!r}, which no run of the grid "
                     f"has{nearest(name, there)}"
                 )
-
-
-def load_yaml(path: Path) -> Any:
-    """Read YAML; numbers such as 1e-3, which YAML 1.1 takes for text, are numbers here."""
-    try:
-        return yaml.load(path.read_text(), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    pass
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def check_schema(content: Any, schema: str, where: str) -> None:
-    """Check `content` against workflow/schemas/{schema}.schema.yaml. Raises ConfigError."""
-    validator = jsonschema.Draft202012Validator(load_yaml(SCHEMAS / f"{schema}.schema.yaml"))
-    error = jsonschema.exceptions.best_match(validator.iter_errors(content))
-    if error is not None:
-        place = ".".join(map(str, error.absolute_path))
-        raise ConfigError(f"{where}{f', {place}' if place else ''}: {_explain(error)}")
-
-
-def _explain(error: Any) -> str:
-    if error.validator == "additionalProperties":
-        known = error.schema["properties"]
-        unknown = [key for key in error.instance if key not in known]
-        return "; ".join(f"unknown key {key!r}{nearest(key, known)}" for key in unknown)
-    if error.validator == "not" and not error.validator_value:
-        return "this key is for parts of another kind"
-    if error.validator == "enum":
-        return f"unknown value {error.instance!r}{nearest(error.instance, error.validator_value)}"
-    return error.message
-
-
-def nearest(name: Any, known: Iterable[Any]) -> str:
-    """How to go on from an unknown name: the nearest known one, or all of them."""
-    names = [str(value) for value in known]
-    close = difflib.get_close_matches(str(name), names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(names))}"
 
 
 def _sorted(value: Any) -> Any:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import torch
 
-from depalm.config import ConfigError, Run, load_config
+from depalm.config import Run, load_config
+from depalm.schema import ConfigError
 from depalm.token_cache import FORMATS
 
 try:
