@@ -1,43 +1,24 @@
-"""The 183 runs of the paper (data/paper_grid.csv): all their layers, and every count given."""
+"""config/paper.yaml against the 183 runs of the paper (data/paper_grid.csv): their settings, all
+their layers, and every count given.
+"""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from depalm.config import Config, Run
-from depalm.schema import check_schema
+from depalm.schema import check_schema, load_yaml
 
 ROOT = Path(__file__).parents[1]
 ROWS = list(csv.DictReader((ROOT / "tests" / "data" / "paper_grid.csv").open()))
 TUNED = "eva-clip-L-tuned"  # the backbone of the bias tuning suite: its tokens cannot be cached
-# how the configuration says in what the paper's runs differ from config/methods
-OVERRIDES: list[dict[str, Any]] = [
-    {
-        "where": {"methods": ["r_qpmapper_l0"], "fractions": ["1pct"]},
-        "method": {"connector": {"mapper": {"layers": 1, "queries": 1}}},
-    },
-    {
-        "where": {
-            "methods": ["r_qpmapper_l0"],
-            "fractions": ["1pct"],
-            "backbones": ["dinov2-L"],
-        },
-        "method": {"connector": {"mapper": {"queries": 32}}},
-    },
-    {
-        "where": {"backbones": [TUNED]},
-        "method": {"finetune": {"backbone": {"linears": True}}},
-    },
-]
 
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    config = Config({"overrides": OVERRIDES}, [ROOT / "config"])
-    config.parts["backbone"] = {TUNED: config.part("backbone", "eva-clip-L")}
-    return config
+    return Config(load_yaml(ROOT / "config" / "paper.yaml"), [ROOT / "config"])
 
 
 def run_of(row: dict[str, str]) -> Run:
@@ -52,10 +33,19 @@ def run_of(row: dict[str, str]) -> Run:
     return Run(row["dataset"], fraction, backbone, llm, row["method"], 0)
 
 
-def test_the_grid_is_whole() -> None:
+def test_the_grid_is_whole(config: Config) -> None:
+    """And each of its runs has five seeds; in addition there is blind."""
     assert len(ROWS) == 183
-    assert len({run_of(row) for row in ROWS}) == 183
     assert len([row for row in ROWS if row["trainable_parameters"]]) == 43
+    runs = [run for run in config.runs() if run.method != "blind"]
+    assert len(runs) == 5 * 183
+    assert set(runs) == {replace(run_of(row), seed=seed) for row in ROWS for seed in range(5)}
+    blind = {(run.dataset, run.fraction) for run in config.runs() if run.method == "blind"}
+    assert blind == {(run.dataset, run.fraction) for run in runs}
+
+
+def test_the_tuned_backbone_is_the_other_one(config: Config) -> None:
+    assert config.part("backbone", TUNED) == config.part("backbone", "eva-clip-L")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['suite']}-{row['method']}")
@@ -78,4 +68,7 @@ def test_a_run_of_the_paper(config: Config, row: dict[str, str]) -> None:
     for option in ("time_average", "cls_is_mean_pool"):
         assert backbone.get(option, False) == (row[option] == "true")
     tuned = method.get("finetune", {}).get("backbone", {}).get("linears", False)
-    assert tuned == (row["backbone_bias_tuning"] == "true")
+    assert tuned == config.online(run) == (row["backbone_bias_tuning"] == "true")
+    train = config.train_settings(run)
+    for key in ("epochs", "batch_size", "accumulate", "lr", "clip_norm"):
+        assert train[key] == float(row[key])

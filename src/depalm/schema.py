@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,16 @@ _Loader.add_implicit_resolver(
 
 def check_schema(content: Any, schema: str, where: str) -> None:
     """Check `content` against workflow/schemas/{schema}.schema.yaml. Raises ConfigError."""
-    validator = jsonschema.Draft202012Validator(
-        load_yaml(SCHEMAS / f"{schema}.schema.yaml"), registry=SCHEMA_FILES
-    )
-    error = jsonschema.exceptions.best_match(validator.iter_errors(content))
+    error = jsonschema.exceptions.best_match(_validator(schema).iter_errors(content))
     if error is not None:
         place = ".".join(map(str, error.absolute_path))
         raise ConfigError(f"{where}{f', {place}' if place else ''}: {_explain(error)}")
+
+
+@cache
+def _validator(schema: str) -> jsonschema.Draft202012Validator:
+    content = load_yaml(SCHEMAS / f"{schema}.schema.yaml")
+    return jsonschema.Draft202012Validator(content, registry=SCHEMA_FILES)
 
 
 def _explain(error: Any) -> str:
