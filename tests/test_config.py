@@ -131,6 +131,7 @@ def set_key(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_key("grid", 0, "fractions", value=["all"]), r"grid\.0\.fractions\.0: 'all' does not"),
         (set_key("grid", 0, "seeds", value=[]), r"grid\.0\.seeds: \[\]"),
         (set_key("tables", 0, "methods", value=["qp_l1"]), r"'qp_l1', which no run of the grid"),
+        (set_key("tables", 0, "published", value="paper.csv"), r"table demo: there is no file .*"),
         (set_key("train", "epochs", value=1), r"train needs either `steps` or `epochs`"),
         (set_key("device", value="tpu"), r"device: 'tpu' does not match"),
     ],
@@ -142,6 +143,14 @@ def test_what_is_wrong_is_named_with_the_nearest_right_one(
     change(settings)
     with pytest.raises(ConfigError, match=message):
         load_config(settings, ROOT)
+
+
+def test_a_row_for_each_method_needs_one_backbone_in_each_cell() -> None:
+    grid = [block(backbones=["dinov2-S", "dinov2-S-224"])]
+    table = {"name": "all", "title": "All", "rows": "methods"}
+    with pytest.raises(ConfigError, match=r"table all .*blind easy-vqa 100pct runs .*dinov2-S-224"):
+        demo(grid=grid, tables=[table])
+    assert demo(grid=grid, tables=[{**table, "backbones": ["dinov2-S"]}])
 
 
 @pytest.mark.parametrize(

@@ -46,36 +46,32 @@ def rows_of(text: str) -> list[dict[str, str]]:
 
 
 def published_runs() -> tuple[list[dict[str, Any]], pd.DataFrame]:
-    """The published table as runs, one for each value in it."""
-    published = pd.read_csv(PUBLISHED).set_index("method")
-    metrics = {"cider": "cider", "accuracy": "vqa_accuracy", "spider": "spider"}
-    runs = []
-    for title in published.columns[:10]:
-        *dataset, metric = title.split("_")
-        fraction = "1pct" if "1pct" in dataset else "100pct"
-        name = metrics[metric]
-        identity = {"dataset": dataset[0], "fraction": fraction, "primary_metric": name}
-        for method, value in published[title].dropna().items():
-            runs.append(make_run(str(method), None, metrics={name: value}, **identity))
-    return runs, published
+    """The published table as runs, one for each value in it; and its averages, by method."""
+    published = pd.read_csv(PUBLISHED)
+    scores = published.dropna(subset="dataset")
+    runs = [
+        make_run(
+            row.method,
+            None,
+            dataset=row.dataset,
+            fraction=row.fraction,
+            metrics={row.metric: row.mean},
+            primary_metric=row.metric,
+        )
+        for row in scores.itertuples(index=False)
+    ]
+    averages = published[published["dataset"].isna()]
+    return runs, averages.pivot(index="method", columns="metric", values="mean")
 
 
 def test_averages_reproduce_every_published_value() -> None:
-    runs, published = published_runs()
-    assert len(published) == 11
+    runs, averages = published_runs()
+    assert len(averages) == 11
     assert len(runs) == 11 * 10 - 6
-    scores = published.iloc[:, :10]
-    pd.testing.assert_series_equal(
-        average_score(scores).round(1), published["average_score"], check_names=False
-    )
-    pd.testing.assert_series_equal(
-        average_rank(scores).round(1), published["average_rank"], check_names=False
-    )
-    rows = shown(runs, methods=list(published.index))
-    assert [row["Average score"] for row in rows] == [
-        f"{v:.1f}" for v in published["average_score"]
-    ]
-    assert [row["Average rank"] for row in rows] == [f"{v:.1f}" for v in published["average_rank"]]
+    methods = list(dict.fromkeys(run["method"] for run in runs))
+    rows = shown(runs, methods=methods)
+    for title, name in (("Average score", "average_score"), ("Average rank", "average_rank")):
+        assert [row[title] for row in rows] == [f"{averages.loc[m, name]:.1f}" for m in methods]
     c_attn = rows[-1]
     assert c_attn["coco CIDEr"] == "130.05"
     assert c_attn["coco 1% CIDEr"] == "81.38"
@@ -185,6 +181,42 @@ def test_filters_choose_runs() -> None:
     assert list(both[0])[1:3] == ["vqav2 10% Accuracy", "easy-vqa 10% Accuracy"]
     with pytest.raises(TableError, match=r"demo: none of 12 scores matches .*'opt-125m'"):
         shown(runs, llms=["opt-125m"])
+
+
+def test_a_row_for_each_method_over_several_models() -> None:
+    runs = [
+        make_run("qp_l0", 70.0),
+        make_run("qp_l0", 80.0, dataset="coco", backbone="eva-clip-L", llm="llama"),
+        make_run("blind", 10.0, dataset="coco", backbone="disabled", llm="llama"),
+    ]
+    assert len(shown(runs)) == 3
+    blind, qp = shown(runs, rows="methods")
+    assert list(qp)[:3] == ["Method", "easy-vqa Accuracy", "coco Accuracy"]
+    assert (qp["easy-vqa Accuracy"], qp["coco Accuracy"]) == ("70.00", "80.00")
+    assert (blind["easy-vqa Accuracy"], blind["coco Accuracy"]) == ("–", "10.00")
+    mixed = [*runs, make_run("qp_l0", 60.0, llm="opt-125m")]
+    with pytest.raises(TableError, match=r"qp_l0 on easy-vqa .*dinov2-S\+opt-125m, .*smollm2"):
+        shown(mixed, rows="methods")
+
+
+def test_published_scores_stand_beside_ours(tmp_path: Path) -> None:
+    (tmp_path / "published.csv").write_text(
+        "method,dataset,fraction,metric,mean\n"
+        "qp_l0,easy-vqa,100pct,vqa_accuracy,71.5\n"
+        "blind,easy-vqa,100pct,vqa_accuracy,99\n"
+        "qp_l0,,,average_score,95.7\n"
+    )
+    runs = [make_run("qp_l0", 70.0), make_run("blind", 60.0), make_run("limber_1", 65.0)]
+    for run in runs:
+        write_json(tmp_path / f"{run['method']}.json", run)
+    outputs = [tmp_path / "demo.md", tmp_path / "demo.csv"]
+    write_table(tmp_path.glob("*.json"), SPEC, outputs, tmp_path / "published.csv")
+    text = outputs[0].read_text()
+    assert "| Blind | 60.00 [99.00] |" in text
+    assert "| **70.00 [71.50]** |" in text  # what is published is not in competition
+    assert "| LiMBeR(1) | 65.00 |" in text
+    assert "In brackets: the published mean." in text
+    assert [row["published"] for row in rows_of(outputs[1].read_text())] == ["99.0", "", "71.5"]
 
 
 def test_metrics_of_a_table() -> None:

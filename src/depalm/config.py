@@ -138,6 +138,16 @@ class Config:
         ]
         return sorted({i for a in adapters if not a.cls_only for i in a.source_layers})
 
+    def table_runs(self, table: Mapping[str, Any]) -> list[Run]:
+        """The runs that the filters of a table let through."""
+        axes = ("dataset", "fraction", "backbone", "llm", "method")
+        filters = {axis: table[f"{axis}s"] for axis in axes if table.get(f"{axis}s")}
+        return [
+            run
+            for run in self.runs()
+            if all(getattr(run, axis) in names for axis, names in filters.items())
+        ]
+
     @property
     def training_views(self) -> list[int]:
         return training_views(self.settings["cache"].get("views", 1))
@@ -181,7 +191,7 @@ def load_config(settings: Mapping[str, Any], root: Path) -> Config:
     except MetricError as error:
         raise ConfigError(str(error)) from error
     for table in settings["tables"]:
-        _check_table(config, table)
+        _check_table(config, table, root)
     for run in config.runs():  # last, for a wrong name is the likelier reason
         _check_files(config, run)
     return config
@@ -266,7 +276,7 @@ def _check_checkpoint(config: Config, run: Run, folder: Path) -> None:
         raise ConfigError(f"{run.path}: {error}") from error
 
 
-def _check_table(config: Config, table: Mapping[str, Any]) -> None:
+def _check_table(config: Config, table: Mapping[str, Any], root: Path) -> None:
     for axis in ("datasets", "fractions", "backbones", "llms", "methods"):
         there = {str(getattr(run, axis.removesuffix("s"))) for run in config.runs()}
         for name in table.get(axis) or []:
@@ -274,6 +284,20 @@ def _check_table(config: Config, table: Mapping[str, Any]) -> None:
                 raise ConfigError(
                     f"table {table['name']}: {axis} names {name!r}, which no run of the grid "
                     f"has{nearest(name, there)}"
+                )
+    published = table.get("published")
+    if published is not None and not (root / published).is_file():
+        raise ConfigError(f"table {table['name']}: there is no file {root / published}")
+    if table.get("rows") == "methods":
+        models: dict[tuple[str, ...], set[str]] = {}
+        for run in config.table_runs(table):
+            cell = (run.method, run.dataset, run.fraction)
+            models.setdefault(cell, set()).add(f"{run.backbone}+{run.llm}")
+        for place, used in models.items():
+            if len(used) > 1:
+                raise ConfigError(
+                    f"table {table['name']} has a row for each method, but {' '.join(place)} runs "
+                    f"with {', '.join(sorted(used))}: filter its backbones and llms"
                 )
 
 

@@ -4,6 +4,7 @@ A row is a method between a backbone and an LLM, a score column is a metric on a
 fraction of its training set, and a cell is the mean over the seeds.
 """
 
+import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from depalm.files import read_json
 from depalm.metrics import METRICS
 
 Run = Mapping[str, Any]  # the content of one scores.json
+Published = Mapping[tuple[str, ...], float]  # by method, dataset, fraction and metric
 IDENTITY = ("dataset", "split", "fraction", "backbone", "llm", "method", "seed")
 FILTERED = ("dataset", "fraction", "backbone", "llm", "method")  # by lists named in the plural
 MISSING = "–"
@@ -29,6 +31,8 @@ class TableError(ValueError):
 
 
 class Row(NamedTuple):
+    """In a table that has one row for each method, `backbone` and `llm` are empty."""
+
     backbone: str
     llm: str
     method: str
@@ -43,10 +47,11 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of a row and a column, one for each seed."""
+    """The runs of a row and a column, one for each seed; `published` is somebody's mean of it."""
 
     runs: Sequence[Run]
     metric: str
+    published: float | None = None
 
     @cached_property
     def scores(self) -> dict[int, float]:
@@ -128,12 +133,24 @@ def read_runs(paths: Iterable[Path | str]) -> list[Run]:
     return [run for _, run in runs.values()]
 
 
-def build_table(runs: Sequence[Run], spec: Mapping[str, Any]) -> Table:
-    """The table that `spec` asks for (name, title, methods; optional filters and metrics).
+def read_published(path: Path | str) -> Published:
+    """Scores that somebody published: a CSV of method, dataset, fraction, metric, mean."""
+    keys = ("method", "dataset", "fraction", "metric")
+    with Path(path).open(newline="") as stream:
+        return {
+            tuple(row[key] for key in keys): float(row["mean"]) for row in csv.DictReader(stream)
+        }
+
+
+def build_table(
+    runs: Sequence[Run], spec: Mapping[str, Any], published: Published | None = None
+) -> Table:
+    """The table that `spec` asks for (name, title, methods; optional rows, filters and metrics).
 
     Rows and columns stand in the order of the spec's lists; what has no list stands as it comes,
-    and fractions from large to small. Raises TableError if no run matches the filters, or if no
-    run has one of the metrics.
+    and fractions from large to small. With `rows: methods` there is one row for each method, with
+    whichever backbone and LLM it has in a column. Raises TableError if no run matches the filters,
+    if no run has one of the metrics, or if a cell would mix backbones or LLMs.
     """
     runs = _select(runs, spec)
     order = {key: _ordered((run[key] for run in runs), spec.get(f"{key}s")) for key in FILTERED}
@@ -143,9 +160,14 @@ def build_table(runs: Sequence[Run], spec: Mapping[str, Any]) -> Table:
     listed = None if spec.get("metrics") == "all" else spec.get("metrics")
     metrics = _ordered((name for run in runs for name in _metrics(run, spec)), listed)
 
+    by_method = spec.get("rows") == "methods"
+    if by_method:
+        order |= {"backbone": [""], "llm": [""]}
+
     found: dict[tuple[Row, Column], list[Run]] = {}
     for run in runs:
-        row = Row(run["backbone"], run["llm"], run["method"])
+        backbone, llm = ("", "") if by_method else (run["backbone"], run["llm"])
+        row = Row(backbone, llm, run["method"])
         for name in _metrics(run, spec):
             column = Column(run["dataset"], run["split"], run["fraction"], name)
             found.setdefault((row, column), []).append(run)
@@ -154,14 +176,36 @@ def build_table(runs: Sequence[Run], spec: Mapping[str, Any]) -> Table:
     known_rows, known_columns = {row for row, _ in found}, {column for _, column in found}
     rows = [row for row in every_row if row in known_rows]
     columns = [column for column in every_column if column in known_columns]
+    cells = {
+        (row, column): Cell(
+            found.get((row, column), []),
+            column.metric,
+            (published or {}).get((row.method, column.dataset, column.fraction, column.metric)),
+        )
+        for row, column in product(rows, columns)
+    }
+    _check_unmixed(cells, spec["name"])
+    notes = _notes(runs, spec.get("methods") or [], columns)
+    if published is not None:
+        notes.insert(1, "In brackets: the published mean.")
     return Table(
         name=spec["name"],
         title=spec["title"],
         rows=rows,
         columns=columns,
-        cells={key: Cell(found.get(key, []), key[1].metric) for key in product(rows, columns)},
-        notes=_notes(runs, spec.get("methods") or [], columns),
+        cells=cells,
+        notes=notes,
     )
+
+
+def _check_unmixed(cells: Mapping[tuple[Row, Column], Cell], table: str) -> None:
+    for (row, column), cell in cells.items():
+        models = sorted({f"{run['backbone']}+{run['llm']}" for run in cell.runs})
+        if len(models) > 1:
+            raise TableError(
+                f"table {table}: {row.method} on {column.dataset} {column.fraction} was run with "
+                f"{', '.join(models)}: filter its backbones and llms, or leave out `rows: methods`"
+            )
 
 
 def _select(runs: Sequence[Run], spec: Mapping[str, Any]) -> list[Run]:

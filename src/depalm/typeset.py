@@ -19,6 +19,7 @@ from depalm.tables import (
     average_rank,
     average_score,
     build_table,
+    read_published,
     read_runs,
 )
 
@@ -39,13 +40,18 @@ class Grid(NamedTuple):
 
 
 def write_table(
-    paths: Iterable[Path | str], spec: Mapping[str, Any], outputs: Iterable[Path | str]
+    paths: Iterable[Path | str],
+    spec: Mapping[str, Any],
+    outputs: Iterable[Path | str],
+    published: Path | str | None = None,
 ) -> None:
     """Aggregate scores.json files into the table of `spec`; write it to each of `outputs`.
 
-    The ending of an output is its format, one of FORMATS. Raises TableError.
+    The ending of an output is its format, one of FORMATS. The scores in the CSV file `published`
+    stand beside ours. Raises TableError.
     """
-    table = build_table(read_runs(paths), spec)
+    beside = None if published is None else read_published(published)
+    table = build_table(read_runs(paths), spec, beside)
     for output in outputs:
         text = FORMATS[Path(output).suffix.removeprefix(".")](table)
         with atomic_file(output) as temporary:
@@ -94,9 +100,9 @@ def column_titles(columns: Sequence[Column]) -> list[str]:
 
 
 def _score(cell: Cell) -> str:
-    if cell.mean is None:
-        return MISSING
-    return f"{cell.mean:.2f}" + ("" if cell.deviation is None else f" ± {cell.deviation:.2f}")
+    mean = MISSING if cell.mean is None else f"{cell.mean:.2f}"
+    deviation = "" if cell.deviation is None else f" ± {cell.deviation:.2f}"
+    return mean + deviation + ("" if cell.published is None else f" [{cell.published:.2f}]")
 
 
 def _entries(texts: Iterable[str], values: Iterable[float | None], decimals: int) -> list[Entry]:
@@ -128,13 +134,13 @@ def to_csv(table: Table) -> str:
             parameters = " ".join(sorted({str(run["trainable_parameters"]) for run in cell.runs}))
             seconds = fmean(run["train_seconds"] for run in cell.runs) if cell.runs else None
             numbers = [cell.mean, cell.deviation, len(cell.scores), seeds, parameters, seconds]
-            writer.writerow([*row, label, *column, *numbers, cell.reason])
+            writer.writerow([*row, label, *column, *numbers, cell.reason, cell.published])
     if len(table.columns) > 1:
         averages = {"average_score": average_score, "average_rank": average_rank}
         for name, average in averages.items():
             for row, value in zip(table.rows, average(table.means), strict=True):
                 label = table.runs(row)[0]["label"]
-                writer.writerow([*row, label, "", "", "", name, value, *[""] * 6])
+                writer.writerow([*row, label, "", "", "", name, value, *[""] * 7])
     return stream.getvalue()
 
 
@@ -219,6 +225,7 @@ def _latex(text: str) -> str:
 CSV_HEADER = (
     *("backbone", "llm", "method", "label", "dataset", "split", "fraction", "metric"),
     *("mean", "std", "n", "seeds", "trainable_parameters", "train_seconds", "unavailable"),
+    "published",
 )
 HTML_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1f2328; background: #fff; margin: 2rem; }

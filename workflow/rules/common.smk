@@ -152,14 +152,17 @@ def table_spec(wildcards) -> dict:
 
 
 def table_scores(wildcards) -> list[str]:
-    """The scores of the runs that the filters of a table let through."""
-    table = table_spec(wildcards)
-    filters = {axis: table[f"{axis}s"] for axis in RUN_AXES if table.get(f"{axis}s")}
+    """The scores of the runs that a table shows."""
     return [
         f"{run.path}/{test_split(run.dataset)}.scores.json"
-        for run in CONFIG.runs()
-        if all(getattr(run, axis) in names for axis, names in filters.items())
+        for run in CONFIG.table_runs(table_spec(wildcards))
     ]
+
+
+def table_published(wildcards) -> list[str]:
+    """The scores that stand beside those of a table; the file lies beside the Snakefile."""
+    name = table_spec(wildcards).get("published")
+    return [str(Path(workflow.basedir) / name)] if name else []
 
 
 def init_adapter(wildcards) -> list[str]:

@@ -1,6 +1,7 @@
 rule table:
     input:
         scores=table_scores,
+        published=table_published,
     output:
         csv="results/tables/{table}.csv",
         md="results/tables/{table}.md",

@@ -4,4 +4,9 @@ from depalm.job import start_job
 from depalm.typeset import write_table
 
 start_job(snakemake.log[0])
-write_table(snakemake.input.scores, snakemake.params.table, snakemake.output)
+write_table(
+    snakemake.input.scores,
+    snakemake.params.table,
+    snakemake.output,
+    snakemake.input.published[0] if snakemake.input.published else None,
+)
