@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from test_dag import SMOKE, build, planned, snakemake
+from test_dag import RUN, SMOKE, build, planned, snakemake
 from test_tar_shard import serve
+from web import range_server
 
 from depalm.files import sha256_file
 
@@ -103,6 +104,34 @@ def test_shards_come_from_a_url(done: tuple[Path, str], tmp_path: Path) -> None:
         outcome = snakemake(folder, "caches", *arguments)
     assert outcome.returncode == 0, outcome.stderr
     assert checksums(folder) == checksums(done[0])
+
+
+def test_streamed_shards_are_neither_extracted_nor_fetched(tmp_path: Path) -> None:
+    folder = build(tmp_path / "here")
+    arguments = configuration(tmp_path, url="https://host.invalid/results", stream=True)
+    jobs = planned(folder, "scores", *arguments)
+    assert not jobs.keys() & {"extract", "fetch_shard"}
+    assert jobs["train"] == jobs["generate"] == 2
+    assert planned(folder, "caches", *arguments) == {"caches": 1}
+    outcome = snakemake(folder, "cache_size", *arguments)
+    assert re.search(r"^total +0$", outcome.stdout, re.MULTILINE), outcome.stderr
+    assert not (folder / "results").exists()
+
+
+def test_a_streamed_run_ends_with_the_bytes_of_one_from_the_disk(
+    arguments: list[str], done: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = build(tmp_path / "here")
+    predictions = f"{RUN}/test.predictions.jsonl"
+    with range_server(done[0] / "results") as site:
+        streamed = configuration(tmp_path, url=f"{site.url}/", stream=True)
+        outcome = snakemake(folder, predictions, *streamed)
+    assert outcome.returncode == 0, outcome.stderr
+    assert site.ranges
+    assert not list(folder.glob("results/*/cache"))
+    assert snakemake(done[0], predictions, *arguments).returncode == 0
+    for name in (f"{RUN}/adapter.safetensors", predictions):
+        assert sha256_file(folder / name) == sha256_file(done[0] / name)
 
 
 def test_a_damaged_shard_is_not_taken_from_a_url(done: tuple[Path, str], tmp_path: Path) -> None:

@@ -134,6 +134,16 @@ def set_key(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_key("tables", 0, "published", value="paper.csv"), r"table demo: there is no file .*"),
         (set_key("train", "epochs", value=1), r"train needs either `steps` or `epochs`"),
         (set_key("device", value="tpu"), r"device: 'tpu' does not match"),
+        (set_key("cache", "stream", value="yes"), r"cache\.stream: 'yes' is not of type 'boolean'"),
+        (set_key("cache", "stream", value=True), r"cache\.stream: .* set cache\.url to where"),
+        (
+            set_key("cache", value={**DEMO["cache"], "url": "https://a/b", "stream": True}),
+            r"cache\.format: zarr shards .*nor streamed from cache\.url; set it to webdataset",
+        ),
+        (
+            set_key("cache", value={**DEMO["cache"], "format": "zarr", "url": "https://a/b"}),
+            r"cache\.format: zarr shards .*; set it to webdataset",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_the_nearest_right_one(

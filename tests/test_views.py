@@ -1,5 +1,7 @@
 """Views: training reads the augmented ones in turn, evaluation the clean one."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from depalm.manifest import Sample
 from depalm.media import token_identity
 from depalm.runs import open_cache, open_views, with_media
 from depalm.token_cache import CacheError, write_shard
-from depalm.views import training_views
+from depalm.views import read_each, training_views
 
 MEDIA = ["a", "b", "c", "d"]
 METHOD = {"source": {"count": 1}, "tokens": "cls", "inject": {"at": "l0"}}
@@ -55,3 +57,51 @@ def test_what_one_view_lacks_is_left_out_of_all(tmp_path: Path) -> None:
     views = open_views(Adapter(METHOD, SPEC["shape"], LLM_SHAPE), shards, [1, 2], SPEC)
     samples = [Sample(name, name, "", ["text"]) for name in MEDIA]
     assert [sample.media for sample in with_media(samples, views)] == ["a", "d"]
+
+
+def test_the_next_item_is_read_while_one_is_used_and_no_more() -> None:
+    begun: list[int] = []
+    two_begun = threading.Event()
+
+    def read(item: int) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        begun.append(item)
+        if item == 1:
+            two_begun.set()
+        return 10 * item
+
+    pairs = read_each(range(5), read, ahead=True)
+    assert next(pairs) == (0, 0)
+    assert two_begun.wait(10)
+    time.sleep(0.05)
+    assert begun == [0, 1]
+    assert list(pairs) == [(1, 10), (2, 20), (3, 30), (4, 40)]
+    assert list(read_each([], read, ahead=True)) == []
+
+
+def test_an_error_of_reading_is_raised_in_its_turn_and_no_thread_stays() -> None:
+    threads = threading.active_count()
+
+    def read(item: int) -> int:
+        return 10 // item
+
+    pairs = read_each([5, 2, 0, 1], read, ahead=True)
+    assert [next(pairs), next(pairs)] == [(5, 2), (2, 5)]
+    with pytest.raises(ZeroDivisionError):
+        next(pairs)
+    left = read_each([5, 2], read, ahead=True)
+    next(left)
+    left.close()
+    assert threading.active_count() == threads
+
+
+def test_what_depends_on_the_step_before_is_read_in_turn_by_the_same_thread() -> None:
+    begun: list[int] = []
+
+    def read(item: int) -> bool:
+        begun.append(item)
+        return threading.current_thread() is threading.main_thread()
+
+    pairs = read_each(range(3), read, ahead=False)
+    assert next(pairs) == (0, True)
+    assert begun == [0]

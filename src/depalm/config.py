@@ -180,6 +180,7 @@ def load_config(settings: Mapping[str, Any], root: Path) -> Config:
     The folders of parts that it lists lie under `root`.
     """
     check_schema(settings, "config", "configuration")
+    _check_cache(settings["cache"])
     config = Config(_sorted(settings), [root / name for name in settings.get("parts", ["config"])])
     for run in config.runs():
         _check_run(config, run)
@@ -195,6 +196,19 @@ def load_config(settings: Mapping[str, Any], root: Path) -> Config:
     for run in config.runs():  # last, for a wrong name is the likelier reason
         _check_files(config, run)
     return config
+
+
+def _check_cache(cache: Mapping[str, Any]) -> None:
+    if cache.get("stream") and "url" not in cache:
+        raise ConfigError(
+            "cache.stream: there is nothing to stream from; set cache.url to where the shards are "
+            "published, or leave out cache.stream"
+        )
+    if "url" in cache and cache.get("format") != "webdataset":
+        raise ConfigError(
+            "cache.format: zarr shards are directories, which are neither fetched nor streamed "
+            "from cache.url; set it to webdataset"
+        )
 
 
 def _check_run(config: Config, run: Run) -> None:

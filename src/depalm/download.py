@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from email.message import Message
 from fnmatch import fnmatchcase
 from http.client import HTTPException
@@ -75,7 +75,7 @@ def _receive(url: str, partial: Path) -> None:
         total = None if length is None else done + int(length)
         if not resumed:
             partial.unlink(missing_ok=True)
-            version.write_text(_version(response.headers))
+            version.write_text(file_version(response.headers))
         progress = Progress(
             total=-(-(total or 0) // MEBIBYTE), what=partial.stem, unit="MiB", done=done // MEBIBYTE
         )
@@ -88,10 +88,10 @@ def _receive(url: str, partial: Path) -> None:
         raise ConnectionError(f"the connection was cut after {done} of {total} bytes")
 
 
-def _version(headers: Message) -> str:
+def file_version(headers: Mapping[str, str] | Message) -> str:
     """What tells this version of a file from others, if anything: strong ETag or date."""
-    etag = headers["ETag"] or "W/"
-    return (headers["Last-Modified"] or "") if etag.startswith("W/") else etag
+    etag = headers.get("ETag", "W/")
+    return headers.get("Last-Modified", "") if etag.startswith("W/") else etag
 
 
 def download_wheel(requirement: str, path: Path) -> None:

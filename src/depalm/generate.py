@@ -1,6 +1,7 @@
 """Batched beam search with a KV cache around an injection (paper: 3 beams, 50 new tokens)."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from depalm.injection import DecodingState, Injection, hidden_states
 from depalm.llms import LLM
 from depalm.manifest import Sample
 from depalm.progress import Progress
+from depalm.views import CachedViews, read_each
 
 IMPOSSIBLE = -1e9  # score of a beam that cannot be chosen
 
@@ -115,14 +117,19 @@ def generate(
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]), reverse=True)
     texts = [""] * len(samples)
     progress = Progress(len(samples), "generate", "sample")
-    with torch.inference_mode(), adapter.tuned("llm", llm.body):
-        for start in range(0, len(order), decoding.batch_size):
-            rows = order[start : start + decoding.batch_size]
+    size = decoding.batch_size
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+    def read(rows: list[int]) -> Tensor | None:
+        if cache is None:
+            return None
+        media = [samples[i].media for i in rows]
+        return cache.read(media, adapter.source_layers, adapter.cls_only).to(device)
+
+    reader = closing(read_each(batches, read, ahead=isinstance(cache, CachedViews)))
+    with torch.inference_mode(), adapter.tuned("llm", llm.body), reader as pairs:
+        for rows, features in pairs:
             token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)
-            features = None
-            if cache is not None:
-                media = [samples[i].media for i in rows]
-                features = cache.read(media, adapter.source_layers, adapter.cls_only).to(device)
             injection = adapter(features)
             tokens = beam_search(llm, token_ids.to(device), valid.to(device), injection, decoding)
             for i, text in zip(rows, tokens, strict=True):

@@ -43,7 +43,7 @@ Parts = Mapping[str, Mapping[str, Any]]  # the contents of the method's, backbon
 def train_run(
     manifest: Path,
     subset: Path,
-    shards: Sequence[Path],
+    shards: Sequence[Path | str],
     backbone_directory: Path | None,
     views: Sequence[int],
     llm_directory: Path,
@@ -60,11 +60,12 @@ def train_run(
     """Train on the samples that `subset` lists, and write the adapter, its record, the log, and the
     samples that were left out for want of features.
 
-    `shards` are those of the first of `views`, then as many of the next; with `media` the backbone
-    runs in the loop instead. `backbone_directory` is None for a method that reads no backbone.
-    Checkpoints and TensorBoard scalars go to a folder beside the adapter; what is needed to go on
-    after a kill is removed once the run is whole. Raises AdapterError, CacheError, LLMError or
-    TrainingError; with `media` also BackboneError, DecodingError, MediaError and RejectError.
+    `shards`, paths or URLs, are those of the first of `views`, then as many of the next; with
+    `media` the backbone runs in the loop instead. `backbone_directory` is None for a method that
+    reads no backbone. Checkpoints and TensorBoard scalars go to a folder beside the adapter; what
+    is needed to go on after a kill is removed once the run is whole. Raises AdapterError,
+    CacheError, LLMError or TrainingError; with URLs also DownloadError, with `media` BackboneError,
+    DecodingError, MediaError and RejectError.
     """
     made = made_for(parts, backbone_directory, llm_directory)
     start = None if settings.init_from is None else Path(settings.init_from)
@@ -126,7 +127,7 @@ def train_run(
 
 def generate_run(
     manifest: Path,
-    shards: Sequence[Path],
+    shards: Sequence[Path | str],
     backbone_directory: Path | None,
     llm_directory: Path,
     adapter_path: Path,
@@ -205,7 +206,7 @@ def online_backbone(
 def open_features(
     adapter: Adapter,
     samples: Sequence[Sample],
-    shards: Sequence[Path],
+    shards: Sequence[Path | str],
     views: Sequence[int],
     backbone: Mapping[str, Any],
     directory: Path | None,
@@ -225,7 +226,7 @@ def open_features(
 
 def open_cache(
     adapter: Adapter,
-    shards: Sequence[Path],
+    shards: Sequence[Path | str],
     backbone: Mapping[str, Any],
     directory: Path | None = None,
     view: int = 0,
@@ -247,7 +248,7 @@ def open_cache(
 
 def open_views(
     adapter: Adapter,
-    shards: Sequence[Path],
+    shards: Sequence[Path | str],
     views: Sequence[int],
     backbone: Mapping[str, Any],
     directory: Path | None = None,

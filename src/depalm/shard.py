@@ -1,6 +1,7 @@
 """What the formats of a shard share: named arrays of 2-byte values, a row for each sample."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
@@ -13,7 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depalm.remote import CONNECTIONS, RemoteFile
+
 ITEM = 2  # bytes of a value
+NEAR = 2**16  # bytes between two rows that are read along with them rather than ask a server twice
 # metadata in which the shards of one cache may differ
 OF_A_SHARD = ("depalm_version", "samples", "rejected", "sha256")
 Rows = Mapping[str, tuple[int, int]]  # the arrays: name -> shape of a row
@@ -35,27 +39,63 @@ class RowWriter(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class MappedRows:
-    """Rows of one array in a file that is mapped into memory; `offsets` [N] are in bytes."""
+class Content(Protocol):
+    """The bytes of a file, mapped into memory or on a web server."""
 
-    content: NDArray[np.uint8]
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows of one array in a file; `offsets` [N] are in bytes."""
+
+    content: Content
     offsets: NDArray[np.integer[Any]]
     row: tuple[int, int]
 
-    def __getitem__(self, index: int) -> NDArray[np.int16]:
-        """The bits of a row [A, B], not copied."""
-        offset = int(self.offsets[index])
-        return np.frombuffer(self.content, "<i2", prod(self.row), offset).reshape(self.row)
+    def span(self, index: int) -> tuple[int, int]:
+        """Where the bytes of a row start and stop."""
+        start = int(self.offsets[index])
+        return start, start + prod(self.row) * ITEM
+
+    def decode(self, content: NDArray[np.uint8]) -> NDArray[np.int16]:
+        """The bits of a row [A, B] out of its bytes, not copied."""
+        return content.view("<i2").reshape(self.row)
 
 
 @dataclass(frozen=True)
 class Shard:
     """An opened shard: its metadata, and its arrays by name."""
 
-    path: Path
+    path: Path | str
     metadata: Mapping[str, Any]
-    arrays: Mapping[str, MappedRows]
+    arrays: Mapping[str, StoredRows]
+
+    def rows(self, index: int, names: Sequence[str]) -> list[NDArray[np.int16]]:
+        """The bits of a sample's row [A, B] in each of the arrays, not copied."""
+        arrays = [self.arrays[name] for name in names]
+        return [array.decode(array.content[slice(*array.span(index))]) for array in arrays]
+
+
+class StreamedShard(Shard):
+    """A shard on a web server, all arrays of which lie in one file."""
+
+    def rows(self, index: int, names: Sequence[str]) -> list[NDArray[np.int16]]:
+        """As of any shard; what lies close together is one request. Raises DownloadError."""
+        spans = sorted((*self.arrays[name].span(index), name) for name in names)
+        requests: list[list[tuple[int, int, str]]] = []
+        for i, span in enumerate(spans):
+            if i == 0 or span[0] - spans[i - 1][1] > NEAR:
+                requests.append([])
+            requests[-1].append(span)
+        found = {}
+        for request in requests:
+            first, last = request[0][0], request[-1][1]
+            content = self.arrays[request[0][2]].content[first:last]
+            for start, stop, name in request:
+                found[name] = self.arrays[name].decode(content[start - first : stop - first])
+        return [found[name] for name in names]
 
 
 @dataclass(frozen=True)
@@ -63,8 +103,9 @@ class Format:
     """A way to lay out a shard, told by the suffix of its name.
 
     `write` (path, arrays, dtype of the stored bits) gives a writer whose shard appears whole at the
-    end of the context; `open` raises ShardError. On disk a row takes `row_bytes` of its shape, and
-    a sample `sample_bytes` besides its rows.
+    end of the context; `open` raises ShardError. `stream` opens a shard on a web server, if it can
+    be read from there, and raises DownloadError too. On disk a row takes `row_bytes` of its shape,
+    and a sample `sample_bytes` besides its rows.
     """
 
     suffix: str
@@ -72,6 +113,22 @@ class Format:
     open: Callable[[Path], Shard]
     row_bytes: Callable[[tuple[int, int]], int]
     sample_bytes: int
+    stream: Callable[[RemoteFile], StreamedShard] | None = None
+
+
+def read_rows(
+    places: Sequence[tuple[Shard, int]], names: Sequence[str]
+) -> list[list[NDArray[np.int16]]]:
+    """:meth:`Shard.rows` of samples in several shards; those on a web server some at a time."""
+
+    def rows(place: tuple[Shard, int]) -> list[NDArray[np.int16]]:
+        shard, index = place
+        return shard.rows(index, names)
+
+    if not any(isinstance(shard, StreamedShard) for shard, _ in places):
+        return [rows(place) for place in places]
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        return list(pool.map(rows, places))
 
 
 def array_rows(shape: Mapping[str, int], layers: Sequence[int]) -> dict[str, tuple[int, int]]:
@@ -80,7 +137,7 @@ def array_rows(shape: Mapping[str, int], layers: Sequence[int]) -> dict[str, tup
     return {"cls": (shape["layers"], shape["width"]), **of_layer}
 
 
-def rows_in(path: Path, metadata: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+def rows_in(path: Path | str, metadata: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """The arrays that the metadata found in `path` tells of. Raises ShardError if it does not."""
     if not metadata.keys() >= {"shape", "layers", "dtype", *OF_A_SHARD}:
         raise ShardError(f"{path} is not a shard of a token cache")
@@ -90,7 +147,7 @@ def rows_in(path: Path, metadata: Mapping[str, Any]) -> dict[str, tuple[int, int
 def map_file(path: Path) -> NDArray[np.uint8]:
     """The bytes of a file, mapped into memory. Raises ShardError."""
     try:
-        return np.memmap(path, mode="r", dtype=np.uint8)
+        return np.asarray(np.memmap(path, mode="r", dtype=np.uint8))  # slices of it are cheaper
     except (OSError, ValueError) as error:
         raise ShardError(f"{path} is missing or empty") from error
 

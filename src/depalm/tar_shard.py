@@ -10,7 +10,8 @@
         __footer__                    512 bytes of JSON: where the two stand, and their CRC-32C
 
 webdataset leaves out members named __*__. The footer has a fixed place before the end, so that a
-reader maps the archive into memory and finds every row without a scan.
+reader maps the archive into memory, or asks a web server for parts of it, and finds every row
+without a scan.
 """
 
 import io
@@ -28,7 +29,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depalm.files import atomic_file
-from depalm.shard import ITEM, MappedRows, Rows, Shard, ShardError, bits, crc32c, map_file, rows_in
+from depalm.remote import RemoteFile
+from depalm.shard import (
+    ITEM,
+    Content,
+    Rows,
+    Shard,
+    ShardError,
+    StoredRows,
+    StreamedShard,
+    bits,
+    crc32c,
+    map_file,
+    rows_in,
+)
 
 BLOCK = tarfile.BLOCKSIZE  # of 512 bytes: a member is a header of one, and content in whole ones
 END = 2 * BLOCK  # zeros that end an archive
@@ -82,27 +96,34 @@ def write_tar(path: Path, rows: Rows, dtype: str) -> Iterator[TarWriter]:
 
 def open_tar(path: Path) -> Shard:
     """Raises ShardError if `path` is no such archive, or is cut, or its index is damaged."""
-    content = map_file(path)
+    return Shard(path, *_read_index(path, map_file(path)))
+
+
+def stream_tar(file: RemoteFile) -> StreamedShard:
+    """As :func:`open_tar`, of an archive on a web server; raises DownloadError too."""
+    return StreamedShard(file.url, *_read_index(file.url, file))
+
+
+def _read_index(
+    path: Path | str, content: Content
+) -> tuple[Mapping[str, Any], Mapping[str, StoredRows]]:
+    """The metadata and the arrays, from two slices at the end of the archive."""
     end = len(content) - END - 2 * BLOCK  # where the footer starts
     try:
-        footer = json.loads(_content(content, end, "__footer__"))
+        footer = json.loads(_member_content(content[max(end, 0) :], "__footer__"))
         first, second = footer["offsets"], footer["metadata"]
-        if crc32c(content[first:end].tobytes()).hex() != footer["crc32c"]:
+        index = content[first:end]
+        if crc32c(index.tobytes()).hex() != footer["crc32c"]:
             raise ShardError(f"{path} has a damaged index")
-        metadata = json.loads(_content(content, second, "__metadata__"))
+        metadata = json.loads(_member_content(index[second - first :], "__metadata__"))
     except (tarfile.HeaderError, ValueError, LookupError, TypeError) as error:
         raise ShardError(f"{path} is cut, or not a shard of a token cache") from error
     rows, samples = rows_in(path, metadata), len(metadata["samples"])
-    start = first + BLOCK + len(_npy_header((samples, len(rows)), OFFSET))
-    offsets = np.frombuffer(content, OFFSET, samples * len(rows), start).reshape(-1, len(rows))
-    return Shard(
-        path,
-        metadata,
-        {
-            name: MappedRows(content, offsets[:, i], row)
-            for i, (name, row) in enumerate(rows.items())
-        },
-    )
+    start = BLOCK + len(_npy_header((samples, len(rows)), OFFSET))
+    offsets = np.frombuffer(index, OFFSET, samples * len(rows), start).reshape(-1, len(rows))
+    return metadata, {
+        name: StoredRows(content, offsets[:, i], row) for i, (name, row) in enumerate(rows.items())
+    }
 
 
 def row_bytes(row: tuple[int, int]) -> int:
@@ -118,13 +139,12 @@ def _member(name: str, *content: Buffer) -> list[Buffer]:
     return [info.tobuf(tarfile.USTAR_FORMAT), *content, bytes(-info.size % BLOCK)]
 
 
-def _content(archive: NDArray[np.uint8], start: int, name: str) -> bytes:
-    """What the member whose header is at `start` holds. Raises HeaderError or ValueError."""
-    header = archive[start : start + BLOCK].tobytes() if start >= 0 else b""
-    info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
+def _member_content(archive: NDArray[np.uint8], name: str) -> bytes:
+    """What the member holds that `archive` starts with. Raises HeaderError or ValueError."""
+    info = tarfile.TarInfo.frombuf(archive[:BLOCK].tobytes(), "ascii", "strict")
     if info.name != name:
         raise ValueError(f"found {info.name}, not {name}")
-    return archive[start + BLOCK : start + BLOCK + info.size].tobytes()
+    return archive[BLOCK : BLOCK + info.size].tobytes()
 
 
 def _npy_header(shape: tuple[int, int], dtype: str) -> bytes:

@@ -16,9 +16,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from urllib3 import PoolManager
 
 from depalm import __version__, tar_shard, zarr_shard
-from depalm.shard import OF_A_SHARD, Format, RowWriter, Shard, ShardError, array_rows, bits
+from depalm.remote import RemoteFile, http_pool, local_path
+from depalm.shard import (
+    OF_A_SHARD,
+    Format,
+    RowWriter,
+    Shard,
+    ShardError,
+    array_rows,
+    bits,
+    read_rows,
+)
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 # neither zarr nor npy has bfloat16: its bits instead
@@ -108,17 +119,22 @@ def write_shard(
 
 
 class TokenCache:
-    """The shards of one cache, opened together for random access.
+    """The shards of one cache, opened together for random access; paths or URLs.
+
+    Of a tar shard on a web server the index is read at once, the rest by HTTP range requests when
+    it is asked for, and nothing of it is stored.
 
     `expected` is the part of the metadata that matters to the caller, nested as in the shards, for
     instance ``{"backbone": spec, "dtype": "float16"}``. Raises CacheError naming the first field
-    that is otherwise in a shard, or that differs between shards; also for a damaged shard.
+    that is otherwise in a shard, or that differs between shards; also for a damaged shard. Raises
+    DownloadError for one that the network does not give.
     """
 
     def __init__(self, paths: Sequence[Path | str], expected: Mapping[str, Any]):
         if not paths:
             raise CacheError("a cache needs at least one shard")
-        self._shards = [_open_shard(Path(path)) for path in paths]
+        http = http_pool(str(paths[0]))
+        self._shards = [_open_shard(path, http) for path in paths]
         first = self._shards[0]
         common = {key: value for key, value in first.metadata.items() if key not in OF_A_SHARD}
         for shard in self._shards:
@@ -144,7 +160,8 @@ class TokenCache:
     def read(self, media_ids: Sequence[str], layers: Sequence[int], cls_only: bool) -> Tensor:
         """Tokens of B samples from L layers -> [B, L, T, D] in the cache's dtype (T = 1: CLS only).
 
-        Raises CacheError for a sample or a layer that the cache lacks.
+        Raises CacheError for a sample or a layer that the cache lacks, DownloadError for what the
+        network does not give.
         """
         shape = self.metadata["shape"]
         held = range(shape["layers"]) if cls_only else self.metadata["layers"]
@@ -157,13 +174,15 @@ class TokenCache:
         tokens = 1 if cls_only else shape["tokens"]
         output = torch.empty(len(media_ids), len(layers), tokens, shape["width"], dtype=torch.int16)
         target, chosen = output.numpy(), list(layers)
+        places = {media: self._place(media) for media in media_ids}
+        arrays = ["cls"] if cls_only else [f"tokens/layer_{layer}" for layer in chosen]
+        rows = dict(zip(places, read_rows(list(places.values()), arrays), strict=True))
         for i, media in enumerate(media_ids):
-            shard, row = self._place(media)
             if cls_only:
-                target[i, :, 0] = shard.arrays["cls"][row][chosen]
+                target[i, :, 0] = rows[media][0][chosen]
             else:
-                for j, layer in enumerate(chosen):
-                    target[i, j] = shard.arrays[f"tokens/layer_{layer}"][row]
+                for j, row in enumerate(rows[media]):
+                    target[i, j] = row
         return output.view(DTYPES[self.metadata["dtype"]])
 
     def verify(self) -> None:
@@ -172,12 +191,11 @@ class TokenCache:
             for name, written in shard.metadata["sha256"].items():
                 digest = hashlib.sha256()
                 for row in range(len(shard.metadata["samples"])):
-                    digest.update(shard.arrays[name][row].data)
+                    digest.update(shard.rows(row, [name])[0].data)
                 if digest.hexdigest() != written:
                     raise CacheError(
                         f"{shard.path}: {name} is damaged: its SHA-256 is {digest.hexdigest()}, "
-                        f"but {written} "
-                        "was written; delete the shard and extract it again"
+                        f"but {written} was written; {_remedy(shard.path)}"
                     )
 
     def _place(self, media: str) -> tuple[Shard, int]:
@@ -192,11 +210,22 @@ class TokenCache:
         return place
 
 
-def _open_shard(path: Path) -> Shard:
+def _open_shard(place: Path | str, http: PoolManager) -> Shard:
+    known, path = format_of(place), local_path(place)
     try:
-        return format_of(path).open(path)
+        if path is not None:
+            return known.open(path)
+        if known.stream is None:
+            raise CacheError(f"{place}: zarr shards are not streamed; publish webdataset shards")
+        return known.stream(RemoteFile(str(place), http))
     except ShardError as error:
-        raise CacheError(f"{error}; delete {path} and extract it again") from error
+        raise CacheError(f"{error}; {_remedy(place)}") from error
+
+
+def _remedy(place: Path | str) -> str:
+    if "://" in str(place):
+        return "have it published anew, or extract it here"
+    return f"delete {place} and extract it again"
 
 
 def _check(shard: Shard, expected: Mapping[str, Any], who: str) -> None:
@@ -206,7 +235,7 @@ def _check(shard: Shard, expected: Mapping[str, Any], who: str) -> None:
             field, found, wanted = difference
             raise CacheError(
                 f"{shard.path} was made with {field}: {found!r}, but {who} {wanted!r}; "
-                "delete it and extract it again, or set the configuration back"
+                f"{_remedy(shard.path)}, or set the configuration back"
             )
 
 
@@ -264,5 +293,6 @@ FORMATS = {
         tar_shard.open_tar,
         tar_shard.row_bytes,
         tar_shard.SAMPLE_BYTES,
+        tar_shard.stream_tar,
     ),
 }

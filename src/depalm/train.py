@@ -7,8 +7,9 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +26,7 @@ from depalm.files import atomic_file
 from depalm.injection import hidden_states
 from depalm.llms import LLM
 from depalm.progress import Progress, logger
+from depalm.views import CachedViews, read_each
 
 
 class TrainingError(RuntimeError):
@@ -211,19 +213,24 @@ def train(
     before = run.seconds
     progress = Progress(total, "train", "step", done=run.step)
     batches = batch_stream(data, settings.batch_size, seed, skip=run.step * settings.accumulate)
+    due = islice(batches, (total - run.step) * settings.accumulate)
+
+    def read(batch: Batch) -> Tensor | None:
+        if cache is None:
+            return None
+        layers = adapter.source_layers
+        return cache.read(batch.media, layers, adapter.cls_only, batch.epoch).to(device)
+
+    # what a tuned backbone gives depends on the step before
+    reader = closing(read_each(due, read, ahead=isinstance(cache, CachedViews)))
     # on CPU, fused attention's backward pass takes longer than plain attention's
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-    with attention, adapter.tuned("llm", llm.body), _Log(folder, run.step) as log:
+    with attention, adapter.tuned("llm", llm.body), _Log(folder, run.step) as log, reader as pairs:
         while run.step < total:
             rate = settings.learning_rate(run.step, total)
             losses = []
             for _ in range(settings.accumulate):
-                batch = next(batches)
-                features = None
-                if cache is not None:
-                    features = cache.read(
-                        batch.media, adapter.source_layers, adapter.cls_only, batch.epoch
-                    ).to(device)
+                batch, features = next(pairs)
                 loss = answer_loss(llm, adapter, features, batch, settings.label_smoothing)
                 (loss / settings.accumulate).backward()
                 losses.append(loss.detach())

@@ -23,7 +23,7 @@ import zarr
 from torch import Tensor
 
 from depalm.files import atomic_directory
-from depalm.shard import ITEM, MappedRows, Rows, Shard, ShardError, bits, crc32c, map_file, rows_in
+from depalm.shard import ITEM, Rows, Shard, ShardError, StoredRows, bits, crc32c, map_file, rows_in
 
 INDEX_ENTRY = 16  # bytes: offset and length of a row
 
@@ -107,9 +107,9 @@ def row_bytes(row: tuple[int, int]) -> int:
     return prod(row) * ITEM + INDEX_ENTRY
 
 
-def _map_array(directory: Path, samples: int, row: tuple[int, int]) -> MappedRows:
+def _map_array(directory: Path, samples: int, row: tuple[int, int]) -> StoredRows:
     if not samples:
-        return MappedRows(np.empty(0, np.uint8), np.empty(0, np.uint64), row)
+        return StoredRows(np.empty(0, np.uint8), np.empty(0, np.uint64), row)
     path = _array_file(directory)
     content = map_file(path)
     index = content[-samples * INDEX_ENTRY - 4 : -4].tobytes()
@@ -118,7 +118,7 @@ def _map_array(directory: Path, samples: int, row: tuple[int, int]) -> MappedRow
     entries = np.frombuffer(index, "<u8").reshape(-1, 2)
     if len(entries) != samples or (entries[:, 1] != prod(row) * ITEM).any():
         raise ShardError(f"{path} does not hold {samples} rows, uncompressed")
-    return MappedRows(content, entries[:, 0], row)
+    return StoredRows(content, entries[:, 0], row)
 
 
 def _array_file(array: Path) -> Path:

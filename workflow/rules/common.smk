@@ -17,6 +17,7 @@ CACHE_KEYS = ("dtype", "batch_size", "workers", "decode_seconds")
 SHARD = f"{CACHE}/shard-{{shard}}-of-{{shards}}"
 FORMAT = config["cache"].get("format", "zarr")
 SUFFIX = FORMATS[FORMAT].suffix
+STREAM = config["cache"].get("stream", False)
 RUN_AXES = ("dataset", "fraction", "backbone", "llm", "method")
 # GPUs of a job; on a cluster, `auto` means that its nodes have some
 ON_GPU = {"cpu": False, "auto": workflow.non_local_exec or torch.cuda.is_available()}
@@ -48,10 +49,15 @@ def test_split(dataset: str) -> str:
     return CONFIG.part("dataset", dataset)["test_split"]
 
 
+def reads_cache(run: Run) -> bool:
+    """Whether a run reads a cache: not if it is blind, or has its backbone in the loop."""
+    return bool(CONFIG.adapter(run).source_layers) and not CONFIG.online(run)
+
+
 def splits_read(run: Run) -> list[tuple[str, list[int]]]:
     """The splits, each with its views, of which a run reads a cache: to be trained, unless it has a
     checkpoint, and to be tested."""
-    if CONFIG.online(run) or not CONFIG.adapter(run).source_layers:
+    if not reads_cache(run):
         return []
     trained = [] if CONFIG.checkpoint(run) else [("train", CONFIG.training_views)]
     return [*trained, (test_split(run.dataset), [0])]
@@ -70,10 +76,12 @@ def shards(dataset: str, backbone: str, split: str, views: list[int]) -> list[st
 
 
 def caches() -> list[dict]:
-    """The caches that the runs read: dataset, backbone and its shape, view, split, layers in full."""
+    """The caches that the runs read from this disk: dataset, backbone and its shape, view, split,
+    layers in full."""
     read = dict.fromkeys(
         (run.dataset, run.backbone, view, split)
         for run in CONFIG.runs()
+        if not STREAM
         for split, views in splits_read(run)
         for view in views
     )
@@ -90,16 +98,19 @@ def caches() -> list[dict]:
     ]
 
 
-def run_shards(split: str):
-    """Input function: the shards that a run reads of `split` (None: its test split); blind reads
-    none, nor does a run with its backbone in the loop."""
+def run_shards(split: str | None, streamed: bool = False):
+    """Input function: the shards that a run reads of `split` (None: its test split); and, where they
+    are streamed, the parameter function that gives their URLs instead."""
 
     def shards_of(wildcards) -> list[str]:
-        run = run_of(wildcards)
-        if CONFIG.online(run) or not CONFIG.adapter(run).source_layers:
+        if streamed != STREAM or not reads_cache(run_of(wildcards)):
             return []
         views = [0] if split is None else CONFIG.training_views
-        return shards(wildcards.dataset, wildcards.backbone, split or wildcards.split, views)
+        paths = shards(wildcards.dataset, wildcards.backbone, split or wildcards.split, views)
+        if not STREAM:
+            return paths
+        root = config["cache"]["url"].rstrip("/")
+        return [f"{root}/{path.removeprefix('results/')}" for path in paths]
 
     return shards_of
 

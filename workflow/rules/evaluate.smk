@@ -24,6 +24,7 @@ rule generate:
         method=lambda wildcards: CONFIG.method(run_of(wildcards)),
         backbone=part("backbone"),
         llm=part("llm"),
+        urls=run_shards(None, streamed=True),
         decoding=run_decoding,
         generate=CONFIG.settings["generate"],
         device=config["device"],

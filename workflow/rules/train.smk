@@ -25,6 +25,7 @@ rule train:
         method=lambda wildcards: CONFIG.method(run_of(wildcards)),
         backbone=part("backbone"),
         llm=part("llm"),
+        urls=run_shards("train", streamed=True),
         views=CONFIG.training_views,
         decoding=run_decoding,
         train=lambda wildcards: CONFIG.train_settings(run_of(wildcards)),

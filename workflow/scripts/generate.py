@@ -14,7 +14,7 @@ start_job(snakemake.log[0])
 torch.set_num_threads(snakemake.threads)
 generate_run(
     manifest=Path(snakemake.input.manifest),
-    shards=[Path(shard) for shard in snakemake.input.shards],
+    shards=[*snakemake.input.shards, *snakemake.params.urls],
     backbone_directory=Path(snakemake.input.backbone[0]) if snakemake.input.backbone else None,
     llm_directory=Path(snakemake.input.llm),
     adapter_path=Path(snakemake.input.adapter),

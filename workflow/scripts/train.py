@@ -15,7 +15,7 @@ torch.set_num_threads(snakemake.threads)
 train_run(
     manifest=Path(snakemake.input.manifest),
     subset=Path(snakemake.input.subset),
-    shards=[Path(shard) for shard in snakemake.input.shards],
+    shards=[*snakemake.input.shards, *snakemake.params.urls],
     backbone_directory=Path(snakemake.input.backbone[0]) if snakemake.input.backbone else None,
     views=snakemake.params.views,
     llm_directory=Path(snakemake.input.llm),
