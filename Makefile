@@ -30,7 +30,7 @@ smoke: $(VENV)/.installed-dev
 	$(BIN)/snakemake --configfile config/smoke.yaml config/smoke-webdataset.yaml
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

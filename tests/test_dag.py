@@ -117,6 +117,10 @@ def test_a_second_run_has_nothing_to_do(done: Path, arguments: list[str]) -> Non
     assert planned(done, *arguments) == {}
 
 
+def test_more_workers_change_no_result(done: Path) -> None:
+    assert planned(done, "--config", "cache={workers: 2}") == {}
+
+
 def test_a_deleted_score_is_scored_again_and_nothing_else(done: Path) -> None:
     path = done / RUN / "test.scores.json"
     before = path.read_bytes()
@@ -161,7 +165,7 @@ def test_an_adapter_is_tested_or_trained_on_by_one_command(done: Path, tmp_path:
 @pytest.mark.parametrize(
     ("part", "jobs"),
     [
-        ("methods/qp_l0", {"train": 3, "generate": 3, "score": 3, "table": 1}),
+        ("methods/qp_l0", {"train": 4, "generate": 4, "score": 4, "table": 1}),
         (
             "backbones/vit-tiny",
             {"extract": 4, "train": 6, "generate": 6, "score": 6, "table": 1},

@@ -395,7 +395,7 @@ def test_every_part_is_valid(name: str) -> None:
     spec = spec_of(name)
     check_schema(spec, "backbone", name)
     assert spec["loader"] in LOADERS
-    without_norm = {"eva-clip-L", "mavil", "mavil_mean", "audiomae"}
+    without_norm = {"eva-clip-L", "eva-clip-L-tuned", "mavil", "mavil_mean", "audiomae"}
     assert spec.get("final_norm", True) == (name not in without_norm)
     assert spec.get("cls_is_mean_pool", False) == (name == "mavil_mean")
     assert spec.get("time_average", False) == (name == "timesformer_avg")

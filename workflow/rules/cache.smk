@@ -21,10 +21,7 @@ rule extract:
         view=lambda wildcards: int(wildcards.view),
         shard=lambda wildcards: int(wildcards.shard),
         shards=lambda wildcards: int(wildcards.shards),
-        cache=lambda wildcards: {
-            **{key: config["cache"][key] for key in CACHE_KEYS if key in config["cache"]},
-            "max_reject_fraction": CONFIG.max_reject_fraction(wildcards.dataset),
-        },
+        cache=lambda wildcards: decoding(wildcards.dataset, "dtype", "batch_size"),
         device=config["device"],
     script:
         "../scripts/extract.py"

@@ -13,7 +13,6 @@ except ConfigError as error:
 
 RUN = "results/{dataset}/runs/{fraction}/{backbone}+{llm}/{method}/seed{seed}"
 CACHE = "results/{dataset}/cache/{backbone}/view{view}/{split}"
-CACHE_KEYS = ("dtype", "batch_size", "workers", "decode_seconds")
 SHARD = f"{CACHE}/shard-{{shard}}-of-{{shards}}"
 FORMAT = config["cache"].get("format", "zarr")
 SUFFIX = FORMATS[FORMAT].suffix
@@ -130,13 +129,17 @@ def run_media(wildcards) -> list[str]:
     return [CONFIG.data_directory(wildcards.dataset)]
 
 
+def decoding(dataset: str, *keys: str) -> dict:
+    """How files are decoded, as far as a result depends on it, and those of `keys` in `cache`."""
+    chosen = {
+        key: config["cache"][key] for key in ("decode_seconds", *keys) if key in config["cache"]
+    }
+    return {**chosen, "max_reject_fraction": CONFIG.max_reject_fraction(dataset)}
+
+
 def run_decoding(wildcards) -> dict:
     """Parameter function: how those files are decoded."""
-    if not run_media(wildcards):
-        return {}
-    keys = [key for key in ("workers", "decode_seconds") if key in config["cache"]]
-    tolerated = CONFIG.max_reject_fraction(wildcards.dataset)
-    return {**{key: config["cache"][key] for key in keys}, "max_reject_fraction": tolerated}
+    return decoding(wildcards.dataset) if run_media(wildcards) else {}
 
 
 def adapter_file(name: str):

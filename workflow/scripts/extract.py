@@ -20,7 +20,7 @@ rejects = extract(
     media=media_of_shard(media, snakemake.params.shard, snakemake.params.shards),
     layers=snakemake.params.layers,
     output=Path(snakemake.output.shard),
-    settings=Extraction(**snakemake.params.cache),
+    settings=Extraction(workers=snakemake.config["cache"]["workers"], **snakemake.params.cache),
     device=choose_device(snakemake.params.device),
     view=snakemake.params.view,
 )

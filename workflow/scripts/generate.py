@@ -25,7 +25,11 @@ generate_run(
     predictions_path=Path(snakemake.output.predictions),
     summary_path=Path(snakemake.output.summary),
     rejects_path=Path(snakemake.output.rejects),
-    media=Media(Path(snakemake.input.media[0]), **snakemake.params.decoding)
+    media=Media(
+        Path(snakemake.input.media[0]),
+        workers=snakemake.config["cache"]["workers"],
+        **snakemake.params.decoding,
+    )
     if snakemake.input.media
     else None,
 )

@@ -27,7 +27,11 @@ train_run(
     record_path=Path(snakemake.output.record),
     log_path=Path(snakemake.output.log),
     rejects_path=Path(snakemake.output.rejects),
-    media=Media(Path(snakemake.input.media[0]), **snakemake.params.decoding)
+    media=Media(
+        Path(snakemake.input.media[0]),
+        workers=snakemake.config["cache"]["workers"],
+        **snakemake.params.decoding,
+    )
     if snakemake.input.media
     else None,
 )
