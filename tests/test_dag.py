@@ -117,8 +117,9 @@ def test_a_second_run_has_nothing_to_do(done: Path, arguments: list[str]) -> Non
     assert planned(done, *arguments) == {}
 
 
-def test_more_workers_change_no_result(done: Path) -> None:
-    assert planned(done, "--config", "cache={workers: 2}") == {}
+def test_more_workers_change_no_result(done: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("cache: {workers: 2}")
+    assert planned(done, "--configfile", str(SMOKE), str(tmp_path / "more.yaml")) == {}
 
 
 def test_a_deleted_score_is_scored_again_and_nothing_else(done: Path) -> None:
