@@ -48,5 +48,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev,clap]'
+	$(PIP) --editable '.[dev,clap,slurm]'
 	touch $@

@@ -265,6 +265,14 @@ def test_a_wrong_configuration_is_one_line_before_the_dag(tmp_path: Path) -> Non
     assert "Traceback" not in outcome.stderr
 
 
+def test_the_profile_of_slurm_is_found_by_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install 'depalm[slurm]'")
+    demo = str(ROOT / "config" / "demo.yaml")
+    outcome = snakemake(tmp_path, "--profile", "slurm", "--dry-run", "--configfile", demo)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Using profiles slurm and" in outcome.stderr
+
+
 @pytest.mark.parametrize("name", ["config", "demo"])
 def test_snakemake_finds_nothing_to_lint(tmp_path: Path, name: str) -> None:
     outcome = snakemake(tmp_path, "--lint", "--configfile", str(ROOT / "config" / f"{name}.yaml"))

@@ -12,7 +12,8 @@ rule extract:
         "../../envs/depalm.yaml"
     threads: config["threads"]["extract"]
     resources:
-        gpu=GPU,
+        gpu=local_gpus,
+        gres=cluster_gpus,
         runtime=720,
         mem_mb=16000,
     params:
@@ -30,6 +31,9 @@ rule extract:
 if "url" in config["cache"]:
 
     ruleorder: fetch_shard > extract
+
+    localrules:
+        fetch_shard,
 
     rule fetch_shard:
         output:

@@ -18,9 +18,6 @@ FORMAT = config["cache"].get("format", "zarr")
 SUFFIX = FORMATS[FORMAT].suffix
 STREAM = config["cache"].get("stream", False)
 RUN_AXES = ("dataset", "fraction", "backbone", "llm", "method")
-# GPUs of a job; on a cluster, `auto` means that its nodes have some
-ON_GPU = {"cpu": False, "auto": workflow.non_local_exec or torch.cuda.is_available()}
-GPU = int(ON_GPU.get(config["device"], True))
 
 
 wildcard_constraints:
@@ -37,6 +34,23 @@ wildcard_constraints:
     shard=r"[0-9]+",
     shards=r"[0-9]+",
     table=r"[A-Za-z0-9_-]+",
+
+
+def on_gpu() -> bool:
+    """Whether jobs get a GPU; on a cluster `auto` means that it has some."""
+    available = workflow.non_local_exec or torch.cuda.is_available()
+    return {"cpu": False, "auto": available}.get(config["device"], True)
+
+
+# which executor there is Snakemake knows only after it has read this file
+def local_gpus(wildcards) -> int:
+    """Resource function: GPUs of a job on this machine, out of those that its profile counts."""
+    return int(on_gpu() and not workflow.non_local_exec)
+
+
+def cluster_gpus(wildcards) -> str:
+    """Resource function: what a job asks the scheduler of a cluster for."""
+    return "gpu:1" if on_gpu() and workflow.non_local_exec else ""
 
 
 def run_of(wildcards) -> Run:

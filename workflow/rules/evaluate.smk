@@ -17,7 +17,8 @@ rule generate:
         "../../envs/depalm.yaml"
     threads: config["threads"]["generate"]
     resources:
-        gpu=GPU,
+        gpu=local_gpus,
+        gres=cluster_gpus,
         runtime=480,
         mem_mb=32000,
     params:

@@ -1,3 +1,8 @@
+# on a cluster the nodes that compute may have no network
+localrules:
+    fetch,
+
+
 rule fetch:
     output:
         directory("resources/downloads/{kind}/{part}"),

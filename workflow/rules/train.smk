@@ -18,7 +18,8 @@ rule train:
         "../../envs/depalm.yaml"
     threads: config["threads"]["train"]
     resources:
-        gpu=GPU,
+        gpu=local_gpus,
+        gres=cluster_gpus,
         runtime=1440,
         mem_mb=32000,
     params:
