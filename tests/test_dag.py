@@ -265,6 +265,15 @@ def test_a_wrong_configuration_is_one_line_before_the_dag(tmp_path: Path) -> Non
     assert "Traceback" not in outcome.stderr
 
 
+def test_the_comparison_of_the_paper_is_planned(tmp_path: Path) -> None:
+    """183 runs and 11 times blind, five seeds each; as soon as there is what nobody publishes."""
+    for folder in ("data/audiocaps", "data/msrvtt", "resources/local/mavil"):
+        (tmp_path / folder).mkdir(parents=True)
+    jobs = planned(tmp_path, "--quiet", "rules", "--configfile", str(ROOT / "config/paper.yaml"))
+    assert jobs["train"] == jobs["generate"] == jobs["score"] == 5 * (183 + 11)
+    assert jobs["table"] == 4
+
+
 def test_the_profile_of_slurm_is_found_by_its_name(tmp_path: Path) -> None:
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install 'depalm[slurm]'")
     demo = str(ROOT / "config" / "demo.yaml")

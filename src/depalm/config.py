@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Config:
     settings: Mapping[str, Any]
     folders: Sequence[Path]
     parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    adapters: dict[Run, Adapter] = field(default_factory=dict, repr=False)
 
     def part(self, kind: str, name: str) -> dict[str, Any]:
         """The content of {kind}s/{name}.yaml, checked. Raises ConfigError."""
@@ -118,6 +120,11 @@ class Config:
 
     def adapter(self, run: Run) -> Adapter:
         """The adapter of a run, on the meta device. Raises ConfigError if it cannot be."""
+        if run not in self.adapters:
+            self.adapters[run] = self._build_adapter(run)
+        return self.adapters[run]
+
+    def _build_adapter(self, run: Run) -> Adapter:
         backbone, llm = self.part("backbone", run.backbone), self.part("llm", run.llm)
         try:
             with torch.device("meta"):
@@ -131,12 +138,16 @@ class Config:
         """The layers of which the configured methods read all tokens from the cache, on this
         dataset.
         """
-        adapters = [
-            self.adapter(run)
-            for run in self.runs()
-            if (run.dataset, run.backbone) == (dataset, backbone) and not self.online(run)
-        ]
-        return sorted({i for a in adapters if not a.cls_only for i in a.source_layers})
+        return self._cached_layers.get((dataset, backbone), [])
+
+    @cached_property
+    def _cached_layers(self) -> dict[tuple[str, str], list[int]]:
+        found: dict[tuple[str, str], set[int]] = {}
+        for run in self.runs():
+            adapter = self.adapter(run)
+            if not (self.online(run) or adapter.cls_only):
+                found.setdefault((run.dataset, run.backbone), set()).update(adapter.source_layers)
+        return {key: sorted(layers) for key, layers in found.items()}
 
     def table_runs(self, table: Mapping[str, Any]) -> list[Run]:
         """The runs that the filters of a table let through."""
