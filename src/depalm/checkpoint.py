@@ -82,9 +82,11 @@ def read_record(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
         keys = {*wanted, *found} if part == "method" else wanted.keys() - set(DESCRIPTIVE)
         for key in sorted(keys):
             if found.get(key) != json.loads(json.dumps(wanted.get(key))):
+                names = [of.get("uri") or of.get("name") for of in (found, wanted)]
+                which = f", {names[0]}, than {names[1]}" if all(names) else ""
                 raise AdapterError(
-                    f"{path.parent} was trained with another {part}, {_name(found)}, "
-                    f"than {_name(wanted)}: its {key} is {found.get(key)}, not {wanted.get(key)}"
+                    f"{path.parent} was trained with another {part}{which}: "
+                    f"its {key} is {found.get(key)}, not {wanted.get(key)}"
                 )
     return record
 
@@ -97,7 +99,3 @@ def load_weights(adapter: Adapter, path: Path) -> None:
         adapter.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise AdapterError(f"{path} does not hold this adapter's tensors: {error}") from error
-
-
-def _name(part: Mapping[str, Any]) -> str:
-    return str(part.get("uri") or part.get("name") or "of this name")
