@@ -18,6 +18,8 @@ from depalm.schema import ConfigError, check_schema, load_yaml, nearest
 from depalm.selection import AdapterError
 from depalm.views import training_views
 
+AXES = ("dataset", "fraction", "backbone", "llm", "method")  # of a run, besides its seed
+
 
 @dataclass(frozen=True)
 class Run:
@@ -101,14 +103,17 @@ class Config:
 
     def checkpoint(self, run: Run) -> str | None:
         """The folder of the adapter that a run only tests; None if it trains its own."""
-        given = [rule["checkpoint"] for rule in self._overrides(run) if "checkpoint" in rule]
-        chosen: str | None = [self.settings.get("checkpoint"), *given][-1]
+        chosen: str | None = self._setting(run, "checkpoint")
         return chosen
 
     def online(self, run: Run) -> bool:
         """Whether a run has its backbone in the loop, rather than a cache of its tokens."""
-        given = [rule["features"] for rule in self._overrides(run) if "features" in rule]
-        return [self.settings.get("features", "cached"), *given][-1] == "online"
+        return bool(self._setting(run, "features") == "online")
+
+    def _setting(self, run: Run, key: str) -> Any:
+        """What the last override says that says it, or else the file; None if neither does."""
+        values = [of[key] for of in (self.settings, *self._overrides(run)) if key in of]
+        return values[-1] if values else None
 
     def _overrides(self, run: Run) -> list[Mapping[str, Any]]:
         values = asdict(run)
@@ -151,8 +156,7 @@ class Config:
 
     def table_runs(self, table: Mapping[str, Any]) -> list[Run]:
         """The runs that the filters of a table let through."""
-        axes = ("dataset", "fraction", "backbone", "llm", "method")
-        filters = {axis: table[f"{axis}s"] for axis in axes if table.get(f"{axis}s")}
+        filters = {axis: table[f"{axis}s"] for axis in AXES if table.get(f"{axis}s")}
         return [
             run
             for run in self.runs()
@@ -302,12 +306,12 @@ def _check_checkpoint(config: Config, run: Run, folder: Path) -> None:
 
 
 def _check_table(config: Config, table: Mapping[str, Any], root: Path) -> None:
-    for axis in ("datasets", "fractions", "backbones", "llms", "methods"):
-        there = {str(getattr(run, axis.removesuffix("s"))) for run in config.runs()}
-        for name in table.get(axis) or []:
+    for axis in AXES:
+        there = {getattr(run, axis) for run in config.runs()}
+        for name in table.get(f"{axis}s") or []:
             if name not in there:
                 raise ConfigError(
-                    f"table {table['name']}: {axis} names {name!r}, which no run of the grid "
+                    f"table {table['name']}: {axis}s names {name!r}, which no run of the grid "
                     f"has{nearest(name, there)}"
                 )
     published = table.get("published")

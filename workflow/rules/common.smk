@@ -2,7 +2,7 @@ from pathlib import Path
 
 import torch
 
-from depalm.config import Run, load_config
+from depalm.config import AXES, Run, load_config
 from depalm.schema import ConfigError
 from depalm.token_cache import FORMATS
 
@@ -17,7 +17,6 @@ SHARD = f"{CACHE}/shard-{{shard}}-of-{{shards}}"
 FORMAT = config["cache"].get("format", "zarr")
 SUFFIX = FORMATS[FORMAT].suffix
 STREAM = config["cache"].get("stream", False)
-RUN_AXES = ("dataset", "fraction", "backbone", "llm", "method")
 
 
 wildcard_constraints:
@@ -55,7 +54,7 @@ def cluster_gpus(wildcards) -> str:
 
 def run_of(wildcards) -> Run:
     """The run that a path names; it need not be in the grid."""
-    return Run(*(wildcards[axis] for axis in RUN_AXES), int(wildcards.seed))
+    return Run(*(wildcards[axis] for axis in AXES), int(wildcards.seed))
 
 
 def test_split(dataset: str) -> str:
