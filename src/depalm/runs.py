@@ -267,15 +267,16 @@ def with_media(
     samples: Sequence[Sample], cache: CachedViews | OnlineFeatures | None
 ) -> list[Sample]:
     """The samples whose media were not rejected; how many were is logged."""
-    kept = [sample for sample in samples if cache is None or sample.media not in cache.rejected]
+    rejected = {} if cache is None else cache.rejected
+    kept = [sample for sample in samples if sample.media not in rejected]
     logger.info("%d samples, %d of them without media", len(samples), len(samples) - len(kept))
     return kept
 
 
 def left_out(samples: Sequence[Sample], cache: CachedViews | OnlineFeatures | None) -> list[Reject]:
     """The samples that :func:`with_media` does not keep, each with the reason."""
-    reasons = {} if cache is None else cache.rejected
-    return [Reject(s.id, s.media, reasons[s.media]) for s in samples if s.media in reasons]
+    rejected = {} if cache is None else cache.rejected
+    return [Reject(s.id, s.media, rejected[s.media]) for s in samples if s.media in rejected]
 
 
 def with_prompt(samples: Sequence[Sample], llm: Mapping[str, Any]) -> list[Sample]:

@@ -6,7 +6,7 @@ import torch
 
 from depalm.generate import Decoding
 from depalm.job import start_job
-from depalm.online import Media
+from depalm.online import online_media
 from depalm.provenance import choose_device
 from depalm.runs import generate_run
 
@@ -25,11 +25,9 @@ generate_run(
     predictions_path=Path(snakemake.output.predictions),
     summary_path=Path(snakemake.output.summary),
     rejects_path=Path(snakemake.output.rejects),
-    media=Media(
-        Path(snakemake.input.media[0]),
+    media=online_media(
+        snakemake.input.media,
         workers=snakemake.config["cache"]["workers"],
         **snakemake.params.decoding,
-    )
-    if snakemake.input.media
-    else None,
+    ),
 )

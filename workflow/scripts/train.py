@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from depalm.job import start_job
-from depalm.online import Media
+from depalm.online import online_media
 from depalm.provenance import choose_device
 from depalm.runs import train_run
 from depalm.train import Settings
@@ -27,11 +27,9 @@ train_run(
     record_path=Path(snakemake.output.record),
     log_path=Path(snakemake.output.log),
     rejects_path=Path(snakemake.output.rejects),
-    media=Media(
-        Path(snakemake.input.media[0]),
+    media=online_media(
+        snakemake.input.media,
         workers=snakemake.config["cache"]["workers"],
         **snakemake.params.decoding,
-    )
-    if snakemake.input.media
-    else None,
+    ),
 )
