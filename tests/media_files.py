@@ -8,6 +8,8 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
+from PIL import Image
 
 SHARED = Path(os.environ.get("DEPALM_SHARED", Path(__file__).parents[2] / "shared/data"))
 MILLISECONDS = Fraction(1, 1000)
@@ -15,12 +17,18 @@ MILLISECONDS = Fraction(1, 1000)
 
 def shared(folder: str, pattern: str) -> list[Path]:
     """Real files; the test is skipped where there are none."""
-    import pytest  # here, since `make smoke` runs where it is not installed
-
     files = sorted((SHARED / folder).glob(pattern))
     if not files:
         pytest.skip(f"{SHARED / folder} has no {pattern}: set DEPALM_SHARED to the shared data")
     return files
+
+
+def write_images(root: Path, names: Sequence[str]) -> None:
+    """Images of 4 x 4 pixels in random colours, the same every time."""
+    random = np.random.default_rng(0)
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(root / name)
 
 
 def grey(frame: int) -> int:

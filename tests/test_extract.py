@@ -4,10 +4,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from media_files import write_images
 from vit import SPEC, tiny_vit
 
 from depalm.backbones import BackboneError, load_backbone
@@ -26,11 +25,7 @@ SETTINGS = Extraction(batch_size=3)
 def data(tmp_path: Path) -> Path:
     """Weights of a tiny backbone, and seven images of random colours."""
     tiny_vit(tmp_path / "weights")
-    (tmp_path / "images").mkdir()
-    random = np.random.default_rng(0)
-    for name in MEDIA:
-        colours = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(colours).save(tmp_path / name)
+    write_images(tmp_path, MEDIA)
     return tmp_path
 
 

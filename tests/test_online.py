@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import encoders
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from media_files import write_images
 from safetensors.torch import load_file, save_file
 from test_checkpoint import CPU, LLM, write_llm
 from test_train import Killed, killed_at  # noqa: F401
@@ -44,11 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("files")
     write_llm(root / "llm")
     tiny_vit(root / "vit")
-    (root / "images").mkdir()
-    random = np.random.default_rng(0)
-    for name in MEDIA:
-        colours = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(colours).save(root / name)
+    write_images(root, MEDIA)
     write_manifest(root / "manifest.parquet", SAMPLES)
     (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in SAMPLES))
     extract(SPEC, root / "vit", root, MEDIA, [11], root / "vit.zarr", Extraction(), "cpu")
