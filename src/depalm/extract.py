@@ -18,6 +18,7 @@ import torch
 
 from depalm.backbones import load_backbone, weights_identity
 from depalm.decoding import DecodedBatch, DecodingPool, File
+from depalm.files import inside
 from depalm.media import load_decoder, token_identity, view_seed
 from depalm.progress import Progress, logger
 from depalm.rejects import Reject, check_rejects, report_rejects
@@ -68,7 +69,7 @@ def extract(
     `backbone` is its YAML, `weights` the directory of its weights; of `layers` all tokens are kept.
     View 0 of a file is clean, the others are augmented, each in its own way. Raises RejectError as
     soon as more files are bad than tolerated, CacheError if the disk is too small for the shard,
-    BackboneError and DecodingError.
+    BackboneError, DecodingError, and OutsideError for media that lie outside of `root`.
     """
     sizes = predicted_bytes(format_of(output), len(media), backbone["shape"], layers)
     size = sum(sizes.values())
@@ -77,7 +78,7 @@ def extract(
     if not media:
         logger.warning("%s: there are more shards than files, so this one is empty", output)
     metadata = {**token_identity(backbone, view), "weights_sha256": weights_identity(weights)}
-    files = [File(name, root / name, view_seed(name, view)) for name in media]
+    files = [File(name, inside(root, name), view_seed(name, view)) for name in media]
     batches = [
         files[i : i + settings.batch_size] for i in range(0, len(files), settings.batch_size)
     ]
