@@ -9,6 +9,7 @@ from depalm.files import OutsideError, inside
 
 CODE_KEYS = ("auto_map", "custom_pipelines")  # of transformers: classes in Python files
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")  # of sharded weights
 
 
 class ModelFolderError(ValueError):
@@ -34,7 +35,7 @@ def check_model_folder(folder: Path) -> None:
                 f"model is run: {folder} is refused. Use a model that the library supports by "
                 "itself; if it supports this one, use a copy of the folder without this entry"
             )
-        if path.name.endswith(".index.json"):
+        if path.name.endswith(INDEX_SUFFIXES):
             _check_index(path, content)
 
 
