@@ -137,9 +137,11 @@ def test_media_root_is_for_readers_that_name_their_media(load: Any, tmp_path: Pa
     with pytest.raises(ConfigError, match=f"mine: media_root {tmp_path}/photos does not exist"):
         load(media_root=str(tmp_path / "photos"))
     (tmp_path / "photos").mkdir()
-    config = load(media_root=str(tmp_path / "photos"))
+    config = load(media_root=f"{tmp_path}/photos/")
     assert config.media_directory("mine") == str(tmp_path / "photos")
     assert config.data_directory("mine") == "resources/downloads/datasets/mine"
     assert load().media_directory("mine") == "resources/downloads/datasets/mine"
     with pytest.raises(ConfigError, match="reader: unknown value 'coco_2014'"):
         load(media_root=str(tmp_path / "photos"), reader="coco_2014")
+    with pytest.raises(ConfigError, match="media_root: '/' does not match"):
+        load(media_root="/")

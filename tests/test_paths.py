@@ -240,8 +240,8 @@ def test_media_root_says_that_the_media_lie_elsewhere(tmp_path: Path) -> None:
         "its media path leaves its folder by '..'",
     ]
     lines(root, str(tmp_path / "outside.png"), str(photos))
-    media, reasons = samples(root, media_root="/")
-    assert media == [str(tmp_path / "outside.png")[1:]]
+    media, reasons = samples(root, media_root=f"{tmp_path}/")
+    assert media == ["outside.png"]
     assert reasons == ["no such media file"]
 
 

@@ -191,7 +191,10 @@ class Config:
 
     def media_directory(self, dataset: str) -> str:
         """Where the media of a dataset lie: in its `media_root`, or else with the annotations."""
-        return str(self.part("dataset", dataset).get("media_root", self.data_directory(dataset)))
+        part = self.part("dataset", dataset)
+        return (
+            str(Path(part["media_root"])) if "media_root" in part else self.data_directory(dataset)
+        )
 
     def max_reject_fraction(self, dataset: str) -> float:
         """What is tolerated of bad samples and files of a dataset: its own, or that of `data`."""
