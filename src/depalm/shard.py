@@ -141,6 +141,8 @@ def rows_in(path: Path | str, metadata: Mapping[str, Any]) -> dict[str, tuple[in
     """The arrays that the metadata found in `path` tells of. Raises ShardError if it does not."""
     if not metadata.keys() >= {"shape", "layers", "dtype", *OF_A_SHARD}:
         raise ShardError(f"{path} is not a shard of a token cache")
+    if not isinstance(metadata["rejected"], Mapping):
+        raise ShardError(f"{path} was made by an earlier version of depalm")
     return array_rows(metadata["shape"], metadata["layers"])
 
 
