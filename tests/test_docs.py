@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 from vit import tiny_vit
 
 from depalm.adapter import Adapter
+from depalm.annotations import AnnotationError
 from depalm.backbones import LOADERS, load_backbone
 from depalm.config import load_config
 from depalm.datasets import READERS
@@ -129,6 +130,12 @@ def test_a_new_annotation_format(follow: Any, tmp_path: Path) -> None:
         ("images/7.png", ["a robin"])
     ]
     assert [reject.media for reject in rejects] == ["images/8.png"]
+    (root / "sightings.test.tsv").write_text("7\tWhich bird is it?\ta robin\n8\ta wren\n")
+    with pytest.raises(AnnotationError, match=r"sightings\.test\.tsv, line 2"):
+        build_manifest(root, dataset, "test")
+    (root / "sightings.test.tsv").unlink()
+    with pytest.raises(AnnotationError, match=r"sightings\.test\.tsv cannot be read"):
+        build_manifest(root, dataset, "test")
 
 
 def test_a_backbone_of_a_supported_architecture(follow: Any, tmp_path: Path) -> None:
