@@ -114,6 +114,10 @@ def load_weights(adapter: Adapter, path: Path, record: Mapping[str, Any]) -> Non
             f"{written}; get both files again, or delete them and train anew"
         )
     try:
-        adapter.load_state_dict(load_file(path))
+        tensors = load_file(path)
+        adapter.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise AdapterError(f"{path} does not hold this adapter's tensors: {error}") from error
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise AdapterError(f"{path}: {name} is not finite; train the adapter again")

@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from depalm.adapter import Adapter
 from depalm.batches import IGNORED, Batch, TrainingSet, batch_stream
+from depalm.diagnosis import cause
 from depalm.files import atomic_file
 from depalm.injection import hidden_states
 from depalm.llms import LLM
@@ -284,19 +285,22 @@ def train(
     with attention, adapter.tuned("llm", llm.body), _Log(folder, run.step) as log, reader as pairs:
         while run.step < total:
             rate = settings.learning_rate(run.step, total)
-            losses = []
+            losses, used = [], []
             for _ in range(settings.accumulate):
                 batch, features = next(pairs)
                 loss = answer_loss(llm, adapter, features, batch, settings.label_smoothing)
                 (loss / settings.accumulate).backward()
                 losses.append(loss.detach())
+                used.append(batch)
                 run.samples += len(batch.media)
             loss_value = torch.stack(losses).mean().item()
             norm = torch.nn.utils.clip_grad_norm_(adapter.parameters(), settings.clip_norm).item()
             if not (math.isfinite(loss_value) and math.isfinite(norm)):
+                wrong = next((b for b, x in zip(used, losses) if not x.isfinite()), used[-1])
+                why = cause(llm, adapter, read(wrong), wrong.media) or "lower lr or clip_norm"
+                kept = f". The last good checkpoint is {checkpoint}" if checkpoint.exists() else ""
                 raise TrainingError(
-                    f"step {run.step}: loss {loss_value}, gradient norm {norm}; "
-                    f"lower lr or clip_norm. The last good checkpoint is {checkpoint}"
+                    f"step {run.step}: loss {loss_value}, gradient norm {norm}: {why}{kept}"
                 )
             for group in optimizer.param_groups:
                 group["lr"] = rate
