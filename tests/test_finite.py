@@ -1,4 +1,4 @@
-"""Numbers that are not finite end generation and training, with the samples and the likely cause."""
+"""Numbers that are not finite end generation and training; samples and likely cause are named."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -32,14 +32,9 @@ def cause(llm: LLM, adapter: Adapter, features: Tensor | None, media: Sequence[s
         )
     with torch.no_grad():
         injected = adapter(features)
-    tensors = [
-        *injected.tokens.values(),
-        *(part for pair in injected.cross.values() for part in pair),
-    ]
-    if not all(map(_finite, tensors)):
-        return (
-            "what the adapter makes of finite features overflows: train it again, with a lower lr"
-        )
+    crossed = (part for pair in injected.cross.values() for part in pair)
+    if not all(map(_finite, [*injected.tokens.values(), *crossed])):
+        return "what the adapter makes of the features overflows: train it again, with a lower lr"
     if llm.dtype == torch.float16:
         return "the LLM overflows in float16: set dtype to bfloat16 or float32"
     return None

@@ -296,8 +296,9 @@ def train(
             loss_value = torch.stack(losses).mean().item()
             norm = torch.nn.utils.clip_grad_norm_(adapter.parameters(), settings.clip_norm).item()
             if not (math.isfinite(loss_value) and math.isfinite(norm)):
-                wrong = next((b for b, x in zip(used, losses) if not x.isfinite()), used[-1])
-                why = cause(llm, adapter, read(wrong), wrong.media) or "lower lr or clip_norm"
+                bad = [not loss.isfinite() for loss in losses]
+                batch = used[bad.index(True) if any(bad) else -1]
+                why = cause(llm, adapter, read(batch), batch.media) or "lower lr or clip_norm"
                 kept = f". The last good checkpoint is {checkpoint}" if checkpoint.exists() else ""
                 raise TrainingError(
                     f"step {run.step}: loss {loss_value}, gradient norm {norm}: {why}{kept}"
