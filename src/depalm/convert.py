@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperConfig
 from depalm.checkpoints import CheckpointError, read_ct2, read_pytorch
 from depalm.download import HUB_SUFFIXES, PICKLED_SUFFIXES
 from depalm.files import atomic_directory, read_json, write_json
-from depalm.foreign_code import CONFIG, TOKENIZER, foreign_code, refusal
 from depalm.progress import logger
 from depalm.textvqa_parquet import convert_textvqa_parquet
 
@@ -60,18 +59,14 @@ def convert_gguf(download: Path, output: Path) -> None:
     Raises ConvertError unless `download` holds exactly one .gguf that transformers can read.
     """
     path = _only_file(download, "*.gguf")
-    if wanted := foreign_code(download, CONFIG, TOKENIZER):
-        raise ConvertError(wanted)
-    only_here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            download, gguf_file=path.name, dtype=torch.float32, **only_here
+            download, gguf_file=path.name, dtype=torch.float32, local_files_only=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(download, gguf_file=path.name, **only_here)
+        tokenizer = AutoTokenizer.from_pretrained(download, gguf_file=path.name)
     except (ValueError, KeyError, IndexError, OSError, NotImplementedError) as error:
         raise ConvertError(
-            f"{path} is not a GGUF language model that transformers reads: "
-            f"{refusal(download, error)}"
+            f"{path} is not a GGUF language model that transformers reads: {error}"
         ) from error
     # `model.save_pretrained` refuses a model read from GGUF, though it is no longer quantised
     model.config.architectures = [type(model).__name__]

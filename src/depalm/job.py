@@ -1,7 +1,6 @@
 """What surrounds every job of the workflow: its log, and its end."""
 
 import ctypes
-import os
 import signal
 import sys
 import traceback
@@ -16,15 +15,14 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @contextmanager
 def job(log: Path | str) -> Iterator[None]:
-    """Log to the screen and to `log`, which ends with the error if the job fails; read nothing
-    from the user, and end when Snakemake ends.
+    """Log to the screen and to `log`, which ends with the error if the job fails; and end when
+    Snakemake ends.
 
     Snakemake ends its jobs when it is asked to stop. When it is killed outright it cannot, and a
     job that went on would write beside the one of the next start.
     """
     log_to(log)
     end_with_parent()
-    _close_input()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -38,13 +36,6 @@ def end_with_parent() -> None:
     """Let the kernel kill this process when its parent ends; only Linux can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _close_input() -> None:
-    """Let nothing ask the user: a job, and what it starts, reads the end of its standard input."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
 
 
 def _terminate(number: int, _: object) -> None:

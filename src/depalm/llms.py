@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedT
 
 from depalm.download import PICKLED_SUFFIXES
 from depalm.files import read_json
-from depalm.foreign_code import CONFIG, TOKENIZER, foreign_code, refusal
 
 
 class LLMError(RuntimeError):
@@ -189,8 +188,6 @@ def load_llm(
     if not (directory / "config.json").is_file():
         raise LLMError(f"{directory} holds no config.json: not a Hugging Face model directory")
     _require_safetensors(directory)
-    if wanted := foreign_code(directory, CONFIG, TOKENIZER):
-        raise LLMError(wanted)
     found = read_json(directory / "config.json").get("model_type")
     if found != spec["family"]:
         raise LLMError(
@@ -206,15 +203,10 @@ def load_llm(
             local_files_only=True,
             attn_implementation="sdpa",
             output_loading_info=True,
-            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise LLMError(
-            f"the model in {directory} cannot be loaded: {refusal(directory, error)}"
-        ) from error
+        raise LLMError(f"the model in {directory} cannot be loaded: {error}") from error
     if report["missing_keys"]:
         raise LLMError(
             f"{directory} lacks weights of its model: {sorted(report['missing_keys'])}; fetch or "

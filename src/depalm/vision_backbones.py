@@ -23,7 +23,6 @@ from depalm.backbone import (
     read_weights,
     weight_files,
 )
-from depalm.files import read_json
 
 
 class TimmViT(BlockBackbone):
@@ -86,22 +85,6 @@ def load_clip(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa: ARG0
     return ClipViT(load_transformers(CLIPVisionModel, weights))
 
 
-def _refuse_other_libraries(weights: Path) -> None:
-    """Raise BackboneError if open_clip would load a half of the model through another library,
-    which could fetch it or run code that comes with it.
-    """
-    try:
-        config = read_json(weights / "open_clip_config.json").get("model_cfg", {})
-    except (OSError, ValueError, AttributeError) as error:
-        raise BackboneError(f"{weights} holds no open_clip_config.json: {error}") from error
-    for half, key in (("text_cfg", "hf_model_name"), ("vision_cfg", "timm_model_name")):
-        if name := (config.get(half) or {}).get(key):
-            raise BackboneError(
-                f"{weights}/open_clip_config.json has a {half} with {key} {name!r}: only models "
-                "whose halves are both open_clip's own are loaded"
-            )
-
-
 class OpenClipViT(BlockBackbone):
     """The vision half of a CLIP model of open_clip, on pixels [B, 3, H, W]."""
 
@@ -116,7 +99,6 @@ def load_open_clip(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa:
     Raises BackboneError.
     """
     weight_files(weights)
-    _refuse_other_libraries(weights)
     try:
         model = open_clip.create_model(f"local-dir:{weights}", precision="fp32", device="cpu")
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
