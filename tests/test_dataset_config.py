@@ -131,3 +131,15 @@ def test_the_answer_prompt_of_an_llm_stands_where_a_sample_has_none() -> None:
         "What?",
     ]
     assert with_prompt(samples, {}) == samples
+
+
+def test_media_root_is_for_readers_that_name_their_media(load: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"mine: media_root {tmp_path}/photos does not exist"):
+        load(media_root=str(tmp_path / "photos"))
+    (tmp_path / "photos").mkdir()
+    config = load(media_root=str(tmp_path / "photos"))
+    assert config.media_directory("mine") == str(tmp_path / "photos")
+    assert config.data_directory("mine") == "resources/downloads/datasets/mine"
+    assert load().media_directory("mine") == "resources/downloads/datasets/mine"
+    with pytest.raises(ConfigError, match="reader: unknown value 'coco_2014'"):
+        load(media_root=str(tmp_path / "photos"), reader="coco_2014")

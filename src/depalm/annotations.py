@@ -19,7 +19,7 @@ class Annotation:
     """What a dataset says of one sample; a `prompt` of its own takes the place of the template."""
 
     id: str
-    media: str  # path of the image, clip or sound, relative to the dataset's root
+    media: str  # path of the image, clip or sound, relative to the dataset's root or media_root
     question: str  # empty for captioning
     references: list[str]  # right answers or captions, blank ones included
     prompt: str | None = None

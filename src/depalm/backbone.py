@@ -132,6 +132,7 @@ def load_transformers(kind: Any, weights: Path, **options: Any) -> Any:
             dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
             **options,
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from depalm.audio_video_backbones import load_ast, load_clap, load_timesformer, load_whisper
 from depalm.backbone import Backbone, BackboneError, weight_files
 from depalm.files import read_json, sha256_file, sha256_json
+from depalm.model_folder import ModelFolderError, check_model_folder
 from depalm.vision_backbones import load_clip, load_open_clip, load_timm
 
 
@@ -32,12 +33,16 @@ def load_backbone(spec: Mapping[str, Any], weights: Path | str) -> Backbone:
     """The backbone of `spec` (config/backbones/*.yaml) with the weights in a directory: frozen, in
     evaluation mode, float32, on the CPU.
 
-    Raises BackboneError if the weights are missing, are another model's, or the model has not the
-    shape that `spec` states.
+    Raises BackboneError if the weights are missing, are another model's, the model has not the
+    shape that `spec` states, or its directory asks for code of its own, which is not run.
     """
     loader = LOADERS.get(spec["loader"])
     if loader is None:
         raise BackboneError(f"unknown loader {spec['loader']!r}; there are: {sorted(LOADERS)}")
+    try:
+        check_model_folder(Path(weights))
+    except ModelFolderError as error:
+        raise BackboneError(str(error)) from error
     backbone = loader(spec, Path(weights)).eval().requires_grad_(False)
     backbone.cls_is_mean_pool = spec.get("cls_is_mean_pool", False)
     stated = {key: value for key, value in spec["shape"].items() if key != "grid"}

@@ -18,6 +18,12 @@ from depalm.schema import ConfigError, check_schema, load_yaml, nearest
 from depalm.selection import AdapterError
 from depalm.views import training_views
 
+LOCAL_PLACES = (
+    ("dataset", "root"),
+    ("dataset", "media_root"),
+    ("backbone", "path"),
+    ("llm", "path"),
+)
 AXES = ("dataset", "fraction", "backbone", "llm", "method")  # of a run, besides its seed
 
 
@@ -183,6 +189,10 @@ class Config:
             return str(part["root"])
         return f"resources/{'models' if 'convert' in part else 'downloads'}/datasets/{dataset}"
 
+    def media_directory(self, dataset: str) -> str:
+        """Where the media of a dataset lie: in its `media_root`, or else with the annotations."""
+        return str(self.part("dataset", dataset).get("media_root", self.data_directory(dataset)))
+
     def max_reject_fraction(self, dataset: str) -> float:
         """What is tolerated of bad samples and files of a dataset: its own, or that of `data`."""
         default: float = self.settings["data"]["max_reject_fraction"]
@@ -252,7 +262,7 @@ def _check_run(config: Config, run: Run) -> None:
 
 def _check_files(config: Config, run: Run) -> None:
     """Whether what the parts of a run say to be on this machine is there."""
-    for kind, place in (("dataset", "root"), ("backbone", "path"), ("llm", "path")):
+    for kind, place in LOCAL_PLACES:
         name = getattr(run, kind)
         folder = config.part(kind, name).get(place)
         if folder is not None and not Path(folder).exists():

@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperConfig
 from depalm.checkpoints import CheckpointError, read_ct2, read_pytorch
 from depalm.download import HUB_SUFFIXES, PICKLED_SUFFIXES
 from depalm.files import atomic_directory, read_json, write_json
+from depalm.model_folder import ModelFolderError, check_model_folder
 from depalm.progress import logger
 from depalm.textvqa_parquet import convert_textvqa_parquet
 
@@ -36,7 +37,7 @@ def convert(download: Path, output: Path, converter: str) -> None:
     `output` appears whole or not at all, always with a source.json: that of the download (see
     depalm.sources.fetch) and the converter's name. The same download gives the same bytes.
     Raises ConvertError, of a dataset AnnotationError, if the download is not what the converter
-    reads.
+    reads, or asks for code of its own, which is not run.
     """
     if converter not in CONVERTERS:
         raise ConvertError(f"unknown converter {converter!r}; there are: {sorted(CONVERTERS)}")
@@ -44,6 +45,10 @@ def convert(download: Path, output: Path, converter: str) -> None:
         raise ConvertError(
             f"{download} has no source.json: it was not fetched whole; fetch it again"
         )
+    try:
+        check_model_folder(download)
+    except ModelFolderError as error:
+        raise ConvertError(str(error)) from error
     logger.info("convert %s by %s", download, converter)
     source = {**read_json(download / "source.json"), "converter": converter}
     with atomic_directory(output) as directory:
@@ -61,9 +66,15 @@ def convert_gguf(download: Path, output: Path) -> None:
     path = _only_file(download, "*.gguf")
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            download, gguf_file=path.name, dtype=torch.float32, local_files_only=True
+            download,
+            gguf_file=path.name,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(download, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            download, gguf_file=path.name, local_files_only=True, trust_remote_code=False
+        )
     except (ValueError, KeyError, IndexError, OSError, NotImplementedError) as error:
         raise ConvertError(
             f"{path} is not a GGUF language model that transformers reads: {error}"
@@ -133,6 +144,8 @@ def convert_pytorch(download: Path, output: Path) -> None:
             raise ConvertError(str(error)) from error
     if len(paths) > 1:
         content = read_json(index)
+        if strange := set(content["weight_map"].values()) - names.keys():
+            raise ConvertError(f"{index} names {sorted(strange)}, which {download} does not hold")
         content["weight_map"] = {k: names[v] for k, v in content["weight_map"].items()}
         write_json(output / "model.safetensors.index.json", content)
     for path in download.iterdir():

@@ -21,9 +21,10 @@ from depalm.vqa_datasets import (
 def read_generic(root: Path, split: str) -> Iterator[Annotation]:
     """A user's own samples: manifest.{split}.jsonl (one object a line) or manifest.{split}.csv.
 
-    Fields: `media` (path relative to the root); `question` (goes into the template) or `prompt`
-    (used as it is), neither for captioning; `reference` (one text) or `references` (a list; in CSV
-    a JSON list); `id`, by default the split and the number of the row.
+    Fields: `media` (path relative to the root, or to the dataset's `media_root`); `question` (goes
+    into the template) or `prompt` (used as it is), neither for captioning; `reference` (one text)
+    or `references` (a list; in CSV a JSON list); `id`, by default the split and the number of the
+    row.
     """
     path = next(
         (p for suffix in ("jsonl", "csv") if (p := root / f"manifest.{split}.{suffix}").is_file()),

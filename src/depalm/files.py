@@ -1,6 +1,7 @@
 """Whole-or-nothing files: every output is written under a temporary name and renamed at the end.
 
-What is renamed is on the disk before its new name is, so that a power cut leaves no cut file.
+What is renamed is on the disk before its new name is, so that a power cut leaves no cut file. And
+names that come from data: they become paths here, or are refused.
 """
 
 import ctypes
@@ -12,8 +13,50 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+
+MAX_NAME, MAX_PATH = 255, 4095  # bytes that a file's name and a path may have, on Linux
+
+
+class OutsideError(ValueError):
+    """A name from data that leaves its folder, or that no file can have; `reason` says why."""
+
+    def __init__(self, name: object, reason: str):
+        super().__init__(f"the name {name!r:.300} {reason}")
+        self.reason = reason
+
+
+def inside(folder: Path | str, name: str) -> Path:
+    """The path of the file `name` in `folder`, or in a folder below it.
+
+    Every name that this program did not make goes through here: of an archive's members, of a
+    hub's or an index's files, of the rows of a table. Links that are already on the disk are
+    followed, for whoever set up the folder placed them. Raises OutsideError if the name is empty,
+    absolute, has `..` in it (for Windows too, where a backslash separates), holds a NUL or what
+    is not Unicode, or is too long for a file system.
+    """
+    if not isinstance(name, str):
+        raise OutsideError(name, "is no text")
+    path, windows = PurePosixPath(name), PureWindowsPath(name)
+    try:
+        sizes = [len(part.encode()) for part in path.parts]
+    except UnicodeEncodeError as error:
+        raise OutsideError(name, "is not Unicode") from error
+    if not path.parts:
+        raise OutsideError(name, "is empty")
+    if "\0" in name:
+        raise OutsideError(name, "holds a NUL")
+    if path.is_absolute() or windows.anchor:
+        raise OutsideError(name, "is an absolute path, or has a drive")
+    if ".." in path.parts or ".." in windows.parts:
+        raise OutsideError(name, "leaves its folder by '..'")
+    if max(sizes) > MAX_NAME:
+        raise OutsideError(name, f"has a part of more than {MAX_NAME} bytes")
+    found = Path(folder, path)
+    if len(os.fsencode(found)) > MAX_PATH:
+        raise OutsideError(name, f"makes a path of more than {MAX_PATH} bytes")
+    return found
 
 
 @contextmanager

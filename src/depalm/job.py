@@ -1,6 +1,7 @@
 """What surrounds every job of the workflow: its log, and its end."""
 
 import ctypes
+import os
 import signal
 import sys
 import traceback
@@ -15,13 +16,14 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @contextmanager
 def job(log: Path | str) -> Iterator[None]:
-    """Log to the screen and to `log`, which ends with the error if the job fails; and end when
-    Snakemake ends.
+    """Log to the screen and to `log`, which ends with the error if the job fails; read no standard
+    input, and end when Snakemake ends.
 
     Snakemake ends its jobs when it is asked to stop. When it is killed outright it cannot, and a
     job that went on would write beside the one of the next start.
     """
     log_to(log)
+    close_stdin()
     end_with_parent()
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -41,3 +43,13 @@ def end_with_parent() -> None:
 def _terminate(number: int, _: object) -> None:
     """End as after an error: what is held is given back, and the log says why."""
     raise SystemExit(f"ended by {signal.Signals(number).name}, as a scheduler or its user asked")
+
+
+def close_stdin() -> None:
+    """Nothing in this process, nor what it starts, reads what somebody types or pipes in: no answer
+    to a library's question can come from there.
+    """
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    if nothing:
+        os.close(nothing)

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedT
 
 from depalm.download import PICKLED_SUFFIXES
 from depalm.files import read_json
+from depalm.model_folder import ModelFolderError, check_model_folder
 
 
 class LLMError(RuntimeError):
@@ -182,11 +183,16 @@ def load_llm(
     `dtype`.
 
     Only safetensors are read, and no remote code is run. Raises LLMError if the directory holds no
-    usable model, or one of another family or shape than `spec` says.
+    usable model, asks for code of its own, or holds a model of another family or shape than `spec`
+    says.
     """
     directory = Path(directory)
     if not (directory / "config.json").is_file():
         raise LLMError(f"{directory} holds no config.json: not a Hugging Face model directory")
+    try:
+        check_model_folder(directory)
+    except ModelFolderError as error:
+        raise LLMError(str(error)) from error
     _require_safetensors(directory)
     found = read_json(directory / "config.json").get("model_type")
     if found != spec["family"]:
@@ -201,10 +207,13 @@ def load_llm(
             device_map={"": str(device)},
             use_safetensors=True,
             local_files_only=True,
+            trust_remote_code=False,
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LLMError(f"the model in {directory} cannot be loaded: {error}") from error
     if report["missing_keys"]:

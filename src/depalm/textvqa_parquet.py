@@ -6,9 +6,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from depalm.annotations import AnnotationError
-from depalm.files import write_json
+from depalm.files import inside, write_json
 
 COLUMNS = ("question_id", "image_id", "question", "answers", "set_name", "image")
+SPLITS = ("train", "val", "test")
 ROWS = 64  # so many images are in memory
 
 
@@ -18,7 +19,7 @@ def convert_textvqa_parquet(download: Path, output: Path) -> None:
     The columns are those of the official rows and `image` {bytes}; the row's `set_name` (train, val
     or test) tells its split. Written are TextVQA_0.5.1_{split}.json and each image once, as it was
     encoded: train_images/{image_id}.jpg, test_images/{image_id}.jpg. Raises AnnotationError if a
-    file is not such a one. Writes into `output`, which exists.
+    file is not such a one, or an image would lie elsewhere. Writes into `output`, which exists.
     """
     paths = sorted(download.rglob("*.parquet"))
     if not paths:
@@ -28,6 +29,8 @@ def convert_textvqa_parquet(download: Path, output: Path) -> None:
         try:
             for batch in pq.ParquetFile(path).iter_batches(ROWS, columns=list(COLUMNS)):
                 for row in batch.to_pylist():
+                    if row["set_name"] not in SPLITS:
+                        raise ValueError(f"set_name {row['set_name']!r} is none of {SPLITS}")
                     _write_image(row["image_id"], row.pop("image"), row["set_name"], output)
                     row["question_id"] = int(row["question_id"])  # in some copies it is text
                     splits.setdefault(row["set_name"], []).append(row)
@@ -39,7 +42,9 @@ def convert_textvqa_parquet(download: Path, output: Path) -> None:
 
 
 def _write_image(name: str, image: dict[str, Any], split: str, output: Path) -> None:
-    path = output / ("test_images" if split == "test" else "train_images") / f"{name}.jpg"
+    folder = output / ("test_images" if split == "test" else "train_images")
+    inside(folder, name)  # with the suffix, an empty one would do
+    path = inside(folder, f"{name}.jpg")
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image["bytes"])

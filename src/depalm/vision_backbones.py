@@ -23,6 +23,7 @@ from depalm.backbone import (
     read_weights,
     weight_files,
 )
+from depalm.files import read_json
 
 
 class TimmViT(BlockBackbone):
@@ -99,10 +100,34 @@ def load_open_clip(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa:
     Raises BackboneError.
     """
     weight_files(weights)
+    _refuse_other_models(weights / "open_clip_config.json")
     try:
-        model = open_clip.create_model(f"local-dir:{weights}", precision="fp32", device="cpu")
+        model = open_clip.create_model(
+            f"local-dir:{weights}", precision="fp32", device="cpu", weights_only=True
+        )
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise BackboneError(f"{weights} holds no model of open_clip: {error}") from error
     if not isinstance(model.visual, OpenClipVisionTransformer):
         raise BackboneError(f"the vision half in {weights} is no vision transformer of open_clip")
     return OpenClipViT(model.visual)
+
+
+def _refuse_other_models(path: Path) -> None:
+    """Raise BackboneError if the configuration of open_clip names a model of another library.
+
+    open_clip would get it from wherever the name leads, with the code that may be there.
+    """
+    try:
+        config = read_json(path)["model_cfg"]
+        named = [(half, key, config[half].get(key)) for half, key in OTHER_MODELS]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BackboneError(f"{path} is no configuration of open_clip: {error!r}") from error
+    for half, key, name in named:
+        if name is not None:
+            raise BackboneError(
+                f"{path} asks for the model {name!r} from elsewhere ({half}.{key}), which may "
+                "bring code of its own; it is refused. Use a model with both halves of open_clip"
+            )
+
+
+OTHER_MODELS = (("text_cfg", "hf_model_name"), ("vision_cfg", "timm_model_name"))

@@ -1,7 +1,7 @@
 rule extract:
     input:
         manifest="results/{dataset}/manifest/{split}.parquet",
-        data=lambda wildcards: CONFIG.data_directory(wildcards.dataset),
+        data=lambda wildcards: CONFIG.media_directory(wildcards.dataset),
         weights=lambda wildcards: CONFIG.model_directory("backbone", wildcards.backbone),
     output:
         shard=directory(f"{SHARD}.zarr") if FORMAT == "zarr" else f"{SHARD}{SUFFIX}",

@@ -139,7 +139,7 @@ def run_media(wildcards) -> list[str]:
     run = run_of(wildcards)
     if not (CONFIG.online(run) and CONFIG.adapter(run).source_layers):
         return []
-    return [CONFIG.data_directory(wildcards.dataset)]
+    return [CONFIG.media_directory(wildcards.dataset)]
 
 
 def decoding(dataset: str, *keys: str) -> dict:

@@ -15,7 +15,7 @@ rule manifest:
         dataset=lambda wildcards: {
             key: value
             for key, value in CONFIG.part("dataset", wildcards.dataset).items()
-            if key in ("version", "reader", "splits", "templates")
+            if key in ("version", "reader", "splits", "templates", "media_root")
         },
         split="{split}",
         max_rows=lambda wildcards: config["data"]["max_rows"].get(wildcards.split),
