@@ -3,6 +3,7 @@
 # make methods: every method on the demo's data and models
 # make smoke: every stage on tiny data with tiny random models
 # make lint: style and types
+# make docs: the documentation, in build/docs
 # make clean: forget results, keep downloads
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 DEMO := $(BIN)/snakemake --configfile config/demo.yaml
 
-.PHONY: demo methods smoke test lint clean
+.PHONY: demo methods smoke test lint docs clean
 
 # `--unlock` takes away the lock that a killed run leaves behind
 demo: $(VENV)/.installed
@@ -38,6 +39,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
 	rm -rf results logs .snakemake
 
@@ -49,4 +53,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[dev,clap,slurm]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) --editable '.[docs]'
 	touch $@

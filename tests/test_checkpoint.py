@@ -2,21 +2,22 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tiny import METHODS, tiny_llm
+from safetensors.torch import load_file
+from tiny import METHODS, replace_weights, tiny_llm
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from vit import SPEC, tiny_vit
 
 from depalm.backbones import weights_identity
-from depalm.files import read_json, write_json
+from depalm.checkpoint import DamagedAdapter
+from depalm.files import read_json, sha256_file, write_json
 from depalm.generate import Decoding
 from depalm.manifest import Sample, write_manifest
 from depalm.media import token_identity
@@ -47,8 +48,11 @@ def write_llm(folder: Path, seed: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("files"))
+
+
+def write_files(root: Path) -> Path:
     """Models, a manifest and a cache shard with all tokens of the last layer."""
-    root = tmp_path_factory.mktemp("files")
     write_llm(root / "llm")
     write_llm(root / "other-llm", seed=1)
     tiny_vit(root / "vit")
@@ -198,7 +202,7 @@ def test_a_tuned_llm_comes_back_with_the_adapter(files: Path, tmp_path: Path) ->
     assert len(tuned) == 4 * (7 * 2 + 2) + 1
     before = generate(files, folder, method)
     zeros = {name: value * (name not in tuned) for name, value in tensors.items()}
-    save_file(zeros, folder / "adapter.safetensors")
+    replace_weights(folder, zeros)
     assert generate(files, folder, method) != before
 
 
@@ -208,12 +212,54 @@ def test_tensors_that_are_not_the_adapters_are_refused(
     folder = shutil.copytree(trained, tmp_path / "copy")
     tensors = load_file(folder / "adapter.safetensors")
     tensors["prompt"] = torch.zeros(5, 32)
-    save_file(tensors, folder / "adapter.safetensors")
+    replace_weights(folder, tensors)
     with pytest.raises(AdapterError, match="does not hold this adapter's tensors"):
         generate(files, folder)
     (folder / "adapter.json").write_text("{}")
     with pytest.raises(AdapterError, match="not an adapter's record"):
         generate(files, folder)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("name", ["adapter.safetensors", "adapter.json"])
+def test_a_damaged_adapter_is_named_and_made_anew_by_the_same_command(
+    files: Path, trained: Path, tmp_path: Path, damage: Callable[[Path], None], name: str
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    if (name, damage) == ("adapter.json", flip):
+        damage = cut  # a flipped letter of a label would be no damage that matters
+    damage(folder / name)
+    before = (folder / "adapter.json").stat().st_mtime_ns
+    with pytest.raises(DamagedAdapter, match=rf"{name}.*run the same command again"):
+        generate(files, folder)
+    assert not (folder / "adapter.safetensors").exists()  # so that Snakemake has it trained
+    assert (folder / "adapter.json").stat().st_mtime_ns > before  # and scored
+    train(files, folder)
+    assert sha256_file(folder / "adapter.safetensors") == sha256_file(
+        trained / "adapter.safetensors"
+    )
+    assert generate(files, folder) == generate(files, trained)
+
+
+def test_a_damaged_adapter_of_somebody_elses_is_left_as_it_is(
+    files: Path, trained: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "theirs"))
+    cut(folder / "adapter.safetensors")
+    settings = replace(SETTINGS, init_from=str(folder))
+    with pytest.raises(DamagedAdapter, match=r"theirs/adapter\.safetensors is damaged.*SHA-256"):
+        train(files, tmp_path / "run", settings=settings)
+    assert (folder / "adapter.safetensors").is_file()
 
 
 def test_layers_or_weights_that_the_cache_lacks_are_an_error_before_training(

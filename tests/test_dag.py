@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
+from clones import clone, snakemake_in
 from safetensors.torch import load_file
 
 from depalm.files import read_json, sha256_file, sha256_tree
@@ -29,6 +30,8 @@ DATASETS = {
     *("textcaps-tiny", "textvqa-tiny", "audiocaps-tiny", "msrvtt-tiny"),
 }
 
+Runner = Callable[..., subprocess.CompletedProcess[str]]
+
 pytestmark = pytest.mark.dag
 
 
@@ -44,9 +47,9 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command(folder, *arguments), capture_output=True, text=True, cwd=ROOT)
 
 
-def planned(folder: Path, *arguments: str) -> dict[str, int]:
+def planned(folder: Path, *arguments: str, run: Runner = snakemake) -> dict[str, int]:
     """The jobs by rule that Snakemake would run, those that only name targets left out."""
-    done = snakemake(folder, "--dry-run", *arguments)
+    done = run(folder, "--dry-run", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     _, _, stats = done.stdout.partition("Job stats:")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", stats, re.MULTILINE))
@@ -186,6 +189,37 @@ def test_another_version_of_a_part_reruns_exactly_its_descendants(
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({**yaml.safe_load(SMOKE.read_text()), "parts": folders}))
     assert planned(done, "--configfile", str(config)) == jobs
+
+
+def carry(source: Path, destination: Path) -> None:
+    """Copy what has run to a clone, times included: cp -a."""
+    for name in ("results", "resources", ".snakemake/metadata"):
+        shutil.copytree(source / name, destination / name, symlinks=True)
+
+
+def test_results_count_in_another_clone_until_a_version_is_raised(
+    done: Path, tmp_path: Path
+) -> None:
+    """Its scripts and configuration are newer than the results; only what is in them counts."""
+    settings = yaml.safe_load(SMOKE.read_text())
+    settings["tables"][0]["published"] = "config/published.csv"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    arguments = ("--configfile", str(tmp_path / "config.yaml"))
+    first = clone(tmp_path / "first")
+    carry(done, first)
+    assert planned(first, *arguments, run=snakemake_in) == {"table": 1}
+    outcome = snakemake_in(first, *arguments)
+    assert outcome.returncode == 0, outcome.stderr
+    second = clone(tmp_path / "second")
+    carry(first, second)
+    script = second / "workflow/scripts/train.py"
+    script.write_text(script.read_text() + "# a remark\n")
+    assert planned(second, *arguments, run=snakemake_in) == {}
+
+    method = second / "config/methods/limber_1.yaml"
+    method.write_text(method.read_text().replace("version: 1", "version: 2"))
+    jobs = {"train": 2, "generate": 2, "score": 2, "table": 1}
+    assert planned(second, *arguments, run=snakemake_in) == jobs
 
 
 def test_the_report_needs_no_network(done: Path) -> None:

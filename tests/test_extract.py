@@ -97,7 +97,7 @@ def test_bad_files_are_set_aside_with_a_reason(data: Path, workers: int) -> None
         *(Reject(name, name, "the file is empty") for name in MEDIA[3:6]),
     ]
     cache = TokenCache([path], {})
-    assert cache.rejected == {MEDIA[1], *MEDIA[3:6]}
+    assert cache.rejected == {reject.media: reject.reason for reject in rejects}
     kept = cache.read([MEDIA[0], MEDIA[2], MEDIA[6]], LAYERS, cls_only=False)
     torch.testing.assert_close(kept, whole[[0, 2, 6]])
     with pytest.raises(CacheError, match="it was rejected"):

@@ -200,13 +200,13 @@ def test_what_else_a_model_may_not_ask_for(
 def test_a_job_and_what_it_starts_read_nothing(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys\n"
-        "from depalm.job import start_job\n"
-        f"start_job({str(tmp_path / 'log')!r})\n"
-        "try:\n"
-        "    print(input())\n"
-        "except EOFError:\n"
-        "    print('nothing')\n"
-        "print(subprocess.run(['cat'], capture_output=True, text=True).stdout)\n"
+        "from depalm.job import job\n"
+        f"with job({str(tmp_path / 'log')!r}):\n"
+        "    try:\n"
+        "        print(input())\n"
+        "    except EOFError:\n"
+        "        print('nothing')\n"
+        "    print(subprocess.run(['cat'], capture_output=True, text=True).stdout)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], input="y\n", capture_output=True, text=True, check=True

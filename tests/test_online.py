@@ -11,10 +11,10 @@ import encoders
 import pytest
 import torch
 from media_files import write_images
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from test_checkpoint import CPU, LLM, write_llm
 from test_train import Killed, killed_at  # noqa: F401
-from tiny import LLM_SHAPE, METHODS
+from tiny import LLM_SHAPE, METHODS, replace_weights
 from vit import SPEC, tiny_vit
 
 from depalm.adapter import Adapter
@@ -224,7 +224,7 @@ def test_a_tuned_backbone_comes_back_with_the_adapter(files: Path, tmp_path: Pat
     assert generate(files, tmp_path, TUNED) == answers
     # a tuning by which nothing is left of the images
     scales = {n: -torch.ones_like(t) for n, t in tensors.items() if n.endswith(".scale")}
-    save_file(tensors | scales, tmp_path / "adapter.safetensors")
+    replace_weights(tmp_path, tensors | scales)
     assert len(set(generate(files, tmp_path, TUNED).values())) == 1
     with pytest.raises(AdapterError, match="another method"):
         generate(files, tmp_path, METHOD)

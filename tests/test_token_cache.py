@@ -57,7 +57,7 @@ def write(
         for start in range(0, len(media), batch_size):
             ids = media[start : start + batch_size]
             shard.add(ids, shard.pack(tokens[[MEDIA.index(name) for name in ids]]))
-        shard.rejected += rejected
+        shard.rejected |= dict.fromkeys(rejected, "empty file")
     return path
 
 
@@ -125,7 +125,7 @@ def test_an_empty_shard_reads_with_the_others(tmp_path: Path, suffix: str) -> No
     cache = TokenCache(paths, {})
     cache.verify()
     assert cache.read(MEDIA, [1], cls_only=False).shape == (7, 1, 5, 6)
-    assert cache.rejected == {"bad.png"}
+    assert cache.rejected == {"bad.png": "empty file"}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,9 @@ def test_what_the_cache_lacks_is_named(tmp_path: Path) -> None:
         cache.read(MEDIA, [4], cls_only=True)
     with pytest.raises(CacheError, match=r"no tokens of new\.png: extract again"):
         cache.read(["new.png"], [1], cls_only=False)
-    with pytest.raises(CacheError, match=r"no tokens of bad\.png: it was rejected"):
+    with pytest.raises(
+        CacheError, match=r"no tokens of bad\.png: it was rejected at extraction \(empty file\)"
+    ):
         cache.read(["bad.png"], [1], cls_only=False)
 
 

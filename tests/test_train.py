@@ -1,6 +1,6 @@
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -227,6 +227,48 @@ def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path) -> None
     assert (tmp_path / "checkpoint.safetensors").is_file()
     assert not training.load(tmp_path / "checkpoint.safetensors", "another identity")
     assert training.step == 0
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty])
+@pytest.mark.parametrize(("checkpoints", "resumed"), [(1, "step 9 of 12"), (2, None)])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path,
+    killed_at: list[int],
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None],
+    checkpoints: int,
+    resumed: str | None,
+) -> None:
+    """As a power cut leaves it. Without any that is whole, training starts anew."""
+    whole = run(tmp_path / "whole")
+    killed_at += [12 + 10]
+    with pytest.raises(Killed):
+        run(tmp_path / "killed")
+    names = ["checkpoint.safetensors", "checkpoint.before.safetensors"]
+    for name in names[:checkpoints]:
+        damage(tmp_path / "killed" / name)
+    with caplog.at_level("INFO", "depalm"):
+        again = run(tmp_path / "killed")
+    for name in names[:checkpoints]:
+        assert f"{name} is damaged" in caplog.text
+    assert ("resumed at" in caplog.text) == (resumed is not None)
+    assert resumed is None or resumed in caplog.text
+    assert equal(weights(again), weights(whole))
+    assert len((tmp_path / "killed" / "train.jsonl").read_text().splitlines()) == 12
 
 
 def test_accumulated_batches_count_as_one_step(tmp_path: Path) -> None:

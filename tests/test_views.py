@@ -29,7 +29,7 @@ def write_view(folder: Path, view: int, rejected: tuple[str, ...] = ()) -> list[
         with write_shard(path, token_identity(SPEC, view), SPEC["shape"], [11], "float16") as shard:
             tokens = torch.full((len(kept), *(SPEC["shape"][k] for k in SPEC["shape"])), view)
             shard.add(kept, shard.pack(tokens))
-            shard.rejected += [name for name in media if name in rejected]
+            shard.rejected |= dict.fromkeys(rejected, "empty file")
     return paths
 
 

@@ -1,12 +1,15 @@
 """Tiny random LLMs in memory, of every family, and the methods of config/methods in their size."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from depalm.adapter import Adapter
+from depalm.files import read_json, sha256_file, write_json
 from depalm.llms import LLM, LlamaLLM, OptLLM
 from depalm.schema import load_yaml
 
@@ -80,6 +83,15 @@ def random_adapter(method: dict[str, Any], seed: int = 0, **models: Any) -> Adap
         for parameter in adapter.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     return adapter
+
+
+def replace_weights(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give the adapter in `folder` other tensors, as its record then says."""
+    save_file(dict(tensors), folder / "adapter.safetensors")
+    record = read_json(folder / "adapter.json")
+    write_json(
+        folder / "adapter.json", record | {"sha256": sha256_file(folder / "adapter.safetensors")}
+    )
 
 
 SIZES = {

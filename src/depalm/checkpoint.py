@@ -9,14 +9,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from depalm.adapter import Adapter
-from depalm.files import atomic_file, read_json, write_json
+from depalm.files import atomic_file, read_json, sha256_file, write_json
 from depalm.media import token_identity
+from depalm.progress import logger
 from depalm.provenance import model_source
 from depalm.selection import AdapterError
 
 WEIGHTS, RECORD = "adapter.safetensors", "adapter.json"
 # what tells where a model is from, but not what it is
 DESCRIPTIVE = ("name", "uri", "revision")
+
+
+class DamagedAdapter(AdapterError):  # noqa: N818
+    """An adapter.safetensors that is not as its record says it was written."""
 
 
 def made_for(
@@ -49,8 +54,8 @@ def save_adapter(
     made: Mapping[str, Any],
     training: Mapping[str, Any],
 ) -> None:
-    """Write the adapter's tensors and, as JSON, what it was made for (see :func:`made_for`) and how
-    it was trained.
+    """Write the adapter's tensors and, as JSON, their file's SHA-256, what it was made for (see
+    :func:`made_for`) and how it was trained.
     """
     tensors = {name: value.cpu().contiguous() for name, value in adapter.state_dict().items()}
     with atomic_file(weights) as temporary:
@@ -60,7 +65,8 @@ def save_adapter(
         "target_layers": adapter.target_layers,
         "trainable_parameters": adapter.trainable_parameters,
     }
-    write_json(record, {**made, **dimensions, "training": dict(training)})
+    digest = {"sha256": sha256_file(weights)}
+    write_json(record, {**digest, **made, **dimensions, "training": dict(training)})
 
 
 def read_record(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,8 +76,10 @@ def read_record(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = read_json(path)
-    except (OSError, json.JSONDecodeError) as error:
-        raise AdapterError(f"{path} is not an adapter's record: {error}") from error
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error}") from error
+    except ValueError as error:
+        raise DamagedAdapter(f"{path} is not an adapter's record, or is cut: {error}") from error
     for part in ("method", "backbone", "llm"):
         if part not in record:
             raise AdapterError(f"{path} is not an adapter's record: it has no {part}")
@@ -91,11 +99,25 @@ def read_record(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def load_weights(adapter: Adapter, path: Path) -> None:
-    """Fill `adapter` with the tensors at `path`. Raises AdapterError unless they are exactly its
-    own.
+def load_weights(adapter: Adapter, path: Path, record: Mapping[str, Any]) -> None:
+    """Fill `adapter` with the tensors at `path`, whose SHA-256 its `record` holds.
+
+    Raises DamagedAdapter if they are not as they were written, AdapterError unless they are exactly
+    the adapter's own.
     """
+    found, written = sha256_file(path), record.get("sha256")
+    if written is None:
+        logger.warning("%s has no sha256 of its adapter: damage goes unnoticed", path.parent)
+    elif found != written:
+        raise DamagedAdapter(
+            f"{path} is damaged: its SHA-256 is {found}, but {path.with_name(RECORD)} says "
+            f"{written}; get both files again, or delete them and train anew"
+        )
     try:
-        adapter.load_state_dict(load_file(path))
+        tensors = load_file(path)
+        adapter.load_state_dict(tensors)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise AdapterError(f"{path} does not hold this adapter's tensors: {error}") from error
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise AdapterError(f"{path}: {name} is not finite; train the adapter again")

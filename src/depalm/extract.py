@@ -7,7 +7,7 @@ on the number of workers or on other shards.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +16,23 @@ from typing import Any
 
 import torch
 
+from depalm.backbone import Backbone
 from depalm.backbones import load_backbone, weights_identity
 from depalm.decoding import DecodedBatch, DecodingPool, File
 from depalm.files import inside
+from depalm.lease import Lease, while_owned
 from depalm.media import load_decoder, token_identity, view_seed
 from depalm.progress import Progress, logger
 from depalm.rejects import Reject, check_rejects, report_rejects
-from depalm.token_cache import format_of, predicted_bytes, require_disk, write_shard
+from depalm.token_cache import (
+    CacheError,
+    ShardWriter,
+    TokenCache,
+    format_of,
+    predicted_bytes,
+    require_disk,
+    write_shard,
+)
 
 
 class ExtractionError(ValueError):
@@ -78,23 +88,61 @@ def extract(
     if not media:
         logger.warning("%s: there are more shards than files, so this one is empty", output)
     metadata = {**token_identity(backbone, view), "weights_sha256": weights_identity(weights)}
+    wanted = {**metadata, "layers": list(layers), "dtype": settings.dtype}
     files = [File(name, inside(root, name), view_seed(name, view)) for name in media]
-    batches = [
-        files[i : i + settings.batch_size] for i in range(0, len(files), settings.batch_size)
-    ]
-    decoder, on_gpu = load_decoder(backbone), torch.device(device).type == "cuda"
-    model = load_backbone(backbone, weights).to(device)
+
+    def work(held: Lease) -> list[Reject]:
+        if held.waited and (rejects := rejects_of(output, wanted, media)) is not None:
+            logger.info("%s: the job that was waited for has written it", output)
+        else:
+            model = load_backbone(backbone, weights).to(device)
+            pool = DecodingPool(
+                load_decoder(backbone),
+                settings.workers,
+                settings.decode_seconds,
+                pin_memory=torch.device(device).type == "cuda",
+            )
+            with pool, write_shard(output, metadata, model.shape, layers, settings.dtype) as shard:
+                rejects = _fill(shard, model, pool, files, settings, device, held.check)
+        report_rejects(rejects, len(media), "extraction")
+        return rejects
+
+    return while_owned(output, work)
+
+
+def rejects_of(shard: Path, wanted: Mapping[str, Any], media: Sequence[str]) -> list[Reject] | None:
+    """The rejects of the shard, if it is there, was made as `wanted`, and of just these media."""
+    if not shard.exists():
+        return None
+    try:
+        cache = TokenCache([shard], wanted)
+    except CacheError as error:
+        logger.info("%s: writing it anew", error)
+        return None
+    if {*cache.media, *cache.rejected} != set(media):
+        return None
+    return [Reject(name, name, reason) for name, reason in cache.rejected.items()]
+
+
+def _fill(
+    shard: ShardWriter,
+    model: Backbone,
+    pool: DecodingPool,
+    files: Sequence[File],
+    settings: Extraction,
+    device: torch.device | str,
+    before_writing: Callable[[], None],
+) -> list[Reject]:
+    """Append the tokens of `files` to `shard`; return the rejects."""
+    size = settings.batch_size
+    batches = [files[i : i + size] for i in range(0, len(files), size)]
     rejects: list[Reject] = []
-    progress, clock = Progress(len(media), "extract", "file"), _Clock()
-    with (
-        DecodingPool(decoder, settings.workers, settings.decode_seconds, on_gpu) as pool,
-        write_shard(output, metadata, model.shape, layers, settings.dtype) as shard,
-        ThreadPoolExecutor(max_workers=1) as thread,
-    ):
+    progress, clock = Progress(len(files), "extract", "file"), _Clock()
+    with ThreadPoolExecutor(max_workers=1) as thread:
         writing: Future[None] = thread.submit(lambda: None)
         for batch in clock.each("waiting for decoding", pool.decode(batches)):
             rejects += batch.rejects
-            check_rejects(rejects, len(media), settings.max_reject_fraction, "extraction")
+            check_rejects(rejects, len(files), settings.max_reject_fraction, "extraction")
             if batch.media:
                 with clock.measure("backbone"), torch.inference_mode():
                     packed = shard.pack(model(batch.inputs.to(device)))
@@ -102,10 +150,10 @@ def extract(
                     writing.result()
                 writing = thread.submit(shard.add, batch.media, packed)
             progress.advance(len(batch.media) + len(batch.rejects))
+            before_writing()
         writing.result()
-        shard.rejected += [reject.media for reject in rejects]
-    report_rejects(rejects, len(media), "extraction")
-    logger.info("%s: %s", output, clock.summary(len(media)))
+    shard.rejected |= {reject.media: reject.reason for reject in rejects}
+    logger.info("%s", clock.summary(len(files)))
     return rejects
 
 

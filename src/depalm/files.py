@@ -1,7 +1,11 @@
 """Whole-or-nothing files: every output is written under a temporary name and renamed at the end.
-And names that come from data: they become paths here, or are refused.
+
+What is renamed is on the disk before its new name is, so that a power cut leaves no cut file. And
+names that come from data: they become paths here, or are refused.
 """
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -67,7 +71,9 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -84,10 +90,52 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
+        _sync_tree(temporary)
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def link(origin: Path, path: Path) -> None:
+    """Give the file `origin` the name `path` too, whole or not at all: as a hard link where the
+    file system can, for it takes no space, else as a copy.
+    """
+    with atomic_file(path) as temporary:
+        temporary.unlink()
+        try:
+            temporary.hardlink_to(origin)
+        except OSError:
+            shutil.copyfile(origin, temporary)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that does not sync folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(root: Path) -> None:
+    """Wait until all that was written to the file system of `root` is on the disk: one call for
+    the many files of an unpacked archive.
+    """
+    syncfs = getattr(ctypes.CDLL(None), "syncfs", None)  # Linux has it, and Python does not know it
+    if syncfs is None:
+        os.sync()
+        return
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        if syncfs(handle):
+            os.sync()
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from depalm.adapter import Adapter
+from depalm.diagnosis import cause, shortened
 from depalm.injection import DecodingState, Injection, hidden_states
 from depalm.llms import LLM
 from depalm.manifest import Sample
@@ -16,6 +17,18 @@ from depalm.progress import Progress
 from depalm.views import CachedViews, read_each
 
 IMPOSSIBLE = -1e9  # score of a beam that cannot be chosen
+
+
+class GenerationError(RuntimeError):
+    """Generation whose text would be senseless: the LLM's logits are not finite."""
+
+
+class NonFiniteLogits(RuntimeError):  # noqa: N818
+    """Logits of some `rows` of a batch are NaN or infinite."""
+
+    def __init__(self, rows: Sequence[int]):
+        super().__init__(f"the logits of rows {list(rows)} are not finite")
+        self.rows = rows
 
 
 class Features(Protocol):
@@ -48,7 +61,7 @@ def beam_search(
 
     The rule is that of Hugging Face's beam search with its defaults: the score of a finished beam
     is its log probability / length ** length_penalty, and a sample is done when none of its running
-    beams, at their present length, can still beat its worst finished one.
+    beams, at their present length, can still beat its worst finished one. Raises NonFiniteLogits.
     """
     state = DecodingState()
     batch, beams, device = len(token_ids), decoding.beams, token_ids.device
@@ -68,11 +81,13 @@ def beam_search(
     texts = token_ids.new_full((batch, beams, decoding.max_new_tokens), llm.eos)
     finished, finished_texts = log_probs.new_full((batch, beams), IMPOSSIBLE), texts.clone()
     done = torch.zeros(batch, 1, dtype=torch.bool, device=device)
+    senseless = done.clone()
 
     for length in range(1, decoding.max_new_tokens + 1):
         # twice as many candidates as beams: if half of them end here, `beams` of them still go on
         totals = (running[:, :, None] + log_probs).view(batch, beams * vocabulary)
         scores, flat = totals.topk(2 * beams)  # [B, 2 beams]
+        senseless |= scores[:, :1].isnan() & ~done  # NaN counts as greatest; infinity became NaN
         parents, tokens = flat // vocabulary, flat % vocabulary
         candidates = texts.gather(1, parents[:, :, None].expand(-1, -1, texts.shape[2]))
         candidates[:, :, length - 1] = tokens
@@ -86,7 +101,10 @@ def beam_search(
         running, best = scores.masked_fill(ends, IMPOSSIBLE).topk(beams)
         texts = _rows(candidates, best)
         done |= running[:, :1] / length**decoding.length_penalty <= finished[:, -1:]
-        if length == decoding.max_new_tokens or bool(done.all()):
+        ended_all, failed = torch.stack((done.all(), senseless.any())).tolist()
+        if failed:
+            raise NonFiniteLogits(senseless[:, 0].nonzero()[:, 0].tolist())
+        if length == decoding.max_new_tokens or ended_all:
             break
         state.reorder((first_row + parents.gather(1, best)).flatten())
         step = tokens.gather(1, best).view(batch * beams, 1)
@@ -111,7 +129,10 @@ def generate(
     cache: Features | None,
     decoding: Decoding,
 ) -> list[str]:
-    """The text of each sample, in order. Samples of similar prompt length share a batch."""
+    """The text of each sample, in order. Samples of similar prompt length share a batch.
+
+    Raises GenerationError naming the samples whose logits are not finite, and the likely cause.
+    """
     device = next(llm.model.parameters()).device
     prompts = [[llm.bos, *ids] for ids in llm.tokenize([sample.prompt for sample in samples])]
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]), reverse=True)
@@ -131,7 +152,18 @@ def generate(
         for rows, features in pairs:
             token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)
             injection = adapter(features)
-            tokens = beam_search(llm, token_ids.to(device), valid.to(device), injection, decoding)
+            try:
+                tokens = beam_search(
+                    llm, token_ids.to(device), valid.to(device), injection, decoding
+                )
+            except NonFiniteLogits as error:
+                bad = None if features is None else features[error.rows]
+                affected = [samples[rows[i]] for i in error.rows]
+                why = cause(llm, adapter, bad, [sample.media for sample in affected])
+                raise GenerationError(
+                    f"the logits of {shortened([sample.id for sample in affected])} are not "
+                    f"finite, so that no text would make sense: {why or 'the cause is unknown'}"
+                ) from error
             for i, text in zip(rows, tokens, strict=True):
                 texts[i] = llm.tokenizer.decode(text, skip_special_tokens=True).strip()
             progress.advance(len(rows))

@@ -1,9 +1,12 @@
-"""What every job of the workflow does first."""
+"""What surrounds every job of the workflow: its log, and its end."""
 
 import ctypes
 import os
 import signal
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from depalm.progress import log_to
@@ -11,8 +14,10 @@ from depalm.progress import log_to
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def start_job(log: Path | str) -> None:
-    """Log to the screen and to `log`, read no standard input, and end when Snakemake ends.
+@contextmanager
+def job(log: Path | str) -> Iterator[None]:
+    """Log to the screen and to `log`, which ends with the error if the job fails; read no standard
+    input, and end when Snakemake ends.
 
     Snakemake ends its jobs when it is asked to stop. When it is killed outright it cannot, and a
     job that went on would write beside the one of the next start.
@@ -20,12 +25,24 @@ def start_job(log: Path | str) -> None:
     log_to(log)
     close_stdin()
     end_with_parent()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except BaseException:
+        with Path(log).open("a", encoding="utf-8") as stream:
+            stream.write(traceback.format_exc())
+        raise
 
 
 def end_with_parent() -> None:
     """Let the kernel kill this process when its parent ends; only Linux can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _terminate(number: int, _: object) -> None:
+    """End as after an error: what is held is given back, and the log says why."""
+    raise SystemExit(f"ended by {signal.Signals(number).name}, as a scheduler or its user asked")
 
 
 def close_stdin() -> None:

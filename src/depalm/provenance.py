@@ -48,6 +48,12 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {"commit": commit(), "versions": versions, "device": device_name(device)}
 
 
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the bytes of a result depend on besides its inputs and settings, as JSON."""
+    versions = {package: version(package) for package in PACKAGES}
+    return {"threads": torch.get_num_threads(), "device": str(device), "versions": versions}
+
+
 def model_source(directory: Path) -> dict[str, Any]:
     """What a model directory holds: {"name", "uri", "revision", "sha256"}, and "converter" where it
     was converted.

@@ -1,7 +1,6 @@
 """Training and generation of one run, from the files that stand before it to those behind it."""
 
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +17,7 @@ from depalm.batches import encode
 from depalm.checkpoint import (
     RECORD,
     WEIGHTS,
+    DamagedAdapter,
     load_weights,
     made_for,
     read_record,
@@ -25,16 +25,18 @@ from depalm.checkpoint import (
 )
 from depalm.files import atomic_file, sha256_file, sha256_json, write_json
 from depalm.generate import Decoding, generate
+from depalm.lease import Lease, while_owned
 from depalm.llms import LLM, load_llm
 from depalm.manifest import Sample, read_manifest, unique_media
 from depalm.media import token_identity
 from depalm.online import Media, OnlineFeatures, online_features
+from depalm.outputs import publish, publish_again
 from depalm.progress import logger
-from depalm.provenance import provenance
+from depalm.provenance import machine, provenance
 from depalm.rejects import Reject, write_rejects
 from depalm.selection import AdapterError
 from depalm.token_cache import TokenCache
-from depalm.train import Settings, train
+from depalm.train import Settings, remove_checkpoints, train
 from depalm.views import CachedViews
 
 Parts = Mapping[str, Mapping[str, Any]]  # the contents of the method's, backbone's and LLM's YAML
@@ -69,60 +71,73 @@ def train_run(
     """
     made = made_for(parts, backbone_directory, llm_directory)
     start = None if settings.init_from is None else Path(settings.init_from)
-    if start is not None:
-        read_record(start / RECORD, made)
-    llm = load_llm(parts["llm"], llm_directory, settings.dtype, device)
-    model = online_backbone(parts["backbone"], backbone_directory, media, device)
-    torch.manual_seed(seed)
-    adapter = build(parts, llm, model)
-    if start is not None:
-        load_weights(adapter, start / WEIGHTS)
     chosen = set(subset.read_text(encoding="utf-8").splitlines())
     samples = [sample for sample in read_manifest(manifest) if sample.id in chosen]
-    config = {**parts, "train": vars(settings), "features": "cached" if model is None else "online"}
     folder = adapter_path.parent / "training"
-    with open_features(
-        adapter.to(device),
-        samples,
-        shards,
-        views,
-        parts["backbone"],
-        backbone_directory,
-        model,
-        media,
-        device,
-        seed if settings.augment else None,
-    ) as cache:
-        kept = with_prompt(with_media(samples, cache), parts["llm"])
-        identity = sha256_json(
-            {
-                **config,
-                "seed": seed,
-                "made_for": made,
-                "samples": [sha256_file(manifest), sha256_file(subset)],
-                "cache": None if cache is None else cache.identity,
-                "init_from": None if start is None else sha256_file(start / WEIGHTS),
-                "threads": torch.get_num_threads(),
-                "device": str(device),
-            }
-        )
-        data = encode(llm, kept, settings.max_answer_tokens)
-        run = train(llm, adapter, data, cache, settings, seed, folder, identity)
-        write_rejects(rejects_path, left_out(samples, cache))
-    with atomic_file(log_path) as temporary:
-        shutil.copyfile(folder / "train.jsonl", temporary)
-    training = {
-        "train_seconds": round(run.seconds, 1),
-        "steps": run.step,
-        "samples_seen": run.samples,
-        "final_loss": run.loss,
-        "rejects": len(samples) - len(kept),
-        "config_sha256": sha256_json(config),
-        **provenance(device),
+    places = {
+        WEIGHTS: adapter_path,
+        RECORD: record_path,
+        "train.jsonl": log_path,
+        "rejects.parquet": rejects_path,
     }
-    save_adapter(adapter, adapter_path, record_path, made, training)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    (folder / "train.jsonl").unlink()
+
+    def work(held: Lease) -> None:
+        record = None if start is None else read_record(start / RECORD, made)
+        llm = load_llm(parts["llm"], llm_directory, settings.dtype, device)
+        model = online_backbone(parts["backbone"], backbone_directory, media, device)
+        torch.manual_seed(seed)
+        adapter = build(parts, llm, model)
+        if start is not None and record is not None:
+            load_weights(adapter, start / WEIGHTS, record)
+        config = {
+            **parts,
+            "train": vars(settings),
+            "features": "cached" if model is None else "online",
+        }
+        with open_features(
+            adapter.to(device),
+            samples,
+            shards,
+            views,
+            parts["backbone"],
+            backbone_directory,
+            model,
+            media,
+            device,
+            seed if settings.augment else None,
+        ) as cache:
+            identity = sha256_json(
+                {
+                    **config,
+                    "seed": seed,
+                    "made_for": made,
+                    "samples": [sha256_file(manifest), sha256_file(subset)],
+                    "cache": None if cache is None else cache.identity,
+                    "init_from": None if start is None else sha256_file(start / WEIGHTS),
+                    **machine(device),
+                }
+            )
+            if publish_again(folder, places, identity):
+                return
+            kept = with_prompt(with_media(samples, cache), parts["llm"])
+            data = encode(llm, kept, settings.max_answer_tokens)
+            run = train(llm, adapter, data, cache, settings, seed, folder, identity, held.check)
+            held.check()
+            write_rejects(folder / "rejects.parquet", left_out(samples, cache))
+        training = {
+            "train_seconds": round(run.seconds, 1),
+            "steps": run.step,
+            "samples_seen": run.samples,
+            "final_loss": run.loss,
+            "rejects": len(samples) - len(kept),
+            "config_sha256": sha256_json(config),
+            **provenance(device),
+        }
+        save_adapter(adapter, folder / WEIGHTS, folder / RECORD, made, training)
+        publish(folder, places, identity)
+        remove_checkpoints(folder)
+
+    while_owned(folder, work)
 
 
 def generate_run(
@@ -146,42 +161,90 @@ def generate_run(
     With `media` the backbone runs on its files, instead of a cache that was. Raises AdapterError
     (an adapter of another method, backbone or LLM) and otherwise as :func:`train_run`.
     """
-    read_record(record_path, made_for(parts, backbone_directory, llm_directory))
-    llm = load_llm(parts["llm"], llm_directory, decoding.dtype, device)
-    model = online_backbone(parts["backbone"], backbone_directory, media, device)
-    adapter = build(parts, llm, model)
-    load_weights(adapter, adapter_path)
+    made = made_for(parts, backbone_directory, llm_directory)
     samples = read_manifest(manifest)
-    with open_features(
-        adapter.to(device).eval(),
-        samples,
-        shards,
-        [0],
-        parts["backbone"],
-        backbone_directory,
-        model,
-        media,
-        device,
-    ) as cache:
-        kept = with_prompt(with_media(samples, cache), parts["llm"])
-        started = time.monotonic()
-        texts = generate(llm, adapter, kept, cache, decoding)
-        elapsed = time.monotonic() - started
-        write_rejects(rejects_path, left_out(samples, cache))
-    with (
-        atomic_file(predictions_path) as temporary,
-        temporary.open("w", encoding="utf-8") as stream,
-    ):
-        for sample, text in zip(kept, texts, strict=True):
+    folder = predictions_path.parent / "generation" / predictions_path.name.partition(".")[0]
+    places = {
+        "predictions.jsonl": predictions_path,
+        "summary.json": summary_path,
+        "rejects.parquet": rejects_path,
+    }
+
+    def work(held: Lease) -> None:
+        llm = load_llm(parts["llm"], llm_directory, decoding.dtype, device)
+        model = online_backbone(parts["backbone"], backbone_directory, media, device)
+        adapter = build(parts, llm, model)
+        load_adapter(adapter, adapter_path, record_path, made, predictions_path.parent)
+        with open_features(
+            adapter.to(device).eval(),
+            samples,
+            shards,
+            [0],
+            parts["backbone"],
+            backbone_directory,
+            model,
+            media,
+            device,
+        ) as cache:
+            identity = sha256_json(
+                {
+                    **parts,
+                    "decoding": vars(decoding),
+                    "made_for": made,
+                    "manifest": sha256_file(manifest),
+                    "adapter": sha256_file(adapter_path),
+                    "cache": None if cache is None else cache.identity,
+                    **machine(device),
+                }
+            )
+            if publish_again(folder, places, identity):
+                return
+            kept = with_prompt(with_media(samples, cache), parts["llm"])
+            started = time.monotonic()
+            texts = generate(llm, adapter, kept, cache, decoding)
+            elapsed = time.monotonic() - started
+            held.check()
+            write_rejects(folder / "rejects.parquet", left_out(samples, cache))
+        write_predictions(folder / "predictions.jsonl", kept, texts)
+        summary = {
+            "generate_seconds": round(elapsed, 1),
+            "samples": len(kept),
+            "rejects": len(samples) - len(kept),
+            **provenance(device),
+        }
+        write_json(folder / "summary.json", summary)
+        publish(folder, places, identity)
+
+    while_owned(folder, work)
+
+
+def load_adapter(
+    adapter: Adapter, weights: Path, record: Path, made: Mapping[str, Any], run: Path
+) -> None:
+    """Fill `adapter` from its two files, which must be whole and made for `made`.
+
+    If they are damaged and belong to the folder `run`, they are set aside before DamagedAdapter is
+    raised, so that the same command makes them anew; what was scored with them counts as stale.
+    """
+    try:
+        load_weights(adapter, weights, read_record(record, made))
+    except DamagedAdapter as error:
+        if weights.parent != run:
+            raise
+        aside = weights.with_name(f"{weights.name}.damaged")
+        weights.replace(aside)
+        record.touch()
+        raise DamagedAdapter(
+            f"{error}. Its weights are now {aside}: run the same command again to have them anew"
+        ) from error
+
+
+def write_predictions(path: Path, samples: Sequence[Sample], texts: Sequence[str]) -> None:
+    """Write a line {"id", "prediction"} for each sample."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for sample, text in zip(samples, texts, strict=True):
             row = {"id": sample.id, "prediction": text}
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-    summary = {
-        "generate_seconds": round(elapsed, 1),
-        "samples": len(kept),
-        "rejects": len(samples) - len(kept),
-        **provenance(device),
-    }
-    write_json(summary_path, summary)
 
 
 def build(parts: Parts, llm: LLM, backbone: Backbone | None = None) -> Adapter:

@@ -142,6 +142,8 @@ def rows_in(path: Path | str, metadata: Mapping[str, Any]) -> dict[str, tuple[in
     known = metadata.keys() >= {"shape", "layers", "dtype", *OF_A_SHARD}
     if not known or not all(isinstance(layer, int) for layer in metadata["layers"]):
         raise ShardError(f"{path} is not a shard of a token cache")
+    if not isinstance(metadata["rejected"], Mapping):
+        raise ShardError(f"{path} was made by an earlier version of depalm")
     return array_rows(metadata["shape"], metadata["layers"])
 
 

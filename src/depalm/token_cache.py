@@ -9,7 +9,7 @@ out; what is read does not depend on it.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class ShardWriter:
         self.rows = array_rows(shape, layers)
         self.digests = {name: hashlib.sha256() for name in self.rows}
         self.samples: list[str] = []
-        self.rejected: list[str] = []
+        self.rejected: dict[str, str] = {}  # and why
 
     def pack(self, tokens: Tensor) -> dict[str, Tensor]:
         """Tokens of all blocks [B, L, T, D] -> what the shard keeps of them, in its dtype, on the
@@ -141,9 +141,11 @@ class TokenCache:
             _check(shard, json.loads(json.dumps(expected)), "this run asks for")
             _check(shard, common, f"{first.path} has")
         self.metadata: Mapping[str, Any] = common
-        self.rejected = frozenset(
-            media for shard in self._shards for media in shard.metadata["rejected"]
-        )
+        self.rejected: Mapping[str, str] = {
+            media: reason
+            for shard in self._shards
+            for media, reason in shard.metadata["rejected"].items()
+        }
         self._places = {
             media: (shard, row)
             for shard in self._shards
@@ -151,6 +153,11 @@ class TokenCache:
         }
         if len(self._places) < sum(len(shard.metadata["samples"]) for shard in self._shards):
             raise CacheError(f"a sample is in two shards of {[str(path) for path in paths]}")
+
+    @property
+    def media(self) -> Collection[str]:
+        """The media of which there are tokens."""
+        return self._places.keys()
 
     @property
     def checksums(self) -> list[Mapping[str, str]]:
@@ -202,7 +209,7 @@ class TokenCache:
         place = self._places.get(media)
         if place is None:
             why = (
-                "it was rejected at extraction; leave its samples out"
+                f"it was rejected at extraction ({self.rejected[media]}); leave its samples out"
                 if media in self.rejected
                 else "extract again from the manifest that has it, and give all shards"
             )

@@ -2,19 +2,21 @@
 generation").
 """
 
+import hashlib
 import json
 import math
+import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,11 +24,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from depalm.adapter import Adapter
 from depalm.batches import IGNORED, Batch, TrainingSet, batch_stream
+from depalm.diagnosis import cause
 from depalm.files import atomic_file
 from depalm.injection import hidden_states
 from depalm.llms import LLM
 from depalm.progress import Progress, logger
 from depalm.views import CachedViews, read_each
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 class TrainingError(RuntimeError):
@@ -114,31 +119,46 @@ class Training:
         return tensors
 
     def save(self, path: Path, identity: str) -> None:
+        """Write a checkpoint to `path`; the one that was there is kept as the one before."""
         progress = {
             "step": self.step,
             "seconds": self.seconds,
             "samples": self.samples,
             "loss": self.loss,
         }
+        tensors = {
+            name: value.detach().cpu().contiguous() for name, value in self.tensors().items()
+        }
+        metadata = {
+            "identity": identity,
+            "progress": json.dumps(progress),
+            "sha256": sha256_tensors(tensors),
+        }
         with atomic_file(path) as temporary:
-            save_file(
-                {name: value.detach().cpu().contiguous() for name, value in self.tensors().items()},
-                temporary,
-                {"identity": identity, "progress": json.dumps(progress)},
-            )
+            save_file(tensors, temporary, metadata)
+            if path.exists():
+                path.replace(one_before(path))
 
     def load(self, path: Path, identity: str) -> bool:
-        """Go on from `path` if it was saved by a run of the same `identity`; False if there is
-        nothing to go on from.
+        """Go on from the checkpoint at `path`, or from the one before if that is damaged; False if
+        there is none of a run of the same `identity`.
         """
-        if not path.is_file():
-            return False
-        with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata()
+        for candidate in (path, one_before(path)):
+            if not candidate.is_file():
+                continue
+            try:
+                tensors, metadata = read_checkpoint(candidate)
+            except CheckpointError as error:
+                logger.warning("%s: going on from an older one, or from the start", error)
+                continue
             if metadata["identity"] != identity:
-                logger.info("%s belongs to other settings or inputs: starting anew", path)
-                return False
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+                logger.info("%s belongs to other settings or inputs: not used", candidate)
+                continue
+            self._restore(tensors, json.loads(metadata["progress"]))
+            return True
+        return False
+
+    def _restore(self, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
         self.adapter.load_state_dict(_under(tensors, "adapter."))
         for name, parameter in self.adapter.named_parameters():
             state = _under(tensors, f"optimizer.{name}.")
@@ -147,10 +167,45 @@ class Training:
         torch.set_rng_state(tensors["random.cpu"])
         if "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"])
-        progress = json.loads(metadata["progress"])
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.samples, self.loss = progress["samples"], progress["loss"]
-        return True
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint of training that is damaged."""
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a checkpoint and its metadata. Raises CheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint {path} is damaged ({error})") from error
+    if metadata.get("sha256") != sha256_tensors(tensors):
+        raise CheckpointError(f"the checkpoint {path} is damaged (its SHA-256 is another)")
+    return tensors, metadata
+
+
+def sha256_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names and bytes of tensors on the CPU, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}\0".encode())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what training keeps in `folder` to go on from, once the adapter is whole."""
+    for path in (folder / CHECKPOINT, one_before(folder / CHECKPOINT)):
+        path.unlink(missing_ok=True)
+
+
+def one_before(path: Path) -> Path:
+    """Where the checkpoint is that was at `path` before."""
+    return path.with_name(f"{path.stem}.before{path.suffix}")
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -184,13 +239,15 @@ def train(
     seed: int,
     folder: Path,
     identity: str,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> Training:
     """Train `adapter` on `data`; checkpoints, log and TensorBoard scalars go to `folder`.
 
     `cache` is None for a method that sees no features. A run that was killed goes on from its last
     checkpoint and ends with the same bytes as an undisturbed one; `identity` stands for everything
-    that decides those bytes. Raises TrainingError for a loss or gradient that is not finite; the
-    last good checkpoint is kept.
+    that decides those bytes. `before_writing` is called in each step, and ends training by what it
+    raises. Raises TrainingError for a loss or gradient that is not finite; the last good checkpoint
+    is kept.
     """
     if not len(data):
         raise TrainingError(
@@ -206,11 +263,11 @@ def train(
     run = Training(adapter.train(), optimizer)
     torch.manual_seed(seed)
     total = settings.total_steps(len(data))
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint = folder / CHECKPOINT
     if run.load(checkpoint, identity):
         logger.info("resumed at step %d of %d", run.step, total)
     started = saved = time.monotonic()
-    before = run.seconds
+    earlier = run.seconds
     progress = Progress(total, "train", "step", done=run.step)
     batches = batch_stream(data, settings.batch_size, seed, skip=run.step * settings.accumulate)
     due = islice(batches, (total - run.step) * settings.accumulate)
@@ -228,27 +285,32 @@ def train(
     with attention, adapter.tuned("llm", llm.body), _Log(folder, run.step) as log, reader as pairs:
         while run.step < total:
             rate = settings.learning_rate(run.step, total)
-            losses = []
+            losses, used = [], []
             for _ in range(settings.accumulate):
                 batch, features = next(pairs)
                 loss = answer_loss(llm, adapter, features, batch, settings.label_smoothing)
                 (loss / settings.accumulate).backward()
                 losses.append(loss.detach())
+                used.append(batch)
                 run.samples += len(batch.media)
             loss_value = torch.stack(losses).mean().item()
             norm = torch.nn.utils.clip_grad_norm_(adapter.parameters(), settings.clip_norm).item()
             if not (math.isfinite(loss_value) and math.isfinite(norm)):
+                bad = [not loss.isfinite() for loss in losses]
+                batch = used[bad.index(True) if any(bad) else -1]
+                why = cause(llm, adapter, read(batch), batch.media) or "lower lr or clip_norm"
+                kept = f". The last good checkpoint is {checkpoint}" if checkpoint.exists() else ""
                 raise TrainingError(
-                    f"step {run.step}: loss {loss_value}, gradient norm {norm}; "
-                    f"lower lr or clip_norm. The last good checkpoint is {checkpoint}"
+                    f"step {run.step}: loss {loss_value}, gradient norm {norm}: {why}{kept}"
                 )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             run.step, run.loss = run.step + 1, loss_value
+            before_writing()
             now = time.monotonic()
-            run.seconds = before + now - started
+            run.seconds = earlier + now - started
             log.write(run, {"loss": loss_value, "lr": rate, "grad_norm": norm})
             progress.advance(note=f"loss={loss_value:.3f}")
             if now - saved >= settings.checkpoint_seconds and run.step < total:
@@ -266,7 +328,8 @@ class _Log:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "train.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.is_file() and step else []
-        path.write_text("".join(lines[:step]))
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(lines[:step]))
         self.stream = path.open("a")
         if not step:
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
@@ -285,6 +348,7 @@ class _Log:
 
     def flush(self) -> None:
         self.stream.flush()
+        os.fsync(self.stream.fileno())
         self.board.flush()
 
     def __enter__(self) -> "_Log":

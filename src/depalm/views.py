@@ -37,8 +37,7 @@ class CachedViews:
     @property
     def rejected(self) -> dict[str, str]:
         """Media that any of the views lacks, and why."""
-        reason = "rejected at extraction; the cache's rejects.parquet says why"
-        return {media: reason for cache in self.caches for media in cache.rejected}
+        return {media: why for cache in self.caches for media, why in cache.rejected.items()}
 
     @property
     def identity(self) -> list[Any]:

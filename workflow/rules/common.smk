@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import torch
@@ -187,9 +188,12 @@ def table_scores(wildcards) -> list[str]:
 
 
 def table_published(wildcards) -> list[str]:
-    """The scores that stand beside those of a table; the file lies beside the Snakefile."""
+    """The scores that stand beside those of a table; the file lies beside the Snakefile.
+
+    The path is relative: in another clone it is the same.
+    """
     name = table_spec(wildcards).get("published")
-    return [str(Path(workflow.basedir) / name)] if name else []
+    return [os.path.relpath(Path(workflow.basedir) / name)] if name else []
 
 
 def init_adapter(wildcards) -> list[str]:

@@ -38,6 +38,7 @@ rule score:
         manifest="results/{dataset}/manifest/{split}.parquet",
         predictions=rules.generate.output.predictions,
         generated=rules.generate.output.summary,
+        adapter=adapter_file("adapter.safetensors"),
         record=adapter_file("adapter.json"),
     output:
         scores=f"{RUN}/{{split}}.scores.json",

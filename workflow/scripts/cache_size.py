@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depalm.job import start_job
+from depalm.job import job
 from depalm.manifest import read_manifest, unique_media
 from depalm.token_cache import FORMATS, predicted_bytes
 
@@ -21,11 +21,11 @@ def size_table(caches: Sequence[Mapping[str, Any]], files: Sequence[int], layout
     return "\n".join([*lines, row("total", "", "", "", "", "", f"{total:,}")])
 
 
-start_job(snakemake.log[0])
-print(
-    size_table(
-        snakemake.params.caches,
-        [len(unique_media(read_manifest(path))) for path in snakemake.input],
-        snakemake.params.format,
+with job(snakemake.log[0]):
+    print(
+        size_table(
+            snakemake.params.caches,
+            [len(unique_media(read_manifest(path))) for path in snakemake.input],
+            snakemake.params.format,
+        )
     )
-)

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from depalm.convert import convert
-from depalm.job import start_job
+from depalm.job import job
 
-start_job(snakemake.log[0])
-convert(
-    Path(snakemake.input.download), Path(snakemake.output[0]), converter=snakemake.params.convert
-)
+with job(snakemake.log[0]):
+    convert(
+        Path(snakemake.input.download),
+        Path(snakemake.output[0]),
+        converter=snakemake.params.convert,
+    )

@@ -5,23 +5,23 @@ from pathlib import Path
 import torch
 
 from depalm.extract import Extraction, extract, media_of_shard
-from depalm.job import start_job
+from depalm.job import job
 from depalm.manifest import read_manifest, unique_media
 from depalm.provenance import choose_device
 from depalm.rejects import write_rejects
 
-start_job(snakemake.log[0])
-torch.set_num_threads(snakemake.threads)
-media = unique_media(read_manifest(snakemake.input.manifest))
-rejects = extract(
-    backbone=snakemake.params.backbone,
-    weights=Path(snakemake.input.weights),
-    root=Path(snakemake.input.data),
-    media=media_of_shard(media, snakemake.params.shard, snakemake.params.shards),
-    layers=snakemake.params.layers,
-    output=Path(snakemake.output.shard),
-    settings=Extraction(workers=snakemake.config["cache"]["workers"], **snakemake.params.cache),
-    device=choose_device(snakemake.params.device),
-    view=snakemake.params.view,
-)
-write_rejects(snakemake.output.rejects, rejects)
+with job(snakemake.log[0]):
+    torch.set_num_threads(snakemake.threads)
+    media = unique_media(read_manifest(snakemake.input.manifest))
+    rejects = extract(
+        backbone=snakemake.params.backbone,
+        weights=Path(snakemake.input.weights),
+        root=Path(snakemake.input.data),
+        media=media_of_shard(media, snakemake.params.shard, snakemake.params.shards),
+        layers=snakemake.params.layers,
+        output=Path(snakemake.output.shard),
+        settings=Extraction(workers=snakemake.config["cache"]["workers"], **snakemake.params.cache),
+        device=choose_device(snakemake.params.device),
+        view=snakemake.params.view,
+    )
+    write_rejects(snakemake.output.rejects, rejects)

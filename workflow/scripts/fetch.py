@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from depalm.job import start_job
+from depalm.job import job
 from depalm.sources import fetch
 
-start_job(snakemake.log[0])
-source, destination = snakemake.params.source, Path(snakemake.output[0])
-sources = source if isinstance(source, list) else [source]
-fetch(sources, destination, downloads=destination.parents[1] / ".cache")
+with job(snakemake.log[0]):
+    source, destination = snakemake.params.source, Path(snakemake.output[0])
+    sources = source if isinstance(source, list) else [source]
+    fetch(sources, destination, downloads=destination.parents[1] / ".cache")

@@ -2,17 +2,19 @@
 
 from depalm.evaluate import evaluate
 from depalm.files import read_json, write_json
-from depalm.job import start_job
+from depalm.job import job
 from depalm.manifest import read_manifest
 
-start_job(snakemake.log[0])
-record = read_json(snakemake.input.record)
-scores = evaluate(
-    run=snakemake.params.run,
-    metrics=snakemake.params.metrics,
-    references={sample.id: sample.references for sample in read_manifest(snakemake.input.manifest)},
-    predictions=snakemake.input.predictions,
-    generated=read_json(snakemake.input.generated),
-    trained={"trainable_parameters": record["trainable_parameters"], **record["training"]},
-)
-write_json(snakemake.output.scores, scores)
+with job(snakemake.log[0]):
+    record = read_json(snakemake.input.record)
+    scores = evaluate(
+        run=snakemake.params.run,
+        metrics=snakemake.params.metrics,
+        references={
+            sample.id: sample.references for sample in read_manifest(snakemake.input.manifest)
+        },
+        predictions=snakemake.input.predictions,
+        generated=read_json(snakemake.input.generated),
+        trained={"trainable_parameters": record["trainable_parameters"], **record["training"]},
+    )
+    write_json(snakemake.output.scores, scores)

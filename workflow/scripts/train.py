@@ -4,32 +4,32 @@ from pathlib import Path
 
 import torch
 
-from depalm.job import start_job
+from depalm.job import job
 from depalm.online import online_media
 from depalm.provenance import choose_device
 from depalm.runs import train_run
 from depalm.train import Settings
 
-start_job(snakemake.log[0])
-torch.set_num_threads(snakemake.threads)
-train_run(
-    manifest=Path(snakemake.input.manifest),
-    subset=Path(snakemake.input.subset),
-    shards=[*snakemake.input.shards, *snakemake.params.urls],
-    backbone_directory=Path(snakemake.input.backbone[0]) if snakemake.input.backbone else None,
-    views=snakemake.params.views,
-    llm_directory=Path(snakemake.input.llm),
-    parts={name: snakemake.params[name] for name in ("method", "backbone", "llm")},
-    settings=Settings(**snakemake.params.train),
-    seed=snakemake.params.seed,
-    device=choose_device(snakemake.params.device),
-    adapter_path=Path(snakemake.output.adapter),
-    record_path=Path(snakemake.output.record),
-    log_path=Path(snakemake.output.log),
-    rejects_path=Path(snakemake.output.rejects),
-    media=online_media(
-        snakemake.input.media,
-        workers=snakemake.config["cache"]["workers"],
-        **snakemake.params.decoding,
-    ),
-)
+with job(snakemake.log[0]):
+    torch.set_num_threads(snakemake.threads)
+    train_run(
+        manifest=Path(snakemake.input.manifest),
+        subset=Path(snakemake.input.subset),
+        shards=[*snakemake.input.shards, *snakemake.params.urls],
+        backbone_directory=Path(snakemake.input.backbone[0]) if snakemake.input.backbone else None,
+        views=snakemake.params.views,
+        llm_directory=Path(snakemake.input.llm),
+        parts={name: snakemake.params[name] for name in ("method", "backbone", "llm")},
+        settings=Settings(**snakemake.params.train),
+        seed=snakemake.params.seed,
+        device=choose_device(snakemake.params.device),
+        adapter_path=Path(snakemake.output.adapter),
+        record_path=Path(snakemake.output.record),
+        log_path=Path(snakemake.output.log),
+        rejects_path=Path(snakemake.output.rejects),
+        media=online_media(
+            snakemake.input.media,
+            workers=snakemake.config["cache"]["workers"],
+            **snakemake.params.decoding,
+        ),
+    )

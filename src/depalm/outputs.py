@@ -1,0 +1,45 @@
+"""Outputs of a long job: finished in a folder of its own, then given their places.
+
+The copies in that folder (hard links, which take no space) stay. If a place is emptied, as
+Snakemake does before it starts a job again and after one has failed, the next job with the same
+identity gives the files out again instead of doing the work twice.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from depalm.files import link, read_json, sha256_file, write_json
+from depalm.progress import logger
+
+FINISHED = "finished.json"
+
+
+def publish(folder: Path, places: Mapping[str, Path], identity: str) -> None:
+    """Give the files of `folder`, by name, their `places`; `identity` stands for all that decides
+    their bytes.
+    """
+    checksums = {name: sha256_file(folder / name) for name in places}
+    write_json(folder / FINISHED, {"identity": identity, "sha256": checksums})
+    _place(folder, places)
+
+
+def publish_again(folder: Path, places: Mapping[str, Path], identity: str) -> bool:
+    """Whether a job of this `identity` has finished in `folder`: then its files get their `places`
+    again. Files that are damaged do not count.
+    """
+    try:
+        finished = read_json(folder / FINISHED)
+        whole = finished["identity"] == identity and all(
+            sha256_file(folder / name) == finished["sha256"][name] for name in places
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    if whole:
+        logger.info("a job with the same inputs has finished this: its files from %s", folder)
+        _place(folder, places)
+    return whole
+
+
+def _place(folder: Path, places: Mapping[str, Path]) -> None:
+    for name, place in places.items():
+        link(folder / name, place)

@@ -1,0 +1,102 @@
+"""The shipped profile on a real Slurm of one node, which keeps no accounts (slurm_site.py)."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import slurm_site
+from clones import clone, snakemake_in
+
+RUN = "results/shapes-vqa/runs/100pct/vit-tiny+llama-tiny/qp_l0/seed0"
+SMOKE = ("--configfile", "config/smoke.yaml")
+# as shipped, but for how often it asks: soon, then 10 seconds later than before each time
+SLURM = (*SMOKE, "--profile", "slurm", "--slurm-init-seconds-before-status-checks", "4")
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(bool(slurm_site.why_not()), reason=slurm_site.why_not() or ""),
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Slurm that accepts jobs."""
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install 'depalm[slurm]'")
+    with slurm_site.slurm(tmp_path_factory.mktemp("slurm")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with a token cache and manifests, made without Slurm."""
+    folder = clone(tmp_path_factory.mktemp("clone"))
+    builder = [sys.executable, "tests/smoke/build.py", "resources/smoke"]
+    subprocess.run(builder, cwd=folder, check=True)
+    shard = "results/shapes-vqa/cache/vit-tiny/view0/train/shard-0-of-1.zarr"
+    manifest = "results/coco-tiny/manifest/test.parquet"
+    outcome = snakemake_in(folder, *SMOKE, "--", shard, manifest)
+    assert outcome.returncode == 0, outcome.stderr
+    return folder
+
+
+def run_on_slurm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Snakemake with the shipped profile; the test fails if it has not ended after two minutes."""
+    try:
+        return snakemake_in(folder, *SLURM, *arguments, timeout=120)
+    except subprocess.TimeoutExpired as expired:
+        jobs = slurm_site.queue("--states=all", "--format=%i %T %k")
+        pytest.fail("\n".join(["Snakemake did not end; jobs:", *jobs, str(expired.stderr)]))
+
+
+@pytest.mark.usefixtures("site")
+def test_the_shipped_profile_ends_where_there_is_no_accounting(folder: Path) -> None:
+    """Two jobs, of which the second reads what the first wrote."""
+    ids = "results/shapes-captions/subsets/100pct/seed0.txt"
+    outcome = run_on_slurm(folder, "--", ids)
+    assert outcome.returncode == 0, outcome.stderr
+    assert (folder / ids).is_file()
+    assert outcome.stderr.count("has been submitted with SLURM jobid") == 2
+
+
+@pytest.mark.usefixtures("site")
+def test_a_failed_job_is_noticed_and_asked_for_a_gpu_without_tasks(folder: Path) -> None:
+    weights = folder / "resources/smoke/clip-tiny/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    shard = "results/coco-tiny/cache/clip-tiny/view0/test/shard-0-of-1.zarr"
+    arguments = ("--config", "device=cuda", "--retries", "0", "--verbose")
+    outcome = run_on_slurm(folder, *arguments, "--", shard)
+    assert outcome.returncode != 0
+    assert "Error in rule extract" in outcome.stderr
+    assert "SLURM status is: 'FAILED'" in outcome.stderr
+    assert not (folder / shard).exists()
+    (call,) = [line for line in outcome.stderr.splitlines() if "--gres=gpu:1" in line]
+    assert "--cpus-per-task=1" in call
+    assert "--ntasks-per-gpu" not in call
+
+
+def test_what_a_site_asks_for_is_in_a_file_that_git_does_not_track(folder: Path) -> None:
+    """It adds to the shipped profile and takes nothing of it away."""
+    ignored = ["git", "check-ignore", "--quiet", "profiles/slurm/site.yaml"]
+    assert subprocess.run(ignored, cwd=Path(__file__).parent.parent).returncode == 0
+    target = RUN.replace("seed0", "seed2") + "/adapter.safetensors"
+    site_file = folder / "profiles/slurm/site.yaml"
+    site_file.write_text(
+        "default-resources: {slurm_account: mine, slurm_partition: fast}\n"
+        "set-resources: {train: {mem_mb: 64000}}\n"
+    )
+    try:
+        outcome = snakemake_in(folder, *SLURM, "--dry-run", "--", target)
+        assert outcome.returncode == 0, outcome.stderr
+        resources = [line for line in outcome.stdout.splitlines() if "resources: " in line]
+        assert len(resources) == 2
+        for setting in ("tasks_per_gpu=0", "slurm_account=mine", "slurm_partition=fast"):
+            assert all(setting in line for line in resources)
+        assert "mem_mb=64000" in resources[-1]
+        site_file.write_text("default-resources: [slurm_account=mine]\n")
+        outcome = snakemake_in(folder, *SLURM, "--dry-run", "--", target)
+        assert outcome.returncode != 0
+        assert "profiles/slurm/site.yaml: this must be `key: value`" in outcome.stderr
+    finally:
+        site_file.unlink()
