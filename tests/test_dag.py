@@ -134,6 +134,26 @@ def test_a_deleted_score_is_scored_again_and_nothing_else(done: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_damaged_adapter_is_made_anew_by_the_same_command(done: Path) -> None:
+    """The first time it fails, and its log ends with the error; it never has nothing to do."""
+    path, scores = done / RUN / "adapter.safetensors", f"{RUN}/test.scores.json"
+    before, predictions = path.read_bytes(), (done / RUN / "test.predictions.jsonl").read_bytes()
+    path.unlink()  # not the file that training/ keeps too
+    path.write_bytes(before[:-100])
+    outcome = snakemake(done, scores)
+    assert outcome.returncode != 0
+    log = done / f"logs/generate/{RUN.removeprefix('results/').replace('runs/', '')}/test.log"
+    last = log.read_text().splitlines()[-1]
+    assert "adapter.safetensors is damaged" in last
+    assert "run the same command again" in last
+    assert not (done / RUN / "test.predictions.jsonl").exists()
+    outcome = snakemake(done, scores)
+    assert outcome.returncode == 0, outcome.stderr
+    assert path.read_bytes() == before
+    assert (done / RUN / "test.predictions.jsonl").read_bytes() == predictions
+    assert planned(done, scores) == {}
+
+
 def test_one_output_is_asked_for_by_its_path(done: Path) -> None:
     """Also of a run that no list names."""
     path = RUN.replace("seed0", "seed7")

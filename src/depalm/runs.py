@@ -223,8 +223,9 @@ def load_adapter(
 ) -> None:
     """Fill `adapter` from its two files, which must be whole and made for `made`.
 
-    If they are damaged and belong to the folder `run`, they are set aside before DamagedAdapter is
-    raised, so that the same command makes them anew; what was scored with them counts as stale.
+    If they are damaged and belong to the folder `run`, the weights are set aside, and the record
+    says so, before DamagedAdapter is raised: the same command then makes both anew, for Snakemake
+    misses the one and finds the other changed.
     """
     try:
         load_weights(adapter, weights, read_record(record, made))
@@ -233,7 +234,7 @@ def load_adapter(
             raise
         aside = weights.with_name(f"{weights.name}.damaged")
         weights.replace(aside)
-        record.touch()
+        write_json(record, {"damaged": str(error)})
         raise DamagedAdapter(
             f"{error}. Its weights are now {aside}: run the same command again to have them anew"
         ) from error
