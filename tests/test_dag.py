@@ -144,8 +144,10 @@ def test_a_damaged_adapter_is_made_anew_by_the_same_command(done: Path) -> None:
     assert outcome.returncode != 0
     log = done / f"logs/generate/{RUN.removeprefix('results/').replace('runs/', '')}/test.log"
     last = log.read_text().splitlines()[-1]
-    assert "adapter.safetensors is damaged" in last
+    assert re.search(r"DamagedAdapter: .*adapter\.safetensors is damaged", last)
     assert "run the same command again" in last
+    assert last in outcome.stderr
+    assert "Traceback" not in log.read_text()
     assert not (done / RUN / "test.predictions.jsonl").exists()
     outcome = snakemake(done, scores)
     assert outcome.returncode == 0, outcome.stderr

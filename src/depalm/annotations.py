@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from depalm.errors import DepalmError
 
-class AnnotationError(ValueError):
+
+class AnnotationError(DepalmError):
     """Annotations that are missing or not in their format; the message names the file and row."""
 
 

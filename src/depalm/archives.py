@@ -5,10 +5,11 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from depalm.errors import DepalmError
 from depalm.files import OutsideError, inside
 
 
-class ArchiveError(ValueError):
+class ArchiveError(DepalmError):
     """An archive that is damaged, of another format, or wants to write outside its directory."""
 
 

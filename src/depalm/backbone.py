@@ -11,8 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from depalm.errors import DepalmError
 
-class BackboneError(RuntimeError):
+
+class BackboneError(DepalmError):
     """A backbone that cannot be used: missing weights, or not the architecture that is stated."""
 
 

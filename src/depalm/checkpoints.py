@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from depalm.errors import DepalmError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(DepalmError):
     """A checkpoint that is damaged, holds something else, or more than plain data."""
 
 

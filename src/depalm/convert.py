@@ -21,13 +21,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, WhisperConfig
 
 from depalm.checkpoints import CheckpointError, read_ct2, read_pytorch
 from depalm.download import HUB_SUFFIXES, PICKLED_SUFFIXES
+from depalm.errors import DepalmError
 from depalm.files import atomic_directory, read_json, write_json
 from depalm.model_folder import ModelFolderError, check_model_folder
 from depalm.progress import logger
 from depalm.textvqa_parquet import convert_textvqa_parquet
 
 
-class ConvertError(RuntimeError):
+class ConvertError(DepalmError):
     """A download that a converter cannot turn into the model or dataset it is meant to be."""
 
 

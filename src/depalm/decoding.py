@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from depalm.errors import DepalmError
 from depalm.job import close_stdin, end_with_parent
 from depalm.media import Decoder
 from depalm.rejects import MediaError, Reject
@@ -31,7 +32,7 @@ DEATH = 5.0  # seconds given to a process to end
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL}
 
 
-class DecodingError(RuntimeError):
+class DecodingError(DepalmError):
     """Decoding that failed for another reason than the file."""
 
 

@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 
 from huggingface_hub import HfApi
 
+from depalm.errors import DepalmError
 from depalm.files import inside, sha256_file
 from depalm.progress import Progress, logger
 
@@ -26,7 +27,7 @@ HUB_SUFFIXES = (".json", ".jinja", ".model", ".txt")  # config and tokenizer; th
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
-class DownloadError(RuntimeError):
+class DownloadError(DepalmError):
     """Something that the network does not give; the message says why and what to do about it."""
 
 

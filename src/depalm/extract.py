@@ -19,6 +19,7 @@ import torch
 from depalm.backbone import Backbone
 from depalm.backbones import load_backbone, weights_identity
 from depalm.decoding import DecodedBatch, DecodingPool, File
+from depalm.errors import DepalmError
 from depalm.files import inside
 from depalm.lease import Lease, while_owned
 from depalm.media import load_decoder, token_identity, view_seed
@@ -35,7 +36,7 @@ from depalm.token_cache import (
 )
 
 
-class ExtractionError(ValueError):
+class ExtractionError(DepalmError):
     """A shard that cannot be."""
 
 

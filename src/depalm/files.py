@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from depalm.errors import DepalmError
+
 MAX_NAME, MAX_PATH = 255, 4095  # bytes that a file's name and a path may have, on Linux
 
 
-class OutsideError(ValueError):
+class OutsideError(DepalmError):
     """A name from data that leaves its folder, or that no file can have; `reason` says why."""
 
     def __init__(self, name: object, reason: str):

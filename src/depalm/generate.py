@@ -10,6 +10,7 @@ from torch import Tensor
 
 from depalm.adapter import Adapter
 from depalm.diagnosis import cause, shortened
+from depalm.errors import DepalmError
 from depalm.injection import DecodingState, Injection, hidden_states
 from depalm.llms import LLM
 from depalm.manifest import Sample
@@ -19,11 +20,11 @@ from depalm.views import CachedViews, read_each
 IMPOSSIBLE = -1e9  # score of a beam that cannot be chosen
 
 
-class GenerationError(RuntimeError):
+class GenerationError(DepalmError):
     """Generation whose text would be senseless: the LLM's logits are not finite."""
 
 
-class NonFiniteLogits(RuntimeError):  # noqa: N818
+class NonFiniteLogits(DepalmError):  # noqa: N818
     """Logits of some `rows` of a batch are NaN or infinite."""
 
     def __init__(self, rows: Sequence[int]):

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from depalm.errors import DepalmError
 from depalm.kv_cache import BeamCache
 from depalm.llms import LLM
 
 
-class InjectionError(ValueError):
+class InjectionError(DepalmError):
     """Tokens that cannot stand where they are asked to."""
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from depalm.progress import log_to
+from depalm.errors import DepalmError
+from depalm.progress import log_to, logger
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -18,6 +19,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def job(log: Path | str) -> Iterator[None]:
     """Log to the screen and to `log`, which ends with the error if the job fails; read no standard
     input, and end when Snakemake ends.
+
+    An expected error is told in one line; a bug keeps its traceback.
 
     Snakemake ends its jobs when it is asked to stop. When it is killed outright it cannot, and a
     job that went on would write beside the one of the next start.
@@ -28,6 +31,9 @@ def job(log: Path | str) -> Iterator[None]:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
+    except DepalmError as error:
+        logger.error("%s: %s", type(error).__name__, " ".join(str(error).split()))
+        raise SystemExit(1) from None
     except BaseException:
         with Path(log).open("a", encoding="utf-8") as stream:
             stream.write(traceback.format_exc())

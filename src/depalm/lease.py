@@ -19,6 +19,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import TypeVar
 
+from depalm.errors import DepalmError
 from depalm.progress import logger
 
 Result = TypeVar("Result")
@@ -28,7 +29,7 @@ LOOK = 1.0  # a check looks at the disk again after so many seconds
 NOTICE = 60.0  # seconds between two messages of a job that waits
 
 
-class LeaseLost(RuntimeError):  # noqa: N818
+class LeaseLost(DepalmError):  # noqa: N818
     """This job was taken for dead, and another one writes what it owned."""
 
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedTokenizerBase
 
 from depalm.download import PICKLED_SUFFIXES
+from depalm.errors import DepalmError
 from depalm.files import read_json
 from depalm.model_folder import ModelFolderError, check_model_folder
 
 
-class LLMError(RuntimeError):
+class LLMError(DepalmError):
     """A language model that cannot be used: another family, another shape, missing files."""
 
 

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 
 from depalm.annotations import Annotation
 from depalm.datasets import READERS
+from depalm.errors import DepalmError
 from depalm.files import OutsideError, atomic_file, inside
 from depalm.progress import logger
 from depalm.rejects import Reject, check_rejects, report_rejects
 
 
-class ManifestError(ValueError):
+class ManifestError(DepalmError):
     """A split, fraction or manifest that cannot be."""
 
 

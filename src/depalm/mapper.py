@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from depalm.errors import DepalmError
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "relu": nn.ReLU,
@@ -14,7 +16,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 POSITIONS = ("none", "cls", "learned", "rotary")
 
 
-class ConnectorError(ValueError):
+class ConnectorError(DepalmError):
     """A connector whose parts do not fit together; says which and why."""
 
 

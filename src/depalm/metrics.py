@@ -22,6 +22,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
+from depalm.errors import DepalmError
 from depalm.files import read_json
 from depalm.vqa import vqa_accuracy
 
@@ -38,7 +39,7 @@ SPICE_MODELS = tuple(
 )
 
 
-class MetricError(RuntimeError):
+class MetricError(DepalmError):
     """A metric that is unknown or cannot run here, or predictions of other samples."""
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from depalm.errors import DepalmError
 from depalm.files import OutsideError, inside
 
 CODE_KEYS = ("auto_map", "custom_pipelines")  # of transformers: classes in Python files
@@ -12,7 +13,7 @@ KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implement
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")  # of sharded weights
 
 
-class ModelFolderError(ValueError):
+class ModelFolderError(DepalmError):
     """A model's folder that asks for foreign code, or for files outside of it."""
 
 

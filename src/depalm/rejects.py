@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from depalm.errors import DepalmError
 from depalm.files import atomic_file
 from depalm.progress import logger
 
@@ -16,11 +17,11 @@ SCHEMA = pa.schema([("id", pa.string()), ("media", pa.string()), ("reason", pa.s
 NAMED = 5  # so many rejects are named in a message
 
 
-class RejectError(RuntimeError):
+class RejectError(DepalmError):
     """More of the input is bad than is tolerated."""
 
 
-class MediaError(ValueError):
+class MediaError(DepalmError):
     """A media file that cannot be decoded; the message is the reason, without the file's name."""
 
 

@@ -11,10 +11,12 @@ import jsonschema
 import yaml
 from referencing import Registry, Resource
 
+from depalm.errors import DepalmError
+
 SCHEMAS = Path(__file__).parents[2] / "workflow" / "schemas"
 
 
-class ConfigError(ValueError):
+class ConfigError(DepalmError):
     """A configuration that cannot be run: says where, what is wrong, and the nearest valid name."""
 
 

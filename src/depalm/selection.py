@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
+from depalm.errors import DepalmError
 
-class AdapterError(ValueError):
+
+class AdapterError(DepalmError):
     """A method that does not fit its backbone or LLM, or a checkpoint made for others."""
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depalm.errors import DepalmError
 from depalm.remote import CONNECTIONS, RemoteFile
 
 ITEM = 2  # bytes of a value
@@ -23,7 +24,7 @@ OF_A_SHARD = ("depalm_version", "samples", "rejected", "sha256")
 Rows = Mapping[str, tuple[int, int]]  # the arrays: name -> shape of a row
 
 
-class ShardError(RuntimeError):
+class ShardError(DepalmError):
     """A shard that is missing, damaged, or laid out by other software."""
 
 

@@ -22,6 +22,7 @@ from depalm.download import (
     list_hub_dataset,
     list_hub_model,
 )
+from depalm.errors import DepalmError
 from depalm.files import (
     OutsideError,
     atomic_directory,
@@ -40,7 +41,7 @@ HUB_URI = re.compile(
 )
 
 
-class SourceError(RuntimeError):
+class SourceError(DepalmError):
     """A source that cannot be had as asked for; the message names it and what to do about it."""
 
 

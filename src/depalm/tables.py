@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from depalm.errors import DepalmError
 from depalm.files import read_json
 from depalm.metrics import METRICS
 
@@ -26,7 +27,7 @@ FILTERED = ("dataset", "fraction", "backbone", "llm", "method")  # by lists name
 MISSING = "–"
 
 
-class TableError(ValueError):
+class TableError(DepalmError):
     """Scores that do not make a table: contradictory, incomplete, or none that was asked for."""
 
 

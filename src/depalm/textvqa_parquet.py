@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from depalm.annotations import AnnotationError
-from depalm.files import inside, write_json
+from depalm.files import OutsideError, inside, write_json
 
 COLUMNS = ("question_id", "image_id", "question", "answers", "set_name", "image")
 SPLITS = ("train", "val", "test")
@@ -34,7 +34,7 @@ def convert_textvqa_parquet(download: Path, output: Path) -> None:
                     _write_image(row["image_id"], row.pop("image"), row["set_name"], output)
                     row["question_id"] = int(row["question_id"])  # in some copies it is text
                     splits.setdefault(row["set_name"], []).append(row)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OutsideError, OSError, ValueError, KeyError, TypeError) as error:
             raise AnnotationError(f"{path} is not TextVQA as parquet: {error}") from error
     for split, rows in splits.items():
         header = {"dataset_type": split, "dataset_name": "textvqa", "dataset_version": "0.5.1"}

@@ -19,6 +19,7 @@ from torch import Tensor
 from urllib3 import PoolManager
 
 from depalm import __version__, tar_shard, zarr_shard
+from depalm.errors import DepalmError
 from depalm.remote import RemoteFile, http_pool, local_path
 from depalm.shard import (
     OF_A_SHARD,
@@ -36,7 +37,7 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 STORED_DTYPES = {"float16": "float16", "bfloat16": "uint16"}
 
 
-class CacheError(RuntimeError):
+class CacheError(DepalmError):
     """A cache that is damaged, was made for something else, or lacks what is asked of it."""
 
 

@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from depalm.adapter import Adapter
 from depalm.batches import IGNORED, Batch, TrainingSet, batch_stream
 from depalm.diagnosis import cause
+from depalm.errors import DepalmError
 from depalm.files import atomic_file
 from depalm.injection import hidden_states
 from depalm.llms import LLM
@@ -34,7 +35,7 @@ from depalm.views import CachedViews, read_each
 CHECKPOINT = "checkpoint.safetensors"
 
 
-class TrainingError(RuntimeError):
+class TrainingError(DepalmError):
     """Training that cannot go on: no samples, or a loss or gradient that is not finite."""
 
 
@@ -171,7 +172,7 @@ class Training:
         self.samples, self.loss = progress["samples"], progress["loss"]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(DepalmError):
     """A checkpoint of training that is damaged."""
 
 

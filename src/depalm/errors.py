@@ -1,0 +1,9 @@
+"""The one ancestor of all expected errors: what a user can mend, told in one message."""
+
+
+class DepalmError(Exception):
+    """Something that a user can mend; the message says what is wrong, where, and what to do.
+
+    A job that ends with one prints the message; any other exception is a bug, and keeps its
+    traceback.
+    """
