@@ -20,10 +20,10 @@ import torch
 from setting import BACKBONE, BATCH, method, random_llm, seconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from depalm.adapter import Adapter
-from depalm.batches import Batch
-from depalm.token_cache import FORMATS, TokenCache, write_shard
-from depalm.train import answer_loss
+from depalm.adapters.adapter import Adapter
+from depalm.cache.store import FORMATS, TokenCache, write_shard
+from depalm.training.batches import Batch
+from depalm.training.loop import answer_loss
 
 LAYER, CAPTION, ROUNDS = 11, 14, 7
 SMOLLM2_135M = {

@@ -20,8 +20,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from setting import BACKBONE, BATCH, seconds
 
-from depalm.backbones import load_backbone, weights_identity
-from depalm.extract import Extraction, extract
+from depalm.backbones.registry import load_backbone, weights_identity
+from depalm.features.extract import Extraction, extract
 
 MODEL, ROUNDS = "vit_base_patch16_224", 3
 SPEC: dict[str, Any] = {

@@ -12,10 +12,10 @@ import torch
 from setting import BACKBONE, BATCH, LLM_SHAPE, VOCABULARY, method, random_llm, report, seconds
 from torch import Tensor
 
-from depalm.adapter import Adapter
-from depalm.generate import Decoding, beam_search
-from depalm.injection import Injection, hidden_states
-from depalm.llms import LLM
+from depalm.adapters.adapter import Adapter
+from depalm.generation.generate import Decoding, beam_search
+from depalm.llms.base import LLM
+from depalm.llms.injection import Injection, hidden_states
 
 METHODS = ("qp_l0", "qp_inner", "c_attn")
 BEAMS, NEW_TOKENS, PROMPT = 3, 50, 12

@@ -13,12 +13,12 @@ import torch
 from setting import BACKBONE, BATCH, LLM_SHAPE, VOCABULARY, method, random_llm, report, seconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from depalm.adapter import Adapter
-from depalm.batches import IGNORED, Batch
-from depalm.injection import hidden_states
-from depalm.token_cache import TokenCache, write_shard
-from depalm.train import answer_loss
-from depalm.vision_backbones import TimmViT
+from depalm.adapters.adapter import Adapter
+from depalm.backbones.vision import TimmViT
+from depalm.cache.store import TokenCache, write_shard
+from depalm.llms.injection import hidden_states
+from depalm.training.batches import IGNORED, Batch
+from depalm.training.loop import answer_loss
 
 CAPTION = 14
 

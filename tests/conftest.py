@@ -1,8 +1,13 @@
 """Fixtures that several test files share."""
 
-import pytest
+from collections.abc import Iterator
 
-from depalm.sources import fetch
+import pytest
+import torch
+
+from depalm.sources.fetch import fetch
+from depalm.training import loop as train_module
+from tests.support.training import Killed
 
 
 @pytest.fixture
@@ -15,3 +20,19 @@ def get(tmp_path):
         return tmp_path / "part"
 
     return fetch_here
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Training stops like a killed process in front of the steps put into the list."""
+    steps: list[int] = []
+    real = train_module.answer_loss
+    calls = iter(range(10**6))
+
+    def loss(*arguments: object) -> torch.Tensor:
+        if next(calls) in steps:
+            raise Killed
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_module, "answer_loss", loss)
+    return steps

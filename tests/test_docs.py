@@ -18,22 +18,22 @@ import yaml
 from markdown import Markdown
 from PIL import Image
 from safetensors.torch import save_file
-from smoke.build import write_llm
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
-from vit import tiny_vit
 
-from depalm.adapter import Adapter
-from depalm.annotations import AnnotationError
-from depalm.backbones import LOADERS, load_backbone
-from depalm.config import load_config
-from depalm.datasets import READERS
-from depalm.injection import Injection, hidden_states
-from depalm.llms import FAMILIES, load_llm
-from depalm.manifest import build_manifest
-from depalm.media import load_decoder
-from depalm.metrics import METRICS, score
-from depalm.resamplers import RESAMPLERS
-from depalm.schema import check_schema, load_yaml
+from depalm.adapters.adapter import Adapter
+from depalm.adapters.resamplers import RESAMPLERS
+from depalm.backbones.registry import LOADERS, load_backbone
+from depalm.config.experiment import load_config
+from depalm.config.schema import check_schema, load_yaml
+from depalm.datasets.annotations import AnnotationError
+from depalm.datasets.manifest import build_manifest
+from depalm.datasets.readers import READERS
+from depalm.evaluation.metrics import METRICS, score
+from depalm.llms.base import FAMILIES, load_llm
+from depalm.llms.injection import Injection, hidden_states
+from depalm.media.decoders import load_decoder
+from tests.smoke.build import write_llm
+from tests.support.vit import tiny_vit
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

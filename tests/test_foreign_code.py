@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from encoders import CLIP_SPEC, OPEN_CLIP_SPEC, tiny_clip, tiny_open_clip
-from test_convert import VOCABULARY, save_gguf
-from test_llms import SPEC, llama
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from depalm.backbones import load_backbone
+from depalm.backbones.registry import load_backbone
 from depalm.files import read_json, write_json
-from depalm.model_folder import ModelFolderError, check_model_folder
+from depalm.sources.model_folder import ModelFolderError, check_model_folder
+from tests.support.encoders import CLIP_SPEC, OPEN_CLIP_SPEC, tiny_clip, tiny_open_clip
+from tests.support.gguf_files import VOCABULARY, save_gguf
+from tests.support.llms import SPEC, llama
 
 TOKENIZER = {"AutoTokenizer": ["tokenization_evil.EvilTokenizer", None]}
 MODEL = {
@@ -28,9 +28,9 @@ MODEL = {
 LOAD = """
 import json, sys, traceback
 from pathlib import Path
-from depalm.backbones import load_backbone
-from depalm.convert import convert
-from depalm.llms import load_llm
+from depalm.backbones.registry import load_backbone
+from depalm.sources.convert import convert
+from depalm.llms.base import load_llm
 errors = {}
 for name, (how, argument) in json.loads(sys.argv[1]).items():
     folder = Path(name)
@@ -200,7 +200,7 @@ def test_what_else_a_model_may_not_ask_for(
 def test_a_job_and_what_it_starts_read_nothing(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys\n"
-        "from depalm.job import job\n"
+        "from depalm.process import job\n"
         f"with job({str(tmp_path / 'log')!r}):\n"
         "    try:\n"
         "        print(input())\n"
@@ -217,7 +217,7 @@ def test_a_job_and_what_it_starts_read_nothing(tmp_path: Path) -> None:
 def test_standard_input_may_be_closed_already() -> None:
     code = (
         "import os, sys\n"
-        "from depalm.job import close_stdin\n"
+        "from depalm.process import close_stdin\n"
         "os.close(0)\n"
         "close_stdin()\n"
         "assert os.read(0, 1) == b''\n"

@@ -10,20 +10,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from media_files import write_images
-from vit import SPEC, tiny_vit
 
-from depalm.annotations import AnnotationError
-from depalm.archives import ArchiveError, unpack
-from depalm.convert import ConvertError, convert
-from depalm.datasets import READERS
-from depalm.extract import Extraction, extract
+from depalm.datasets.annotations import AnnotationError
+from depalm.datasets.manifest import (
+    Sample,
+    build_manifest,
+    read_manifest,
+    unique_media,
+    write_manifest,
+)
+from depalm.datasets.readers import READERS
+from depalm.features.extract import Extraction, extract
+from depalm.features.online import Media, OnlineFeatures
 from depalm.files import OutsideError, inside, write_json
-from depalm.llms import LLMError, load_llm
-from depalm.manifest import Sample, build_manifest, read_manifest, unique_media, write_manifest
-from depalm.online import Media, OnlineFeatures
+from depalm.llms.base import LLMError, load_llm
 from depalm.rejects import RejectError
-from depalm.sources import SourceError, fetch
+from depalm.sources.archives import ArchiveError, unpack
+from depalm.sources.convert import ConvertError, convert
+from depalm.sources.fetch import SourceError, fetch
+from tests.support.media_files import write_images
+from tests.support.vit import SPEC, tiny_vit
 
 NAMES = {  # what is refused -> why
     "": "is empty",
@@ -171,8 +177,10 @@ def test_files_that_a_hub_lists_lie_in_the_download(
     tmp_path: Path, bad: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listing = {"revision": "c" * 40, "files": {bad: "0" * 64}, "weights": [bad]}
-    monkeypatch.setattr("depalm.sources.list_hub_dataset", lambda *_: listing)
-    monkeypatch.setattr("depalm.sources.download_hub_file", lambda *_: pytest.fail("asked for it"))
+    monkeypatch.setattr("depalm.sources.fetch.list_hub_dataset", lambda *_: listing)
+    monkeypatch.setattr(
+        "depalm.sources.fetch.download_hub_file", lambda *_: pytest.fail("asked for it")
+    )
     with pytest.raises(SourceError, match="unsafe path"):
         fetch([{"uri": "hf://datasets/x/y"}], tmp_path / "part", tmp_path / "downloads")
     assert not list(tmp_path.rglob("listing.json"))  # the next run asks again

@@ -10,23 +10,23 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from depalm.adapter import Adapter
-from depalm.batches import encode
-from depalm.config import load_config
-from depalm.convert import convert
-from depalm.extract import Extraction, extract
+from depalm.adapters.adapter import Adapter
+from depalm.cache.store import TokenCache
+from depalm.config.experiment import load_config
+from depalm.config.schema import load_yaml
+from depalm.datasets.manifest import Sample, build_manifest, unique_media
+from depalm.evaluation.vqa_accuracy import vqa_accuracy
+from depalm.features.cached import CachedViews
+from depalm.features.extract import Extraction, extract
 from depalm.files import read_json
-from depalm.generate import Decoding, beam_search, generate, pad_left
-from depalm.injection import Injection
-from depalm.llms import LLM, load_llm
-from depalm.manifest import Sample, build_manifest, unique_media
-from depalm.media import token_identity
-from depalm.schema import load_yaml
-from depalm.sources import fetch
-from depalm.token_cache import TokenCache
-from depalm.train import Settings, train
-from depalm.views import CachedViews
-from depalm.vqa import vqa_accuracy
+from depalm.generation.generate import Decoding, beam_search, generate, pad_left
+from depalm.llms.base import LLM, load_llm
+from depalm.llms.injection import Injection
+from depalm.media.decoders import token_identity
+from depalm.sources.convert import convert
+from depalm.sources.fetch import fetch
+from depalm.training.batches import encode
+from depalm.training.loop import Settings, train
 
 ROOT = Path(__file__).parents[1]
 DEMO = load_config(load_yaml(ROOT / "config/demo.yaml"), ROOT)

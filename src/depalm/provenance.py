@@ -58,9 +58,10 @@ def model_source(directory: Path) -> dict[str, Any]:
     """What a model directory holds: {"name", "uri", "revision", "sha256"}, and "converter" where it
     was converted.
 
-    As its source.json says (see depalm.sources.fetch and depalm.convert.convert). Of the user's own
-    directory, uri and revision are null, and the checksum is that of its safetensors (if there are
-    several: sha256_json of {name: sha256}; if there are none: of all its files).
+    As its source.json says (see depalm.sources.fetch.fetch and depalm.sources.convert.convert). Of
+    the user's own directory, uri and revision are null, and the checksum is that of its
+    safetensors (if there are several: sha256_json of {name: sha256}; if there are none: of all its
+    files).
     """
     path = directory / "source.json"
     if path.is_file():

@@ -15,12 +15,18 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from depalm.audio_video_backbones import build_clap
+from depalm.backbones.audio_video import build_clap
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from encoders import tiny_ast, tiny_clip, tiny_open_clip, tiny_timesformer, tiny_whisper
-from media_files import write_video
-from vit import tiny_vit
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.support.encoders import (
+    tiny_ast,
+    tiny_clip,
+    tiny_open_clip,
+    tiny_timesformer,
+    tiny_whisper,
+)
+from tests.support.media_files import write_video
+from tests.support.vit import tiny_vit
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "grey": (90,) * 3}
 SIZES = {"train": 24, "test": 8}
@@ -101,7 +107,7 @@ def captions(name: str) -> list[str]:
 
 
 def write_easy_vqa(root: Path) -> None:
-    """See depalm.vqa_datasets.read_easy_vqa."""
+    """See depalm.datasets.vqa.read_easy_vqa."""
     for split, size in SIZES.items():
         rows = []
         for number in range(size):
@@ -112,7 +118,7 @@ def write_easy_vqa(root: Path) -> None:
 
 
 def write_generic(root: Path) -> None:
-    """As a user's own dataset, see depalm.datasets.read_generic."""
+    """As a user's own dataset, see depalm.datasets.readers.read_generic."""
     for split, size in SIZES.items():
         rows = []
         for number in range(size):
@@ -124,7 +130,7 @@ def write_generic(root: Path) -> None:
 
 
 def write_karpathy(root: Path) -> None:
-    """See depalm.coco.read_coco_karpathy."""
+    """See depalm.datasets.coco.read_coco_karpathy."""
     images = []
     for number in range(sum(SIZES.values())):
         split = "train" if number < SIZES["train"] else "test"
@@ -145,7 +151,7 @@ def write_karpathy(root: Path) -> None:
 
 
 def write_official_vqa(root: Path, prefix: str) -> None:
-    """See depalm.vqa_datasets.read_vqav2, and read_okvqa, without prefix."""
+    """See depalm.datasets.vqa.read_vqav2, and read_okvqa, without prefix."""
     first = 0
     for split, size in {"train": SIZES["train"], "val": SIZES["test"]}.items():
         questions: list[dict[str, Any]] = []
@@ -163,7 +169,7 @@ def write_official_vqa(root: Path, prefix: str) -> None:
 
 
 def write_aokvqa(root: Path) -> None:
-    """See depalm.vqa_datasets.read_aokvqa."""
+    """See depalm.datasets.vqa.read_aokvqa."""
     for split, size in {"train": SIZES["train"], "val": SIZES["test"]}.items():
         rows = []
         for number in range(size):
@@ -180,7 +186,7 @@ def write_aokvqa(root: Path) -> None:
 
 
 def write_textcaps(root: Path) -> None:
-    """See depalm.caption_datasets.read_textcaps."""
+    """See depalm.datasets.captions.read_textcaps."""
     for split, size in {"train": SIZES["train"], "val": SIZES["test"]}.items():
         rows = []
         for number in range(size):
@@ -191,7 +197,7 @@ def write_textcaps(root: Path) -> None:
 
 
 def write_textvqa(root: Path) -> None:
-    """See depalm.vqa_datasets.read_textvqa."""
+    """See depalm.datasets.vqa.read_textvqa."""
     for split, size in {"train": SIZES["train"], "val": SIZES["test"]}.items():
         rows = []
         for number in range(size):
@@ -208,7 +214,7 @@ def write_textvqa(root: Path) -> None:
 
 
 def write_audiocaps(root: Path) -> None:
-    """Tones, see depalm.caption_datasets.read_audiocaps."""
+    """Tones, see depalm.datasets.captions.read_audiocaps."""
     times = np.arange(16000) / 16000
     for split, size in SIZES.items():
         rows = [("audiocap_id", "youtube_id", "start_time", "caption")]
@@ -223,7 +229,7 @@ def write_audiocaps(root: Path) -> None:
 
 
 def write_msrvtt(root: Path) -> None:
-    """Films that become brighter, see depalm.caption_datasets.read_msrvtt."""
+    """Films that become brighter, see depalm.datasets.captions.read_msrvtt."""
     (root / "TrainValVideo").mkdir(parents=True, exist_ok=True)
     (root / "TestVideo").mkdir(exist_ok=True)
     first = 0

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import torch
 
-from depalm.config import AXES, Run, load_config
-from depalm.schema import ConfigError
-from depalm.token_cache import FORMATS
+from depalm.config.experiment import AXES, Run, load_config
+from depalm.config.schema import ConfigError
+from depalm.cache.store import FORMATS
 
 try:
     CONFIG = load_config(config, Path(workflow.basedir))

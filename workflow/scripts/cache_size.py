@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from depalm.job import job
-from depalm.manifest import read_manifest, unique_media
-from depalm.token_cache import FORMATS, predicted_bytes
+from depalm.cache.store import FORMATS, predicted_bytes
+from depalm.datasets.manifest import read_manifest, unique_media
+from depalm.process import job
 
 
 def size_table(caches: Sequence[Mapping[str, Any]], files: Sequence[int], layout: str) -> str:

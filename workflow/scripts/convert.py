@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from depalm.convert import convert
-from depalm.job import job
+from depalm.process import job
+from depalm.sources.convert import convert
 
 with job(snakemake.log[0]):
     convert(

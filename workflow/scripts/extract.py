@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
-from depalm.extract import Extraction, extract, media_of_shard
-from depalm.job import job
-from depalm.manifest import read_manifest, unique_media
+from depalm.datasets.manifest import read_manifest, unique_media
+from depalm.features.extract import Extraction, extract, media_of_shard
+from depalm.process import job
 from depalm.provenance import choose_device
 from depalm.rejects import write_rejects
 

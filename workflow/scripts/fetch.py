@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from depalm.job import job
-from depalm.sources import fetch
+from depalm.process import job
+from depalm.sources.fetch import fetch
 
 with job(snakemake.log[0]):
     source, destination = snakemake.params.source, Path(snakemake.output[0])

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from depalm.download import download_url
-from depalm.job import job
-from depalm.media import token_identity
-from depalm.token_cache import TokenCache
+from depalm.cache.store import TokenCache
+from depalm.media.decoders import token_identity
+from depalm.process import job
+from depalm.sources.download import download_url
 
 with job(snakemake.log[0]):
     for output in map(Path, (snakemake.output.shard, snakemake.output.rejects)):

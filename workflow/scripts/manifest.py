@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from depalm.job import job
-from depalm.manifest import build_manifest, write_manifest
+from depalm.datasets.manifest import build_manifest, write_manifest
+from depalm.process import job
 from depalm.rejects import write_rejects
 
 with job(snakemake.log[0]):

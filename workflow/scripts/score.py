@@ -1,9 +1,9 @@
 """Score the predictions of a run against the references of its manifest."""
 
-from depalm.evaluate import evaluate
+from depalm.datasets.manifest import read_manifest
+from depalm.evaluation.scores import evaluate
 from depalm.files import read_json, write_json
-from depalm.job import job
-from depalm.manifest import read_manifest
+from depalm.process import job
 
 with job(snakemake.log[0]):
     record = read_json(snakemake.input.record)

@@ -1,8 +1,8 @@
 """Draw the training subset of a fraction and seed: one sample id a line (rule `subset`)."""
 
+from depalm.datasets.manifest import draw_subset, read_manifest
 from depalm.files import atomic_file
-from depalm.job import job
-from depalm.manifest import draw_subset, read_manifest
+from depalm.process import job
 from depalm.progress import logger
 
 with job(snakemake.log[0]):

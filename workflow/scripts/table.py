@@ -1,7 +1,7 @@
 """Aggregate the scores of many runs into one result table, in every format."""
 
-from depalm.job import job
-from depalm.typeset import write_table
+from depalm.evaluation.render import write_table
+from depalm.process import job
 
 with job(snakemake.log[0]):
     write_table(

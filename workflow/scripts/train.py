@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from depalm.job import job
-from depalm.online import online_media
+from depalm.features.online import online_media
+from depalm.jobs.runs import train_run
+from depalm.process import job
 from depalm.provenance import choose_device
-from depalm.runs import train_run
-from depalm.train import Settings
+from depalm.training.loop import Settings
 
 with job(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)

@@ -1,0 +1,1 @@
+"""The only trainable part: connectors and resamplers, injected prompts, bias tuning."""

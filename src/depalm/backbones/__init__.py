@@ -1,0 +1,1 @@
+"""Frozen encoders: media tensors become tokens [B, L, T, D]."""

@@ -1,0 +1,169 @@
+"""Encoders of sounds and films: AST, CLAP and Whisper, TimeSformer. (MAViL is in timm's form.)"""
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import ASTModel, TimesformerModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from depalm.backbones.base import (
+    Backbone,
+    BackboneError,
+    BlockBackbone,
+    fill,
+    load_transformers,
+    mean_first,
+    read_weights,
+)
+from depalm.files import read_json
+
+
+class AST(BlockBackbone):
+    """Audio Spectrogram Transformer (Gong et al. 2021) on filterbanks [B, frames, bins].
+
+    In the place of CLS stands the pooled output, the mean of its two class tokens, which stay
+    among the others.
+    """
+
+    def __init__(self, model: ASTModel):
+        tokens = 1 + model.embeddings.position_embeddings.shape[1]
+        super().__init__(model, model.layers, model.layernorm, tokens, model.config.hidden_size)
+
+    def tokens(self, inputs: Tensor) -> Tensor:
+        tokens = super().tokens(inputs)
+        pooled = (tokens[:, :, :1] + tokens[:, :, 1:2]) / 2  # as in transformers' pooler_output
+        return torch.cat((pooled, tokens), dim=2)
+
+
+def load_ast(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa: ARG001
+    """AST of transformers. Raises BackboneError."""
+    return AST(load_transformers(ASTModel, weights))
+
+
+class Whisper(BlockBackbone):
+    """Whisper's encoder (Radford et al. 2022) on log-mel spectrograms [B, bins, frames].
+
+    It has no CLS; the mean of the tokens stands in its place.
+    """
+
+    def __init__(self, model: WhisperEncoder):
+        tokens, width = 1 + model.config.max_source_positions, model.config.d_model
+        super().__init__(model, model.layers, model.layer_norm, tokens, width)
+
+    def tokens(self, inputs: Tensor) -> Tensor:
+        return mean_first(super().tokens(inputs))
+
+
+def load_whisper(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa: ARG001
+    """The encoder of a Whisper model of transformers. Raises BackboneError."""
+    names = {r"^(model\.)?encoder\.": ""}
+    return Whisper(load_transformers(WhisperEncoder, weights, key_mapping=names))
+
+
+class TimeSformer(BlockBackbone):
+    """TimeSformer (Bertasius et al. 2021) on pixels [B, F, 3, H, W] of F frames, as its blocks give
+    them: without a final norm.
+    """
+
+    def __init__(self, model: TimesformerModel, frames: int, time_average: bool):
+        model.config.num_frames = frames  # the layers read it when they run
+        model.layernorm = nn.Identity()
+        tokens = 1 + model.embeddings.num_patches * (1 if time_average else frames)
+        width = model.config.hidden_size
+        super().__init__(model, model.encoder.layer, nn.Identity(), tokens, width)
+        self.frames, self.time_average = frames, time_average
+
+    def tokens(self, inputs: Tensor) -> Tensor:
+        tokens = super().tokens(inputs)
+        if not self.time_average:
+            return tokens
+        places = tokens[:, :, 1:].unflatten(2, (-1, self.frames))  # [B, L, patches, F, D]
+        return torch.cat((tokens[:, :, :1], places.mean(dim=3)), dim=2)
+
+
+def load_timesformer(spec: Mapping[str, Any], weights: Path) -> Backbone:
+    """TimeSformer of transformers for `frames` frames; the time embedding is interpolated to them
+    (nearest) as the model does it. Raises BackboneError.
+    """
+    model = load_transformers(TimesformerModel, weights)
+    if model.config.attention_type != "divided_space_time":
+        raise BackboneError(f"{weights}: its attention is not divided in space and time")
+    return TimeSformer(model, spec["frames"], spec.get("time_average", False))
+
+
+class CLAP(Backbone):
+    """The audio half of CLAP (Wu et al. 2023) on waveforms [B, samples] at 48 kHz within -1..1.
+
+    In the place of CLS stands the embedding of the whole, then the fine-grained one, each through
+    the audio projection and of length 1. It is one output; each of the `layers` is the same.
+    """
+
+    def __init__(self, audio_branch: Any, audio_projection: Any, layers: int):
+        super().__init__()
+        self.audio_branch, self.audio_projection = audio_branch, audio_projection
+        width: int = audio_projection[-1].out_features
+        tokens: int = 1 + audio_branch.spec_size * audio_branch.freq_ratio
+        self.shape = {"layers": layers, "tokens": tokens, "width": width}
+
+    def tokens(self, inputs: Tensor) -> Tensor:
+        # 16-bit values, as laion_clap has them in training and inference
+        waveform = (inputs.clamp(-1, 1) * 32767).to(torch.int16) / 32767
+        output = self.audio_branch({"waveform": waveform}, device=inputs.device)
+        whole, fine = output["embedding"], output["fine_grained_embedding"]  # [B, D], [B, T, D]
+        tokens = torch.cat((whole.unsqueeze(1), fine), dim=1)
+        tokens = normalize(self.audio_projection(tokens), dim=-1)
+        return tokens.unsqueeze(1).expand(-1, self.shape["layers"], -1, -1)
+
+
+def load_clap(spec: Mapping[str, Any], weights: Path) -> Backbone:
+    """The audio half of laion_clap's `model` (HTSAT-tiny, HTSAT-base), without fusion, from a
+    converted checkpoint of the whole. Raises BackboneError.
+    """
+    branch, projection = build_clap(spec["model"])
+    state = read_weights(weights)
+    for part, prefix in ((branch, "audio_branch."), (projection, "audio_projection.")):
+        there = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        fill(part, there, f"the {prefix.rstrip('.')} of {spec['model']}", weights)
+    return CLAP(branch, projection, spec["shape"]["layers"])
+
+
+def build_clap(model: str) -> tuple[nn.Module, nn.Sequential]:
+    """laion_clap's audio branch and audio projection with random weights. Raises BackboneError."""
+    clap = _clap_module()
+    path = Path(clap.__path__[0]) / "model_configs" / f"{model}.json"
+    if not path.is_file():
+        raise BackboneError(f"laion_clap has no {model!r}; it has {clap.list_models()}")
+    config = read_json(path)
+    branch = clap.htsat.create_htsat_model(clap.CLAPAudioCfp(**config["audio_cfg"]))
+    projection = nn.Sequential(nn.Linear(config["embed_dim"], 512), nn.ReLU(), nn.Linear(512, 512))
+    return branch, projection
+
+
+def _clap_module() -> ModuleType:
+    """The package `clap_module` inside of laion_clap, which itself cannot be imported without
+    network: it downloads three text tokenizers at once.
+    """
+    if "clap_module" in sys.modules:
+        return sys.modules["clap_module"]
+    outer = importlib.util.find_spec("laion_clap")
+    if outer is None:
+        raise BackboneError("the loader clap needs laion_clap: pip install 'depalm[clap]'")
+    spec = PathFinder.find_spec("clap_module", list(outer.submodule_search_locations or []))
+    if spec is None or spec.loader is None:
+        raise BackboneError("laion_clap is damaged: it lacks clap_module; install it again")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["clap_module"] = module  # under this name laion_clap has it too
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        del sys.modules["clap_module"]
+        raise BackboneError(f"laion_clap cannot be used: {error}") from error
+    return module

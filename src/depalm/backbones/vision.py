@@ -1,0 +1,133 @@
+"""Vision transformers that see one picture: of timm (spectrograms too), transformers, open_clip."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import timm
+from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
+from safetensors import SafetensorError
+from timm.models import eva, vision_transformer
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from transformers import CLIPVisionModel
+
+from depalm.backbones.base import (
+    Backbone,
+    BackboneError,
+    BlockBackbone,
+    fill,
+    load_transformers,
+    read_weights,
+    weight_files,
+)
+from depalm.files import read_json
+
+
+class TimmViT(BlockBackbone):
+    """A vision transformer of timm, with one CLS token."""
+
+    def __init__(self, model: VisionTransformer | Eva):
+        tokens = model.num_prefix_tokens + model.patch_embed.num_patches
+        super().__init__(model, model.blocks, model.norm, tokens, model.embed_dim)
+
+    def run(self, inputs: Tensor) -> None:
+        """Pixels [B, 3, H, W], or filterbanks [B, frames, bins], which are pictures in grey."""
+        pixels = inputs if inputs.ndim == 4 else inputs.unsqueeze(1)
+        self.model.forward_features(pixels)  # type: ignore[operator]
+
+
+def load_timm(spec: Mapping[str, Any], weights: Path) -> Backbone:
+    """timm's `model` at `image_size` pixels (or `frames` by `mel_bins`), loaded strictly.
+
+    The classifier's weights are left out, and with `final_norm: false` those of the final norm;
+    position embeddings of another resolution are interpolated as timm does it. Raises
+    BackboneError.
+    """
+    model = build_timm(spec)
+    unused = [f"{model.pretrained_cfg['classifier']}."]
+    if not spec.get("final_norm", True):
+        unused += ["norm.", "fc_norm."]
+    library = eva if isinstance(model, Eva) else vision_transformer
+    state = library.checkpoint_filter_fn(read_weights(weights), model)
+    used = {key: state[key] for key in state if not key.startswith(tuple(unused))}
+    fill(model, used, spec["model"], weights)
+    return TimmViT(model)
+
+
+def build_timm(spec: Mapping[str, Any]) -> VisionTransformer | Eva:
+    """The model of `load_timm` with random weights. Raises BackboneError."""
+    name, on_audio = spec["model"], "audio" in spec
+    size = (spec["frames"], spec["mel_bins"]) if on_audio else spec["image_size"]
+    try:
+        model = timm.create_model(name, img_size=size, num_classes=0, in_chans=1 if on_audio else 3)
+    except (RuntimeError, TypeError) as error:
+        raise BackboneError(f"timm has no {name!r} for images of {size} pixels: {error}") from error
+    if not isinstance(model, VisionTransformer | Eva) or model.num_prefix_tokens != 1:
+        raise BackboneError(f"{name} is not a vision transformer with just a CLS token")
+    if not spec.get("final_norm", True):
+        model.norm = model.fc_norm = nn.Identity()
+    return model
+
+
+class ClipViT(BlockBackbone):
+    """The vision half of a CLIP model of transformers, on pixels [B, 3, H, W]."""
+
+    def __init__(self, model: CLIPVisionModel):
+        vision = getattr(model, "vision_model", model)  # older transformers have it inside
+        tokens, width = vision.embeddings.num_positions, model.config.hidden_size
+        super().__init__(model, vision.encoder.layers, vision.post_layernorm, tokens, width)
+
+
+def load_clip(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa: ARG001
+    """CLIP of transformers; the text half is left out. Raises BackboneError."""
+    return ClipViT(load_transformers(CLIPVisionModel, weights))
+
+
+class OpenClipViT(BlockBackbone):
+    """The vision half of a CLIP model of open_clip, on pixels [B, 3, H, W]."""
+
+    def __init__(self, vision: OpenClipVisionTransformer):
+        tokens, width = vision.positional_embedding.shape
+        super().__init__(vision, vision.transformer.resblocks, vision.ln_post, tokens, width)
+
+
+def load_open_clip(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa: ARG001
+    """CLIP of open_clip, with open_clip_config.json beside its weights; the text half is left out.
+
+    Raises BackboneError.
+    """
+    weight_files(weights)
+    _refuse_other_models(weights / "open_clip_config.json")
+    try:
+        model = open_clip.create_model(
+            f"local-dir:{weights}", precision="fp32", device="cpu", weights_only=True
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise BackboneError(f"{weights} holds no model of open_clip: {error}") from error
+    if not isinstance(model.visual, OpenClipVisionTransformer):
+        raise BackboneError(f"the vision half in {weights} is no vision transformer of open_clip")
+    return OpenClipViT(model.visual)
+
+
+def _refuse_other_models(path: Path) -> None:
+    """Raise BackboneError if the configuration of open_clip names a model of another library.
+
+    open_clip would get it from wherever the name leads, with the code that may be there.
+    """
+    try:
+        config = read_json(path)["model_cfg"]
+        named = [(half, key, config[half].get(key)) for half, key in OTHER_MODELS]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BackboneError(f"{path} is no configuration of open_clip: {error!r}") from error
+    for half, key, name in named:
+        if name is not None:
+            raise BackboneError(
+                f"{path} asks for the model {name!r} from elsewhere ({half}.{key}), which may "
+                "bring code of its own; it is refused. Use a model with both halves of open_clip"
+            )
+
+
+OTHER_MODELS = (("text_cfg", "hf_model_name"), ("vision_cfg", "timm_model_name"))

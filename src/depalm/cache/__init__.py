@@ -1,0 +1,1 @@
+"""Shards of tokens: written, read, verified and streamed, whatever model made them."""

@@ -1,0 +1,165 @@
+"""What the formats of a shard share: named arrays of 2-byte values, a row for each sample."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import google_crc32c
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depalm.cache.http_file import CONNECTIONS, RemoteFile
+from depalm.errors import DepalmError
+
+ITEM = 2  # bytes of a value
+NEAR = 2**16  # bytes between two rows that are read along with them rather than ask a server twice
+# metadata in which the shards of one cache may differ
+OF_A_SHARD = ("depalm_version", "samples", "rejected", "sha256")
+Rows = Mapping[str, tuple[int, int]]  # the arrays: name -> shape of a row
+
+
+class ShardError(DepalmError):
+    """A shard that is missing, damaged, or laid out by other software."""
+
+
+class RowWriter(Protocol):
+    """Appends samples to the arrays of a shard that is being written."""
+
+    def append(self, ids: Sequence[str], rows: Mapping[str, Tensor]) -> None:
+        """Append B samples: rows [B, *row] of each array, contiguous and on the CPU."""
+        ...
+
+    def finish(self, metadata: Mapping[str, Any]) -> None:
+        """Write what stands behind the rows; nothing is appended any more."""
+        ...
+
+
+class Content(Protocol):
+    """The bytes of a file, mapped into memory or on a web server."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows of one array in a file; `offsets` [N] are in bytes."""
+
+    content: Content
+    offsets: NDArray[np.integer[Any]]
+    row: tuple[int, int]
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Where the bytes of a row start and stop."""
+        start = int(self.offsets[index])
+        return start, start + prod(self.row) * ITEM
+
+    def decode(self, content: NDArray[np.uint8]) -> NDArray[np.int16]:
+        """The bits of a row [A, B] out of its bytes, not copied."""
+        return content.view("<i2").reshape(self.row)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An opened shard: its metadata, and its arrays by name."""
+
+    path: Path | str
+    metadata: Mapping[str, Any]
+    arrays: Mapping[str, StoredRows]
+
+    def rows(self, index: int, names: Sequence[str]) -> list[NDArray[np.int16]]:
+        """The bits of a sample's row [A, B] in each of the arrays, not copied."""
+        arrays = [self.arrays[name] for name in names]
+        return [array.decode(array.content[slice(*array.span(index))]) for array in arrays]
+
+
+class StreamedShard(Shard):
+    """A shard on a web server, all arrays of which lie in one file."""
+
+    def rows(self, index: int, names: Sequence[str]) -> list[NDArray[np.int16]]:
+        """As of any shard; what lies close together is one request. Raises DownloadError."""
+        spans = sorted((*self.arrays[name].span(index), name) for name in names)
+        requests: list[list[tuple[int, int, str]]] = []
+        for i, span in enumerate(spans):
+            if i == 0 or span[0] - spans[i - 1][1] > NEAR:
+                requests.append([])
+            requests[-1].append(span)
+        found = {}
+        for request in requests:
+            first, last = request[0][0], request[-1][1]
+            content = self.arrays[request[0][2]].content[first:last]
+            for start, stop, name in request:
+                found[name] = self.arrays[name].decode(content[start - first : stop - first])
+        return [found[name] for name in names]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to lay out a shard, told by the suffix of its name.
+
+    `write` (path, arrays, dtype of the stored bits) gives a writer whose shard appears whole at the
+    end of the context; `open` raises ShardError. `stream` opens a shard on a web server, if it can
+    be read from there, and raises DownloadError too. On disk a row takes `row_bytes` of its shape,
+    and a sample `sample_bytes` besides its rows.
+    """
+
+    suffix: str
+    write: Callable[[Path, Rows, str], AbstractContextManager[RowWriter]]
+    open: Callable[[Path], Shard]
+    row_bytes: Callable[[tuple[int, int]], int]
+    sample_bytes: int
+    stream: Callable[[RemoteFile], StreamedShard] | None = None
+
+
+def read_rows(
+    places: Sequence[tuple[Shard, int]], names: Sequence[str]
+) -> list[list[NDArray[np.int16]]]:
+    """:meth:`Shard.rows` of samples in several shards; those on a web server some at a time."""
+
+    def rows(place: tuple[Shard, int]) -> list[NDArray[np.int16]]:
+        shard, index = place
+        return shard.rows(index, names)
+
+    if not any(isinstance(shard, StreamedShard) for shard, _ in places):
+        return [rows(place) for place in places]
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        return list(pool.map(rows, places))
+
+
+def array_rows(shape: Mapping[str, int], layers: Sequence[int]) -> dict[str, tuple[int, int]]:
+    """The arrays of a shard: CLS of every block [L, D], and all tokens [T, D] of each layer."""
+    of_layer = {f"tokens/layer_{layer}": (shape["tokens"], shape["width"]) for layer in layers}
+    return {"cls": (shape["layers"], shape["width"]), **of_layer}
+
+
+def rows_in(path: Path | str, metadata: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """The arrays that the metadata found in `path` tells of. Raises ShardError if it does not."""
+    known = metadata.keys() >= {"shape", "layers", "dtype", *OF_A_SHARD}
+    if not known or not all(isinstance(layer, int) for layer in metadata["layers"]):
+        raise ShardError(f"{path} is not a shard of a token cache")
+    if not isinstance(metadata["rejected"], Mapping):
+        raise ShardError(f"{path} was made by an earlier version of depalm")
+    return array_rows(metadata["shape"], metadata["layers"])
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """The bytes of a file, mapped into memory. Raises ShardError."""
+    try:
+        return np.asarray(np.memmap(path, mode="r", dtype=np.uint8))  # slices of it are cheaper
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path} is missing or empty") from error
+
+
+def bits(rows: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU, not copied."""
+    return rows.view(torch.uint8).flatten().numpy().data
+
+
+def crc32c(content: bytes) -> bytes:
+    return int(google_crc32c.value(content)).to_bytes(4, "little")

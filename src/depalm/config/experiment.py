@@ -1,0 +1,360 @@
+"""The run configuration and the part files it names, strictly checked before any job is planned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from depalm.adapters.adapter import Adapter
+from depalm.adapters.qp_mapper import ConnectorError
+from depalm.adapters.saved import RECORD, WEIGHTS, read_record
+from depalm.adapters.selection import AdapterError
+from depalm.config.schema import ConfigError, check_schema, load_yaml, nearest
+from depalm.datasets.manifest import ManifestError, parse_fraction
+from depalm.evaluation.metrics import MetricError, require
+from depalm.features.cached import training_views
+
+LOCAL_PLACES = (
+    ("dataset", "root"),
+    ("dataset", "media_root"),
+    ("backbone", "path"),
+    ("llm", "path"),
+)
+AXES = ("dataset", "fraction", "backbone", "llm", "method")  # of a run, besides its seed
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the comparison; `path` is where its results lie."""
+
+    dataset: str
+    fraction: str
+    backbone: str
+    llm: str
+    method: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        return (
+            f"results/{self.dataset}/runs/{self.fraction}/{self.backbone}+{self.llm}/"
+            f"{self.method}/seed{self.seed}"
+        )
+
+
+@dataclass
+class Config:
+    """A checked configuration: `settings` as in its file, and the parts by kind and name.
+
+    A part is the file {kind}s/{name}.yaml in the first of `folders` that has it.
+    """
+
+    settings: Mapping[str, Any]
+    folders: Sequence[Path]
+    parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    adapters: dict[Run, Adapter] = field(default_factory=dict, repr=False)
+
+    def part(self, kind: str, name: str) -> dict[str, Any]:
+        """The content of {kind}s/{name}.yaml, checked. Raises ConfigError."""
+        known = self.parts.setdefault(kind, {})
+        if name not in known:
+            files = [folder / f"{kind}s" / f"{name}.yaml" for folder in self.folders]
+            path = next((path for path in files if path.is_file()), None)
+            if path is None:
+                there = {other.stem for path in files for other in path.parent.glob("*.yaml")}
+                wanted = ", ".join(map(str, files))
+                raise ConfigError(f"unknown {kind} {name!r}{nearest(name, there)} (no {wanted})")
+            content = load_yaml(path)
+            check_schema(content, kind, str(path))
+            known[name] = _sorted(content)
+        return known[name]
+
+    def runs(self) -> list[Run]:
+        """Every run of the grid, in the order of the file, each once."""
+        runs: dict[Run, None] = {}
+        for block in self.settings["grid"]:
+            axes = ("datasets", "fractions", "backbones", "llms", "methods", "seeds")
+            for values in product(*(block[axis] for axis in axes)):
+                runs[Run(*values)] = None
+        return list(runs)
+
+    def train_settings(self, run: Run) -> dict[str, Any]:
+        """Of the configuration, the dataset, the method and the overrides: what says it last."""
+        merged: dict[str, Any] = {}
+        sources = [
+            self.settings["train"],
+            self.part("dataset", run.dataset).get("train", {}),
+            self.part("method", run.method).get("train", {}),
+            *(rule.get("train", {}) for rule in self._overrides(run)),
+        ]
+        for source in sources:
+            if source.keys() & {"steps", "epochs"}:  # either replaces the other
+                merged.pop("steps", None)
+                merged.pop("epochs", None)
+            merged |= source
+        if len(merged.keys() & {"steps", "epochs"}) != 1:
+            raise ConfigError(f"{run.path}: train needs either `steps` or `epochs`")
+        return _sorted(merged)
+
+    def method(self, run: Run) -> dict[str, Any]:
+        """What a run's method is, overrides included, but not its label or training settings."""
+        method = self.part("method", run.method)
+        for rule in self._overrides(run):
+            method = _deep_merge(method, rule.get("method", {}))
+        return _sorted({k: value for k, value in method.items() if k not in ("train", "label")})
+
+    def checkpoint(self, run: Run) -> str | None:
+        """The folder of the adapter that a run only tests; None if it trains its own."""
+        chosen: str | None = self._setting(run, "checkpoint")
+        return chosen
+
+    def online(self, run: Run) -> bool:
+        """Whether a run has its backbone in the loop, rather than a cache of its tokens."""
+        return bool(self._setting(run, "features") == "online")
+
+    def _setting(self, run: Run, key: str) -> Any:
+        """What the last override says that says it, or else the file; None if neither does."""
+        values = [of[key] for of in (self.settings, *self._overrides(run)) if key in of]
+        return values[-1] if values else None
+
+    def _overrides(self, run: Run) -> list[Mapping[str, Any]]:
+        values = asdict(run)
+        return [
+            rule
+            for rule in self.settings.get("overrides", [])
+            if all(values[axis.removesuffix("s")] in names for axis, names in rule["where"].items())
+        ]
+
+    def adapter(self, run: Run) -> Adapter:
+        """The adapter of a run, on the meta device. Raises ConfigError if it cannot be."""
+        if run not in self.adapters:
+            self.adapters[run] = self._build_adapter(run)
+        return self.adapters[run]
+
+    def _build_adapter(self, run: Run) -> Adapter:
+        backbone, llm = self.part("backbone", run.backbone), self.part("llm", run.llm)
+        try:
+            with torch.device("meta"):
+                return Adapter(self.method(run), backbone["shape"], llm["shape"])
+        except (AdapterError, ConnectorError) as error:
+            raise ConfigError(
+                f"method {run.method!r} does not fit {run.backbone} and {run.llm}: {error}"
+            ) from error
+
+    def layers(self, dataset: str, backbone: str) -> list[int]:
+        """The layers of which the configured methods read all tokens from the cache, on this
+        dataset.
+        """
+        return self._cached_layers.get((dataset, backbone), [])
+
+    @cached_property
+    def _cached_layers(self) -> dict[tuple[str, str], list[int]]:
+        found: dict[tuple[str, str], set[int]] = {}
+        for run in self.runs():
+            adapter = self.adapter(run)
+            if not (self.online(run) or adapter.cls_only):
+                found.setdefault((run.dataset, run.backbone), set()).update(adapter.source_layers)
+        return {key: sorted(layers) for key, layers in found.items()}
+
+    def table_runs(self, table: Mapping[str, Any]) -> list[Run]:
+        """The runs that the filters of a table let through."""
+        filters = {axis: table[f"{axis}s"] for axis in AXES if table.get(f"{axis}s")}
+        return [
+            run
+            for run in self.runs()
+            if all(getattr(run, axis) in names for axis, names in filters.items())
+        ]
+
+    @property
+    def training_views(self) -> list[int]:
+        return training_views(self.settings["cache"].get("views", 1))
+
+    def model_directory(self, kind: str, name: str) -> str:
+        """Where the weights of a backbone or LLM are read: converted, as fetched, or the user's
+        own.
+        """
+        part = self.part(kind, name)
+        if "path" in part:
+            return str(part["path"])
+        return f"resources/{'models' if 'convert' in part else 'downloads'}/{kind}s/{name}"
+
+    def data_directory(self, dataset: str) -> str:
+        """Where a dataset is read: the user's own directory, converted, or as fetched."""
+        part = self.part("dataset", dataset)
+        if "root" in part:
+            return str(part["root"])
+        return f"resources/{'models' if 'convert' in part else 'downloads'}/datasets/{dataset}"
+
+    def media_directory(self, dataset: str) -> str:
+        """Where the media of a dataset lie: in its `media_root`, or else with the annotations."""
+        part = self.part("dataset", dataset)
+        return (
+            str(Path(part["media_root"])) if "media_root" in part else self.data_directory(dataset)
+        )
+
+    def max_reject_fraction(self, dataset: str) -> float:
+        """What is tolerated of bad samples and files of a dataset: its own, or that of `data`."""
+        default: float = self.settings["data"]["max_reject_fraction"]
+        return self.part("dataset", dataset).get("max_reject_fraction", default)
+
+
+def load_config(settings: Mapping[str, Any], root: Path) -> Config:
+    """Check `settings` and the parts that it names. Raises ConfigError.
+
+    The folders of parts that it lists lie under `root`.
+    """
+    check_schema(settings, "config", "configuration")
+    _check_cache(settings["cache"])
+    config = Config(_sorted(settings), [root / name for name in settings.get("parts", ["config"])])
+    for run in config.runs():
+        _check_run(config, run)
+    metrics = {
+        name for run in config.runs() for name in config.part("dataset", run.dataset)["metrics"]
+    }
+    try:
+        require(sorted(metrics))
+    except MetricError as error:
+        raise ConfigError(str(error)) from error
+    for table in settings["tables"]:
+        _check_table(config, table, root)
+    for run in config.runs():  # last, for a wrong name is the likelier reason
+        _check_files(config, run)
+    return config
+
+
+def _check_cache(cache: Mapping[str, Any]) -> None:
+    if cache.get("stream") and "url" not in cache:
+        raise ConfigError(
+            "cache.stream: there is nothing to stream from; set cache.url to where the shards are "
+            "published, or leave out cache.stream"
+        )
+    if "url" in cache and cache.get("format") != "webdataset":
+        raise ConfigError(
+            "cache.format: zarr shards are directories, which are neither fetched nor streamed "
+            "from cache.url; set it to webdataset"
+        )
+
+
+def _check_run(config: Config, run: Run) -> None:
+    dataset, backbone = config.part("dataset", run.dataset), config.part("backbone", run.backbone)
+    if backbone["modality"] not in (dataset["modality"], "none"):
+        raise ConfigError(
+            f"dataset {run.dataset} is {dataset['modality']}, but backbone {run.backbone} "
+            f"is for {backbone['modality']}"
+        )
+    checkpoint = config.checkpoint(run)
+    needed = {dataset["test_split"], *(["train"] if checkpoint is None else [])}
+    if not needed <= set(dataset["splits"]):
+        raise ConfigError(f"dataset {run.dataset} lacks one of the splits {sorted(needed)}")
+    templates = dataset["templates"]
+    if isinstance(index := templates.get("selection"), int) and index >= len(templates["texts"]):
+        raise ConfigError(
+            f"dataset {run.dataset}: templates selects index {index} of {len(templates['texts'])}"
+        )
+    try:
+        parse_fraction(run.fraction)
+    except ManifestError as error:
+        raise ConfigError(str(error)) from error
+    config.train_settings(run)
+    _check_method(config, run)
+
+
+def _check_files(config: Config, run: Run) -> None:
+    """Whether what the parts of a run say to be on this machine is there."""
+    for kind, place in LOCAL_PLACES:
+        name = getattr(run, kind)
+        folder = config.part(kind, name).get(place)
+        if folder is not None and not Path(folder).exists():
+            how = config.part(kind, name).get("obtain")
+            told = f"To get it: {' '.join(how.split())}" if how else f"Correct {place} in its YAML"
+            raise ConfigError(f"{kind} {name}: {place} {folder} does not exist. {told}")
+    checkpoint = config.checkpoint(run)
+    if checkpoint is not None:
+        _check_checkpoint(config, run, Path(checkpoint))
+
+
+def _check_method(config: Config, run: Run) -> None:
+    method = config.method(run)
+    check_schema(
+        {"label": run.method, **method}, "method", f"{run.path}, method with its overrides"
+    )
+    reads = bool(config.adapter(run).source_layers)
+    if any(method.get("finetune", {}).get("backbone", {}).values()):
+        if not reads:
+            raise ConfigError(f"method {run.method!r} tunes a backbone that it does not read")
+        if not config.online(run):
+            raise ConfigError(
+                f"method {run.method!r}: finetune.backbone changes the backbone's tokens, but the "
+                "cache holds those of the frozen one: set `features: online` for its runs"
+            )
+    if reads and config.part("backbone", run.backbone)["loader"] == "disabled":
+        raise ConfigError(
+            f"method {run.method} reads tokens, but backbone {run.backbone} gives none; it is for "
+            "methods such as blind"
+        )
+
+
+def _check_checkpoint(config: Config, run: Run, folder: Path) -> None:
+    for name in (WEIGHTS, RECORD):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{run.path}: its checkpoint {folder} has no {name}")
+    if str(folder) == config.settings.get("checkpoint"):
+        return  # it fits the run that was asked for, if any: its job will tell
+    method = {key: value for key, value in config.method(run).items() if key != "version"}
+    llm = config.part("llm", run.llm)
+    known: dict[str, Any] = {
+        "method": method,
+        "llm": {key: llm[key] for key in ("family", "shape")},
+    }
+    if config.adapter(run).source_layers:
+        known["backbone"] = {"shape": config.part("backbone", run.backbone)["shape"]}
+    try:
+        read_record(folder / RECORD, known)
+    except AdapterError as error:
+        raise ConfigError(f"{run.path}: {error}") from error
+
+
+def _check_table(config: Config, table: Mapping[str, Any], root: Path) -> None:
+    for axis in AXES:
+        there = {getattr(run, axis) for run in config.runs()}
+        for name in table.get(f"{axis}s") or []:
+            if name not in there:
+                raise ConfigError(
+                    f"table {table['name']}: {axis}s names {name!r}, which no run of the grid "
+                    f"has{nearest(name, there)}"
+                )
+    published = table.get("published")
+    if published is not None and not (root / published).is_file():
+        raise ConfigError(f"table {table['name']}: there is no file {root / published}")
+    if table.get("rows") == "methods":
+        models: dict[tuple[str, ...], set[str]] = {}
+        for run in config.table_runs(table):
+            cell = (run.method, run.dataset, run.fraction)
+            models.setdefault(cell, set()).add(f"{run.backbone}+{run.llm}")
+        for place, used in models.items():
+            if len(used) > 1:
+                raise ConfigError(
+                    f"table {table['name']} has a row for each method, but {' '.join(place)} runs "
+                    f"with {', '.join(sorted(used))}: filter its backbones and llms"
+                )
+
+
+def _sorted(value: Any) -> Any:
+    """The same with the keys of all mappings in order, for Snakemake compares parameters as text:
+    without this, to move a line in a file would rerun what depends on it.
+    """
+    if isinstance(value, Mapping):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+def _deep_merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _deep_merge(merged[key], value) if both else value
+    return merged

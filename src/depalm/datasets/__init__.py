@@ -1,0 +1,1 @@
+"""Official annotations become a manifest, one row per sample."""

@@ -1,0 +1,93 @@
+"""The dataset readers by name, and that of a user's own samples."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from depalm.datasets.annotations import Annotation, AnnotationError, read_csv, read_jsonl
+from depalm.datasets.captions import read_audiocaps, read_msrvtt, read_textcaps
+from depalm.datasets.coco import read_coco_2014, read_coco_2017, read_coco_karpathy
+from depalm.datasets.vqa import (
+    read_aokvqa,
+    read_easy_vqa,
+    read_okvqa,
+    read_textvqa,
+    read_vqav2,
+    read_vqav2_karpathy,
+)
+
+
+def read_generic(root: Path, split: str) -> Iterator[Annotation]:
+    """A user's own samples: manifest.{split}.jsonl (one object a line) or manifest.{split}.csv.
+
+    Fields: `media` (path relative to the root, or to the dataset's `media_root`); `question` (goes
+    into the template) or `prompt` (used as it is), neither for captioning; `reference` (one text)
+    or `references` (a list; in CSV a JSON list); `id`, by default the split and the number of the
+    row.
+    """
+    path = next(
+        (p for suffix in ("jsonl", "csv") if (p := root / f"manifest.{split}.{suffix}").is_file()),
+        None,
+    )
+    if path is None:
+        raise AnnotationError(
+            f"{root} holds neither manifest.{split}.jsonl nor manifest.{split}.csv"
+        )
+    rows = read_jsonl(path) if path.suffix == ".jsonl" else _csv_rows(path)
+    for number, row in enumerate(rows):
+        yield _generic_row(row, f"{split}-{number}", f"{path}: row {number}")
+
+
+def _generic_row(row: Mapping[str, Any], name: str, where: str) -> Annotation:
+    unknown = row.keys() - GENERIC_FIELDS
+    references = [row["reference"]] if "reference" in row else row.get("references")
+    texts = [row.get("media"), *(row[key] for key in ("id", "question", "prompt") if key in row)]
+    if unknown:
+        raise AnnotationError(f"{where} has {sorted(unknown)}; fields are {sorted(GENERIC_FIELDS)}")
+    if {"reference", "references"} <= row.keys() or {"question", "prompt"} <= row.keys():
+        raise AnnotationError(f"{where} has two of which only one is allowed: {sorted(row)}")
+    if not isinstance(references, list) or not all(
+        isinstance(r, str) for r in (*texts, *references)
+    ):
+        raise AnnotationError(
+            f"{where}: media and reference(s) are needed; references is a list of texts, and all "
+            "other fields are texts"
+        )
+    return Annotation(
+        row.get("id", name), row["media"], row.get("question", ""), references, row.get("prompt")
+    )
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for row in read_csv(path):
+        if "references" in row:
+            try:
+                row["references"] = json.loads(row["references"])
+            except json.JSONDecodeError as error:
+                raise AnnotationError(
+                    f"{path}: references must be a JSON list, not {row['references']!r}; "
+                    "name the column `reference` if it is one text"
+                ) from error
+        yield row
+
+
+GENERIC_FIELDS = {"id", "media", "question", "prompt", "reference", "references"}
+
+# the samples of a split, from the annotations below the root; media are not looked at. Raises
+# AnnotationError.
+READERS: dict[str, Callable[[Path, str], Iterator[Annotation]]] = {
+    "aokvqa": read_aokvqa,
+    "audiocaps": read_audiocaps,
+    "coco_2014": read_coco_2014,
+    "coco_2017": read_coco_2017,
+    "coco_karpathy": read_coco_karpathy,
+    "easy_vqa": read_easy_vqa,
+    "generic": read_generic,
+    "msrvtt": read_msrvtt,
+    "okvqa": read_okvqa,
+    "textcaps": read_textcaps,
+    "textvqa": read_textvqa,
+    "vqav2": read_vqav2,
+    "vqav2_karpathy": read_vqav2_karpathy,
+}

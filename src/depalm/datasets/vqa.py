@@ -1,0 +1,169 @@
+"""Readers of question answering datasets; all answers that the humans gave are references."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from depalm.datasets.annotations import Annotation, AnnotationError, is_text, read_rows, texts
+from depalm.datasets.coco import coco_id, coco_media, karpathy_rows
+from depalm.progress import logger
+
+
+def read_easy_vqa(root: Path, split: str) -> Iterator[Annotation]:
+    """easy-VQA 1.0 (package `easy-vqa`, folder data).
+
+    {split}/questions.json is a list of [question, answer, image number], and the images are
+    {split}/images/{number}.png.
+    """
+    path = root / split / "questions.json"
+    for number, row in enumerate(read_rows(path)):
+        match row:
+            case [str(question), str(answer), int(image)]:
+                media = f"{split}/images/{image}.png"
+                yield Annotation(f"{split}-{number}", media, question, [answer])
+            case _:
+                raise AnnotationError(f"{path}: row {number} is not [question, answer, image]")
+
+
+def read_vqav2(root: Path, split: str) -> Iterator[Annotation]:
+    """VQAv2 in its official split: train, val (443,757, 214,354 questions, ten answers each).
+
+    v2_OpenEnded_mscoco_{split}2014_questions.json and v2_mscoco_{split}2014_annotations.json, on
+    COCO images (see depalm.datasets.coco.coco_media). Those of test have no published answers.
+    """
+    for _, row in _official_pair(root, "v2_", split):
+        yield row
+
+
+def read_okvqa(root: Path, split: str) -> Iterator[Annotation]:
+    """OKVQA: train, val (9,009, 5,046 questions; the answers of five people, each twice).
+
+    OpenEnded_mscoco_{split}2014_questions.json and mscoco_{split}2014_annotations.json, on COCO
+    images (see depalm.datasets.coco.coco_media). References are the stemmed answers, which the
+    official evaluation takes.
+    """
+    for _, row in _official_pair(root, "", split):
+        yield row
+
+
+def read_vqav2_karpathy(root: Path, split: str) -> Iterator[Annotation]:
+    """VQAv2 in Karpathy's split: train, val, test (605,102, 26,729, 26,280 questions).
+
+    Either karpathy_{split}.json of VL-T5 (Cho et al. 2021), a list of {question_id, img_id, sent},
+    with the answers in it or else the official ones. Or, without it, the official pairs of train
+    and val (see read_vqav2) and dataset_coco.json: the questions about the images of Karpathy's val
+    and test are val and test, all others train: the same split, by its counts.
+    """
+    path = root / f"karpathy_{split}.json"
+    if path.is_file():
+        yield from _karpathy_questions(root, path)
+        return
+    parts = {image: part for image, part, _ in karpathy_rows(root) if part in ("val", "test")}
+    for official in ("train", "val"):
+        for image, row in _official_pair(root, "v2_", official):
+            if parts.get(image, "train") == split:
+                yield row
+
+
+def _karpathy_questions(root: Path, path: Path) -> Iterator[Annotation]:
+    media = coco_media(root)
+    rows = read_rows(path)
+    official: dict[int, list[str]] = {}
+    if not all(isinstance(row, dict) and "answers" in row for row in rows):
+        official = _official_answers(root, "v2_", "train") | _official_answers(root, "v2_", "val")
+    for number, row in enumerate(rows):
+        where = f"{path}: row {number}"
+        match row:
+            case {"question_id": int(key), "img_id": str(name), "sent": str(question)}:
+                given = row.get("answers")
+                answers = official.get(key, []) if given is None else _answers(given, where)
+                yield Annotation(str(key), media(coco_id(name, where)), question, answers)
+            case _:
+                raise AnnotationError(f"{where} is not {KARPATHY_QUESTION}")
+
+
+def _official_pair(root: Path, prefix: str, split: str) -> Iterator[tuple[int, Annotation]]:
+    """Image id and sample of each question; one without annotation has no references."""
+    media = coco_media(root)
+    answers = _official_answers(root, prefix, split)
+    path = root / f"{prefix}OpenEnded_mscoco_{split}2014_questions.json"
+    asked = set()
+    for number, row in enumerate(read_rows(path, "questions")):
+        match row:
+            case {"question_id": int(key), "image_id": int(image), "question": str(question)}:
+                asked.add(key)
+                yield image, Annotation(str(key), media(image), question, answers.get(key, []))
+            case _:
+                raise AnnotationError(f"{path}: row {number} is not {QUESTION}")
+    if unasked := len(answers.keys() - asked):
+        logger.warning("%s lacks the questions of %d annotations", path, unasked)
+
+
+def _official_answers(root: Path, prefix: str, split: str) -> dict[int, list[str]]:
+    """The answers to each question, by its id."""
+    path = root / f"{prefix}mscoco_{split}2014_annotations.json"
+    answers: dict[int, list[str]] = {}
+    for number, row in enumerate(read_rows(path, "annotations")):
+        match row:
+            case {"question_id": int(key), "answers": given} if key not in answers:
+                answers[key] = _answers(given, f"{path}: row {number}")
+            case {"question_id": int(key)} if key in answers:
+                raise AnnotationError(f"{path}: row {number} is a second one of question {key}")
+            case _:
+                raise AnnotationError(f"{path}: row {number} is not {QUESTION_ANSWERS}")
+    return answers
+
+
+def _answers(rows: object, where: str) -> list[str]:
+    """VQA's [{"answer": ...}, ...]."""
+    if not isinstance(rows, list):
+        raise AnnotationError(f"{where}: answers is no list")
+    return texts(rows, "answer", f"{where}, answers,")
+
+
+def read_aokvqa(root: Path, split: str) -> Iterator[Annotation]:
+    """A-OKVQA 1.0: train, val (17,056, 1,145 questions); references are the ten direct answers.
+
+    aokvqa_v1p0_{split}.json, on COCO images (see depalm.datasets.coco.coco_media). Questions that
+    are marked as hard to answer directly are kept. Those of test have no published answers.
+    """
+    media = coco_media(root)
+    path = root / f"aokvqa_v1p0_{split}.json"
+    for number, row in enumerate(read_rows(path)):
+        match row:
+            case {
+                "question_id": str(key),
+                "image_id": int(image),
+                "question": str(question),
+                "direct_answers": list(answers),
+            } if all(map(is_text, answers)):
+                yield Annotation(key, media(image), question, answers)
+            case _:
+                raise AnnotationError(f"{path}: row {number} is not {AOKVQA_QUESTION}")
+
+
+def read_textvqa(root: Path, split: str) -> Iterator[Annotation]:
+    """TextVQA 0.5.1: train, val (34,602, 5,000 questions, ten answers each).
+
+    TextVQA_0.5.1_{split}.json; the images of both splits are train_images/{image_id}.jpg. Those of
+    test have no published answers. The hub's parquet form becomes this one by converter
+    `textvqa_parquet`.
+    """
+    path = root / f"TextVQA_0.5.1_{split}.json"
+    for number, row in enumerate(read_rows(path, "data")):
+        match row:
+            case {
+                "question_id": int(key),
+                "image_id": str(image),
+                "question": str(question),
+                "answers": list(answers),
+            } if all(map(is_text, answers)):
+                yield Annotation(str(key), f"train_images/{image}.jpg", question, answers)
+            case _:
+                raise AnnotationError(f"{path}: row {number} is not {TEXTVQA_QUESTION}")
+
+
+QUESTION = '{"question_id", "image_id", "question"}'
+QUESTION_ANSWERS = '{"question_id", "answers"}'
+KARPATHY_QUESTION = '{"question_id", "img_id", "sent"}'
+AOKVQA_QUESTION = '{"question_id", "image_id", "question", "direct_answers": [text, ...]}'
+TEXTVQA_QUESTION = '{"question_id", "image_id", "question", "answers": [text, ...]}'

@@ -1,0 +1,1 @@
+"""Predictions become scores, and scores become tables."""

@@ -1,0 +1,241 @@
+"""Metrics of generated text against its references, in the scale that the paper prints: times 100.
+
+Captions are scored by the official programs that the package pycocoevalcap carries: the PTB
+tokenizer of Stanford CoreNLP 3.4.1, METEOR 1.5 and SPICE 1.0 (Java), BLEU, ROUGE-L and CIDEr-D
+(Python). Its thin wrappers around the Java programs are not used: they write into the installed
+package, and wait for ever when a Java process dies.
+"""
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer import ptbtokenizer
+
+from depalm.errors import DepalmError
+from depalm.evaluation.vqa_accuracy import vqa_accuracy
+from depalm.files import read_json
+
+References = Mapping[str, Sequence[str]]  # sample id -> reference texts
+Predictions = Mapping[str, str]  # sample id -> generated text
+
+CAPTION_EVALUATION = Path(ptbtokenizer.__file__).parents[1]
+TOKENIZER_JAR = CAPTION_EVALUATION / "tokenizer" / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
+METEOR_JAR = CAPTION_EVALUATION / "meteor" / "meteor-1.5.jar"
+SPICE_JAR = CAPTION_EVALUATION / "spice" / "spice-1.0.jar"
+SPICE_MODELS = tuple(
+    CAPTION_EVALUATION / "spice" / "lib" / f"stanford-corenlp-3.6.0{part}.jar"
+    for part in ("", "-models")
+)
+
+
+class MetricError(DepalmError):
+    """A metric that is unknown or cannot run here, or predictions of other samples."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: its name in tables, and how it is computed, from 0 to 1.
+
+    `captions` says that it takes captions tokenized by :func:`tokenize`, and so needs Java;
+    `models` are files that it needs and that pycocoevalcap does not carry.
+    """
+
+    title: str
+    compute: Callable[[References, Predictions], float]
+    captions: bool = True
+    models: tuple[Path, ...] = ()
+
+
+def require(metrics: Collection[str]) -> None:
+    """Raise MetricError if one of `metrics` is unknown, or needs Java and there is none."""
+    unknown = sorted(set(metrics) - METRICS.keys())
+    if unknown:
+        raise MetricError(f"unknown metric {', '.join(unknown)}; known: {', '.join(METRICS)}")
+    captions = [name for name in metrics if METRICS[name].captions]
+    if captions and shutil.which("java") is None:
+        raise MetricError(
+            f"{', '.join(captions)}: caption metrics need Java, and no `java` is on the PATH. "
+            "Install a Java runtime of version 8 or newer (Debian: default-jre-headless; conda: "
+            "openjdk)"
+        )
+
+
+def unavailable(metrics: Collection[str]) -> dict[str, str]:
+    """Those of `metrics` whose models are not installed, each with the reason.
+
+    Nothing is downloaded.
+    """
+    return {
+        name: f"needs {', '.join(missing)}, which pycocoevalcap does not carry; with internet "
+        "access, `python -m pycocoevalcap.spice.get_stanford_models` installs them"
+        for name in metrics
+        if (missing := [path.name for path in METRICS[name].models if not path.is_file()])
+    }
+
+
+def score(
+    references: References, predictions: Predictions, metrics: Collection[str]
+) -> dict[str, float]:
+    """Score predictions against the references of the same samples: metric -> percent.
+
+    Raises MetricError if a metric cannot run here, if the two have different ids, if a sample has
+    no reference, or if there is no sample at all.
+    """
+    require(metrics)
+    for name, reason in unavailable(metrics).items():
+        raise MetricError(f"{name}: {reason}")
+    different = sorted(references.keys() ^ predictions.keys())
+    if different:
+        raise MetricError(f"samples without prediction, or the other way: {shorten(different)}")
+    if not references:
+        raise MetricError("there is no prediction to score")
+    bare = [key for key, texts in references.items() if not texts]
+    if bare:
+        raise MetricError(f"samples without any reference cannot be scored: {shorten(bare)}")
+    raw = tokenized = (references, predictions)
+    if any(METRICS[name].captions for name in metrics):
+        tokenized = tokenize(references, predictions)
+    scores = {}
+    for name in metrics:
+        metric = METRICS[name]
+        scores[name] = 100 * float(metric.compute(*(tokenized if metric.captions else raw)))
+    return scores
+
+
+def shorten(names: Sequence[str], shown: int = 5) -> str:
+    """The first names of a list and how many more there are, for a message."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def tokenize(references: References, predictions: Predictions) -> tuple[References, Predictions]:
+    """Penn Treebank tokens as in COCO's evaluation: lower case, no punctuation, joined by spaces.
+
+    The tokenizer takes one caption a line, so any whitespace inside one becomes a space first: a
+    line separator would shift all captions behind it.
+    """
+    captions = [*chain.from_iterable(references.values()), *predictions.values()]
+    lines = _java(
+        *("-cp", TOKENIZER_JAR, "edu.stanford.nlp.process.PTBTokenizer"),
+        *("-preserveLines", "-lowerCase"),
+        text="\n".join(" ".join(caption.split()) for caption in captions),
+    ).split("\n")
+    if len(lines) != len(captions):
+        raise MetricError(f"the tokenizer made {len(lines)} lines of {len(captions)} captions")
+    kept = (
+        " ".join(word for word in line.split(" ") if word not in ptbtokenizer.PUNCTUATIONS)
+        for line in (line.rstrip() for line in lines)
+    )
+    tokens = {key: [next(kept) for _ in texts] for key, texts in references.items()}
+    return tokens, {key: next(kept) for key in predictions}
+
+
+def bleu(references: References, predictions: Predictions, order: int) -> float:
+    """Corpus BLEU of n-grams up to `order` (Papineni et al. 2002), closest reference length."""
+    scores, _ = Bleu(order).compute_score(*_listed(references, predictions), verbose=0)
+    return float(scores[-1])
+
+
+def rouge_l(references: References, predictions: Predictions) -> float:
+    """Mean ROUGE-L (Lin 2004)."""
+    mean, _ = Rouge().compute_score(*_listed(references, predictions))
+    return float(mean)
+
+
+def cider(references: References, predictions: Predictions) -> float:
+    """CIDEr-D (Vedantam et al. 2015), document frequencies from these references; at most 10."""
+    mean, _ = Cider().compute_score(*_listed(references, predictions))
+    return float(mean)
+
+
+def meteor(references: References, predictions: Predictions) -> float:
+    """METEOR 1.5 (Denkowski and Lavie 2014) for English, over the whole corpus.
+
+    The program takes a line of captions and gives a line of statistics; the statistics of all
+    samples are then given back to it, and it gives a score for each and one for all.
+    """
+    options = ["-", "-", "-stdio", "-l", "en", "-norm"]
+    command = ["java", "-Xmx2G", "-jar", str(METEOR_JAR), *options]
+    pipe = subprocess.PIPE
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            with subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=complaints, encoding="utf-8", bufsize=1
+            ) as java:
+                assert java.stdin is not None
+                assert java.stdout is not None
+                statistics = []
+                for key, texts in references.items():
+                    java.stdin.write(" ||| ".join(("SCORE", *texts, predictions[key])) + "\n")
+                    statistics.append(java.stdout.readline().rstrip("\n"))
+                java.stdin.write(" ||| ".join(("EVAL", *statistics)) + "\n")
+                *_, total = (java.stdout.readline() for _ in range(len(statistics) + 1))
+                return float(total)
+        except (OSError, ValueError) as error:
+            complaints.seek(0)
+            message = complaints.read().decode(errors="replace")[-1000:]
+            raise MetricError(f"METEOR's Java program failed: {message or error}") from error
+
+
+def spice(references: References, predictions: Predictions) -> float:
+    """Mean SPICE F-score (Anderson et al. 2016) over scene graphs.
+
+    No cache of parsed references is kept: the one of the program does not run on Java 17.
+    """
+    rows = [
+        {"image_id": index, "test": predictions[key], "refs": list(texts)}
+        for index, (key, texts) in enumerate(references.items())
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        captions, result = Path(folder) / "captions.json", Path(folder) / "scores.json"
+        captions.write_text(json.dumps(rows))
+        _java("-Xmx8G", "-jar", SPICE_JAR, captions, "-out", result, "-silent")
+        return fmean(row["scores"]["All"]["f"] for row in read_json(result))
+
+
+def spider(references: References, predictions: Predictions) -> float:
+    """SPIDEr = (CIDEr-D + SPICE) / 2 (Liu et al. 2017)."""
+    return (cider(references, predictions) + spice(references, predictions)) / 2
+
+
+def _listed(
+    references: References, predictions: Predictions
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """What pycocoevalcap takes: both with equal ids in equal order, predictions as lists of one."""
+    listed = {key: list(texts) for key, texts in references.items()}
+    return listed, {key: [predictions[key]] for key in references}
+
+
+def _java(*arguments: str | Path, text: str = "") -> str:
+    """Run a Java program to its end on `text`: its output, or MetricError with its complaints."""
+    done = subprocess.run(
+        ["java", *arguments], input=text, capture_output=True, encoding="utf-8", check=False
+    )
+    if done.returncode:
+        raise MetricError(f"java {' '.join(map(str, arguments))} failed: {done.stderr[-1000:]}")
+    return done.stdout
+
+
+METRICS = {
+    "vqa_accuracy": Metric("Accuracy", vqa_accuracy, captions=False),
+    "bleu_1": Metric("BLEU-1", partial(bleu, order=1)),
+    "bleu_2": Metric("BLEU-2", partial(bleu, order=2)),
+    "bleu_3": Metric("BLEU-3", partial(bleu, order=3)),
+    "bleu_4": Metric("BLEU-4", partial(bleu, order=4)),
+    "meteor": Metric("METEOR", meteor),
+    "rouge_l": Metric("ROUGE-L", rouge_l),
+    "cider": Metric("CIDEr", cider),
+    "spice": Metric("SPICE", spice, models=SPICE_MODELS),
+    "spider": Metric("SPIDEr", spider, models=SPICE_MODELS),
+}

@@ -1,0 +1,1 @@
+"""What an adapter reads: cached tokens, or a backbone in the loop; and extraction."""

@@ -1,0 +1,151 @@
+"""Features without a cache: the backbone runs whenever they are read, on files decoded anew, so
+that it can be tuned beside the adapter, and no epoch sees an image as another one did.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from depalm.adapters.adapter import Adapter
+from depalm.backbones.base import Backbone
+from depalm.files import inside, sha256_json
+from depalm.media.decoders import load_decoder, view_seed
+from depalm.media.pool import DecodingPool, File
+from depalm.progress import Progress
+from depalm.rejects import MediaError, Reject, check_rejects, report_rejects
+
+CHECKED = 16  # files that a process checks at a time
+
+
+@dataclass(frozen=True)
+class Media:
+    """Where the media files are, under `root`, and how they are decoded: by `workers` processes in
+    at most `decode_seconds` each; more than `max_reject_fraction` bad ones end the job.
+    """
+
+    root: Path
+    workers: int = 1
+    decode_seconds: float = 60.0
+    max_reject_fraction: float = 0.001
+
+
+def online_media(roots: Sequence[str], **decoding: Any) -> Media | None:
+    """The media under the one root that a rule gives a run with its backbone in the loop; None for
+    a run that it gives none.
+    """
+    return Media(Path(roots[0]), **decoding) if roots else None
+
+
+class OnlineFeatures:
+    """The tokens of `model` as `adapter` tunes it, for :mod:`depalm.training.loop` and
+    :mod:`depalm.generation.generate`; made by :func:`online_features`.
+
+    `rejected` are the files that :meth:`check` found bad, with the reasons.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        model: Backbone,
+        pool: DecodingPool,
+        media: Media,
+        device: torch.device,
+        seed: int | None,
+    ):
+        self.adapter, self.model, self.pool = adapter, model, pool
+        self.media, self.device, self.seed = media, device, seed
+        self.checked: list[str] = []
+        self.rejected: dict[str, str] = {}
+
+    def check(self, media: Sequence[str]) -> None:
+        """Decode all of `media` once, so that the bad ones can be left out before any is read.
+
+        Raises RejectError if there are more of them than tolerated, and OutsideError for one that
+        lies outside of the folder of the media.
+        """
+        rejects: list[Reject] = []
+        progress = Progress(len(media), "check", "file")
+        for batch in self.pool.decode(_chunks(self._files(media, None), CHECKED)):
+            rejects += batch.rejects
+            check_rejects(rejects, len(media), self.media.max_reject_fraction, "decoding")
+            progress.advance(len(batch.media) + len(batch.rejects))
+        report_rejects(rejects, len(media), "decoding")
+        self.checked = list(media)
+        self.rejected = {reject.media: reject.reason for reject in rejects}
+
+    def read(
+        self,
+        media_ids: Sequence[str],
+        layers: Sequence[int],
+        cls_only: bool,
+        epoch: int | None = None,
+    ) -> Tensor:
+        """Tokens of B files from L layers -> [B, L, T, D], float32 (T = 1: CLS only); without an
+        epoch they are those of the clean files.
+
+        A file that occurs twice is decoded once. Raises MediaError naming a file that cannot be
+        decoded now, though it could be when it was checked.
+        """
+        names = list(dict.fromkeys(media_ids))
+        share = -(-len(names) // self.media.workers)
+        decoded = list(self.pool.decode(_chunks(self._files(names, epoch), share)))
+        for reject in (reject for batch in decoded for reject in batch.rejects):
+            raise MediaError(f"{self.media.root / reject.media}: {reject.reason}")
+        inputs = torch.cat([batch.inputs.to(self.device) for batch in decoded])
+        with self.adapter.tuned("backbone", self.model):
+            tokens = self.model(inputs)[:, list(layers)]
+        rows = [names.index(name) for name in media_ids]
+        return tokens[rows, :, :1] if cls_only else tokens[rows]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells the features of the checked files from others, but for the models, as JSON:
+        of the files, their sizes and times of change.
+        """
+        kept = [name for name in self.checked if name not in self.rejected]
+        status = {name: inside(self.media.root, name).stat() for name in kept}
+        return {
+            "transform": self.pool.decoder.describe(with_seed=self.seed is not None),
+            "files": sha256_json({name: [s.st_size, s.st_mtime_ns] for name, s in status.items()}),
+            "rejected": sorted(self.rejected),
+        }
+
+    def _files(self, media: Sequence[str], epoch: int | None) -> list[File]:
+        view = 0 if self.seed is None or epoch is None else 1 + epoch
+        return [
+            File(name, inside(self.media.root, name), view_seed(f"{self.seed}/{name}", view))
+            for name in media
+        ]
+
+
+@contextmanager
+def online_features(
+    adapter: Adapter,
+    model: Backbone,
+    backbone: Mapping[str, Any],
+    media: Media,
+    files: Sequence[str],
+    device: torch.device,
+    seed: int | None = None,
+) -> Iterator[OnlineFeatures]:
+    """The features of `files` by `model`, whose YAML is `backbone`; it and `adapter` are on
+    `device`.
+
+    With a `seed`, what is read for an epoch is augmented, in a way that depends on file, seed and
+    epoch alone. Raises RejectError if more files are bad than tolerated. The processes that decode
+    live as long as the context.
+    """
+    decoder, on_gpu = load_decoder(backbone), device.type == "cuda"
+    with DecodingPool(decoder, media.workers, media.decode_seconds, on_gpu) as pool:
+        features = OnlineFeatures(adapter, model, pool, media, device, seed)
+        features.check(files)
+        yield features
+
+
+def _chunks(files: Sequence[File], size: int) -> Iterator[Sequence[File]]:
+    return (files[i : i + size] for i in range(0, len(files), size))

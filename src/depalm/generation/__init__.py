@@ -1,0 +1,1 @@
+"""Beam search around an injection: samples and an adapter become texts."""

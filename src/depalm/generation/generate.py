@@ -1,0 +1,179 @@
+"""Batched beam search with a KV cache around an injection (paper: 3 beams, 50 new tokens)."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from depalm.adapters.adapter import Adapter
+from depalm.adapters.diagnosis import cause, shortened
+from depalm.datasets.manifest import Sample
+from depalm.errors import DepalmError
+from depalm.features.cached import CachedViews, read_each
+from depalm.llms.base import LLM
+from depalm.llms.injection import DecodingState, Injection, hidden_states
+from depalm.progress import Progress
+
+IMPOSSIBLE = -1e9  # score of a beam that cannot be chosen
+
+
+class GenerationError(DepalmError):
+    """Generation whose text would be senseless: the LLM's logits are not finite."""
+
+
+class NonFiniteLogits(DepalmError):  # noqa: N818
+    """Logits of some `rows` of a batch are NaN or infinite."""
+
+    def __init__(self, rows: Sequence[int]):
+        super().__init__(f"the logits of rows {list(rows)} are not finite")
+        self.rows = rows
+
+
+class Features(Protocol):
+    """What generation reads: see :class:`depalm.training.loop.Features`, here without an epoch."""
+
+    def read(self, media: list[str], layers: list[int], cls_only: bool) -> Tensor:
+        """-> [B, L, T, D]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How text is generated: `beams` (1 is greedy), at most `max_new_tokens`, `batch_size` samples
+    at a time.
+    """
+
+    beams: int = 3
+    max_new_tokens: int = 50
+    batch_size: int = 16
+    length_penalty: float = 1.0
+    dtype: str = "float32"
+
+
+@torch.inference_mode()
+def beam_search(
+    llm: LLM, token_ids: Tensor, valid: Tensor, injection: Injection, decoding: Decoding
+) -> list[list[int]]:
+    """Most probable continuation of each prompt [B, S] (`valid` False at padding): token ids
+    without EOS.
+
+    The rule is that of Hugging Face's beam search with its defaults: the score of a finished beam
+    is its log probability / length ** length_penalty, and a sample is done when none of its running
+    beams, at their present length, can still beat its worst finished one. Raises NonFiniteLogits.
+    """
+    state = DecodingState()
+    batch, beams, device = len(token_ids), decoding.beams, token_ids.device
+    hidden = hidden_states(llm, token_ids, injection, valid, state)
+    log_probs = llm.head(hidden[:, -1]).float().log_softmax(-1)  # [B, V]
+    vocabulary = log_probs.shape[-1]
+    first_row = (
+        torch.arange(batch, device=device)[:, None] * beams
+    )  # row of each sample's first beam
+    repeated = torch.arange(batch, device=device).repeat_interleave(beams)
+    state.split(beams)
+    injection = injection.select(repeated)
+    log_probs = log_probs[:, None].expand(batch, beams, vocabulary)
+    # all beams are equal before the first token, so only the first of them counts
+    running = log_probs.new_full((batch, beams), IMPOSSIBLE)
+    running[:, 0] = 0.0
+    texts = token_ids.new_full((batch, beams, decoding.max_new_tokens), llm.eos)
+    finished, finished_texts = log_probs.new_full((batch, beams), IMPOSSIBLE), texts.clone()
+    done = torch.zeros(batch, 1, dtype=torch.bool, device=device)
+    senseless = done.clone()
+
+    for length in range(1, decoding.max_new_tokens + 1):
+        # twice as many candidates as beams: if half of them end here, `beams` of them still go on
+        totals = (running[:, :, None] + log_probs).view(batch, beams * vocabulary)
+        scores, flat = totals.topk(2 * beams)  # [B, 2 beams]
+        senseless |= scores[:, :1].isnan() & ~done  # NaN counts as greatest; infinity became NaN
+        parents, tokens = flat // vocabulary, flat % vocabulary
+        candidates = texts.gather(1, parents[:, :, None].expand(-1, -1, texts.shape[2]))
+        candidates[:, :, length - 1] = tokens
+
+        ends = (tokens == llm.eos) | (length == decoding.max_new_tokens)
+        counted = ends & (torch.arange(2 * beams, device=device) < beams) & ~done
+        ended = (scores / length**decoding.length_penalty).masked_fill(~counted, IMPOSSIBLE)
+        finished, best = torch.cat((finished, ended), 1).topk(beams)
+        finished_texts = _rows(torch.cat((finished_texts, candidates), 1), best)
+
+        running, best = scores.masked_fill(ends, IMPOSSIBLE).topk(beams)
+        texts = _rows(candidates, best)
+        done |= running[:, :1] / length**decoding.length_penalty <= finished[:, -1:]
+        ended_all, failed = torch.stack((done.all(), senseless.any())).tolist()
+        if failed:
+            raise NonFiniteLogits(senseless[:, 0].nonzero()[:, 0].tolist())
+        if length == decoding.max_new_tokens or ended_all:
+            break
+        state.reorder((first_row + parents.gather(1, best)).flatten())
+        step = tokens.gather(1, best).view(batch * beams, 1)
+        hidden = hidden_states(llm, step, injection, None, state)
+        log_probs = llm.head(hidden[:, -1]).float().log_softmax(-1).view(batch, beams, vocabulary)
+    return [_until(row, llm.eos) for row in finished_texts[:, 0].tolist()]
+
+
+def _rows(values: Tensor, chosen: Tensor) -> Tensor:
+    """values [B, N, S], chosen [B, beams] -> [B, beams, S]."""
+    return values.gather(1, chosen[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def _until(tokens: list[int], eos: int) -> list[int]:
+    return tokens[: tokens.index(eos)] if eos in tokens else tokens
+
+
+def generate(
+    llm: LLM,
+    adapter: Adapter,
+    samples: Sequence[Sample],
+    cache: Features | None,
+    decoding: Decoding,
+) -> list[str]:
+    """The text of each sample, in order. Samples of similar prompt length share a batch.
+
+    Raises GenerationError naming the samples whose logits are not finite, and the likely cause.
+    """
+    device = next(llm.model.parameters()).device
+    prompts = [[llm.bos, *ids] for ids in llm.tokenize([sample.prompt for sample in samples])]
+    order = sorted(range(len(samples)), key=lambda i: len(prompts[i]), reverse=True)
+    texts = [""] * len(samples)
+    progress = Progress(len(samples), "generate", "sample")
+    size = decoding.batch_size
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+    def read(rows: list[int]) -> Tensor | None:
+        if cache is None:
+            return None
+        media = [samples[i].media for i in rows]
+        return cache.read(media, adapter.source_layers, adapter.cls_only).to(device)
+
+    reader = closing(read_each(batches, read, ahead=isinstance(cache, CachedViews)))
+    with torch.inference_mode(), adapter.tuned("llm", llm.body), reader as pairs:
+        for rows, features in pairs:
+            token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)
+            injection = adapter(features)
+            try:
+                tokens = beam_search(
+                    llm, token_ids.to(device), valid.to(device), injection, decoding
+                )
+            except NonFiniteLogits as error:
+                bad = None if features is None else features[error.rows]
+                affected = [samples[rows[i]] for i in error.rows]
+                why = cause(llm, adapter, bad, [sample.media for sample in affected])
+                raise GenerationError(
+                    f"the logits of {shortened([sample.id for sample in affected])} are not "
+                    f"finite, so that no text would make sense: {why or 'the cause is unknown'}"
+                ) from error
+            for i, text in zip(rows, tokens, strict=True):
+                texts[i] = llm.tokenizer.decode(text, skip_special_tokens=True).strip()
+            progress.advance(len(rows))
+    return texts
+
+
+def pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """-> token_ids [B, S] padded on the left, valid [B, S], False at the padding."""
+    width = max(map(len, prompts))
+    token_ids = torch.tensor([[padding] * (width - len(ids)) + list(ids) for ids in prompts])
+    lengths = torch.tensor([len(ids) for ids in prompts])
+    return token_ids, torch.arange(width) >= width - lengths[:, None]

@@ -1,0 +1,1 @@
+"""What the rules of the workflow run: one function per rule, from files to files."""

@@ -1,0 +1,1 @@
+"""Frozen causal LLMs, what is injected into them, and their KV cache."""

@@ -1,0 +1,1 @@
+"""Image, audio and video files become tensors, in processes that may die."""

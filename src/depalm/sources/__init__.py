@@ -1,0 +1,1 @@
+"""What is published becomes a local directory, with checksums."""

@@ -1,0 +1,1 @@
+"""Batches, the training loop, and state from which it resumes to the same bytes."""

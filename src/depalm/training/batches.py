@@ -1,0 +1,106 @@
+"""Training samples as token ids, in length-bucketed batches whose order depends on nothing but seed
+and epoch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from depalm.datasets.manifest import Sample
+from depalm.llms.base import LLM
+
+BUCKET = 50  # batches are sorted by length within runs of this many
+IGNORED = -100  # label of a position without a loss
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """N samples: the key of their features, the prompt's token ids, and the ids of each reference,
+    EOS last.
+    """
+
+    media: list[str]
+    prompts: list[list[int]]
+    answers: list[list[list[int]]]
+
+    def __len__(self) -> int:
+        return len(self.media)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples: feature keys, token_ids [B, S] padded on the right, labels [B, S] (the next token
+    or IGNORED); and the epoch that reads them.
+    """
+
+    media: list[str]
+    token_ids: Tensor
+    labels: Tensor
+    epoch: int = 0
+
+
+def encode(llm: LLM, samples: Sequence[Sample], max_answer_tokens: int) -> TrainingSet:
+    """Tokenize prompts (BOS first) and references (cut to `max_answer_tokens`, EOS last), each
+    distinct text once.
+    """
+    texts = sorted({s.prompt for s in samples} | {r for s in samples for r in s.references})
+    ids = dict(zip(texts, llm.tokenize(texts), strict=True))
+    prompts = [[llm.bos, *ids[s.prompt]] for s in samples]
+    answers = [[[*ids[r][:max_answer_tokens], llm.eos] for r in s.references] for s in samples]
+    return TrainingSet([s.media for s in samples], prompts, answers)
+
+
+def epoch_batches(
+    data: TrainingSet, batch_size: int, seed: int, epoch: int
+) -> list[list[tuple[int, int]]]:
+    """The batches of an epoch, as (sample, reference) pairs; each sample draws one of its
+    references.
+
+    Samples are shuffled, sorted by length within runs of 50 batches, and the batches shuffled
+    again, so that a batch holds little padding and the order stays random. The same seed and epoch
+    always give the same batches.
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    order = generator.permutation(len(data))
+    draws = generator.random(len(data))
+    chosen = [int(draw * len(answers)) for draw, answers in zip(draws, data.answers, strict=True)]
+
+    def length(sample: int) -> int:
+        return len(data.prompts[sample]) + len(data.answers[sample][chosen[sample]])
+
+    batches = []
+    for start in range(0, len(order), BUCKET * batch_size):
+        run = sorted(order[start : start + BUCKET * batch_size].tolist(), key=length)
+        batches += [run[i : i + batch_size] for i in range(0, len(run), batch_size)]
+    return [
+        [(sample, chosen[sample]) for sample in batches[i]]
+        for i in generator.permutation(len(batches))
+    ]
+
+
+def collate(data: TrainingSet, pairs: Sequence[tuple[int, int]], padding: int) -> Batch:
+    """Lay prompt and answer side by side; only the answer's tokens and its EOS are labels."""
+    rows = [(data.prompts[sample], data.answers[sample][reference]) for sample, reference in pairs]
+    width = max(len(prompt) + len(answer) - 1 for prompt, answer in rows)
+    token_ids = torch.full((len(rows), width), padding)
+    labels = torch.full((len(rows), width), IGNORED)
+    for row, (prompt, answer) in enumerate(rows):
+        text = torch.tensor(prompt + answer[:-1])
+        token_ids[row, : len(text)] = text
+        labels[row, len(prompt) - 1 : len(text)] = torch.tensor(answer)
+    return Batch([data.media[sample] for sample, _ in pairs], token_ids, labels)
+
+
+def batch_stream(data: TrainingSet, batch_size: int, seed: int, skip: int) -> Iterator[Batch]:
+    """All batches from epoch 0 on, without end, the first `skip` left out (they were trained before
+    a resume).
+    """
+    per_epoch = -(-len(data) // batch_size)
+    epoch, first = divmod(skip, per_epoch)
+    while True:
+        for pairs in epoch_batches(data, batch_size, seed, epoch)[first:]:
+            yield replace(collate(data, pairs, padding=0), epoch=epoch)
+        epoch, first = epoch + 1, 0

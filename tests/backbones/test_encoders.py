@@ -1,0 +1,538 @@
+"""Each kind of encoder: read from the files that are published, the tokens of the library's own
+model; the real ones, without weights, have the shapes that the paper states.
+"""
+
+import argparse
+import importlib.util
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
+from transformers import (
+    ASTConfig,
+    ASTModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    TimesformerConfig,
+    TimesformerModel,
+    WhisperConfig,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from depalm.backbones.audio_video import AST, TimeSformer, Whisper, build_clap
+from depalm.backbones.base import Backbone
+from depalm.backbones.registry import LOADERS, BackboneError, load_backbone
+from depalm.backbones.vision import ClipViT, OpenClipViT, TimmViT, build_timm
+from depalm.config.schema import check_schema, load_yaml
+from depalm.files import read_json, write_json
+from depalm.sources.convert import ConvertError, convert
+from depalm.sources.weight_formats import read_pytorch
+from tests.support.encoders import (
+    AST_SPEC,
+    CLIP_SPEC,
+    OPEN_CLIP_SPEC,
+    TIMESFORMER_SPEC,
+    WHISPER_SPEC,
+    randomise,
+    tiny_ast,
+    tiny_clip,
+    tiny_open_clip,
+    tiny_timesformer,
+    tiny_whisper,
+)
+
+CONFIG = Path(__file__).parents[2] / "config" / "backbones"
+PARTS = sorted(path.stem for path in CONFIG.glob("*.yaml"))
+SOURCE = {"uri": "file:///x", "sha256": "0" * 64, "revision": None}
+PIXELS = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
+FBANK = torch.linspace(-1, 1, 2 * 64 * 32).sin().view(2, 64, 32)
+FILM = torch.linspace(-9, 9, 2 * 4 * 3 * 32 * 32).sin().view(2, 4, 3, 32, 32)
+
+needs_clap = pytest.mark.skipif(
+    importlib.util.find_spec("laion_clap") is None,
+    reason="laion_clap is not installed: pip install 'depalm[clap]'",
+)
+
+
+def spec_of(name: str) -> dict[str, Any]:
+    return load_yaml(CONFIG / f"{name}.yaml")
+
+
+# ---------------------------------------------------------------- tokens of tiny models
+
+
+def test_clip(tmp_path: Path) -> None:
+    vision = tiny_clip(tmp_path).vision_model
+    with torch.inference_mode():
+        output = vision(PIXELS, output_hidden_states=True)
+        expected = [vision.post_layernorm(hidden) for hidden in output.hidden_states[1:]]
+    tokens = load_backbone(CLIP_SPEC, tmp_path)(PIXELS)
+    torch.testing.assert_close(tokens, torch.stack(expected, dim=1))
+    torch.testing.assert_close(tokens[:, -1, 0], output.pooler_output)
+
+
+def test_open_clip(tmp_path: Path) -> None:
+    vision = tiny_open_clip(tmp_path).visual
+    with torch.inference_mode():
+        output = vision.forward_intermediates(
+            PIXELS, normalize_intermediates=True, output_fmt="NLC", output_extra_tokens=True
+        )
+        embedding = vision(PIXELS)
+    patches, cls = output["image_intermediates"], output["image_intermediates_prefix"]
+    expected = [torch.cat(pair, dim=1) for pair in zip(cls, patches, strict=True)]
+    tokens = load_backbone(OPEN_CLIP_SPEC, tmp_path)(PIXELS)
+    torch.testing.assert_close(tokens, torch.stack(expected, dim=1))
+    torch.testing.assert_close(tokens[:, -1, 0] @ vision.proj, embedding)
+
+
+def test_ast_has_its_pooled_output_in_front(tmp_path: Path) -> None:
+    model = tiny_ast(tmp_path).audio_spectrogram_transformer
+    with torch.inference_mode():
+        output = model(FBANK)
+    tokens = load_backbone(AST_SPEC, tmp_path)(FBANK)
+    assert tokens.shape == (2, 3, 13, 32)
+    torch.testing.assert_close(tokens[:, -1, 0], output.pooler_output)
+    torch.testing.assert_close(tokens[:, -1, 1:], output.last_hidden_state)
+    assert not tokens[:, 0].equal(tokens[:, 1])
+
+
+def test_whisper_has_the_mean_in_front(tmp_path: Path) -> None:
+    encoder = tiny_whisper(tmp_path).model.encoder
+    mel = torch.linspace(-1, 1, 2 * 8 * 40).sin().view(2, 8, 40)
+    with torch.inference_mode():
+        output = encoder(mel, output_hidden_states=True)
+        first = encoder.layer_norm(output.hidden_states[1])
+    tokens = load_backbone(WHISPER_SPEC, tmp_path)(mel)
+    torch.testing.assert_close(tokens[:, -1, 1:], output.last_hidden_state)
+    torch.testing.assert_close(tokens[:, 0, 1:], first)
+    torch.testing.assert_close(tokens[:, :, 0], tokens[:, :, 1:].mean(dim=2))
+
+
+def test_timesformer_gives_what_its_blocks_give(tmp_path: Path) -> None:
+    model = tiny_timesformer(tmp_path).timesformer
+    with torch.inference_mode():
+        hidden = model(FILM, output_hidden_states=True).hidden_states
+    tokens = load_backbone(TIMESFORMER_SPEC, tmp_path)(FILM)
+    torch.testing.assert_close(tokens, torch.stack(hidden[1:], dim=1))
+
+
+def test_timesformer_averaged_over_time(tmp_path: Path) -> None:
+    """Of a film at rest, all frames of a place have the same tokens but for their time."""
+    model = tiny_timesformer(tmp_path)
+    model.timesformer.embeddings.time_embeddings.data.zero_()
+    model.save_pretrained(tmp_path)
+    film = FILM[:, :1].expand(-1, 4, -1, -1, -1)
+    whole = load_backbone(TIMESFORMER_SPEC, tmp_path)(film)
+    shape = {**TIMESFORMER_SPEC["shape"], "tokens": 5}
+    average = load_backbone({**TIMESFORMER_SPEC, "time_average": True, "shape": shape}, tmp_path)
+    at_rest = whole[:, :, 1:].view(2, 3, 4, 4, 32)  # [B, L, patches, F, D]
+    torch.testing.assert_close(at_rest, at_rest[:, :, :, :1].expand_as(at_rest))
+    torch.testing.assert_close(average(film)[:, :, 1:], at_rest[:, :, :, 0])
+    torch.testing.assert_close(average(film)[:, :, 0], whole[:, :, 0])
+    moving = load_backbone(TIMESFORMER_SPEC, tmp_path)(FILM)[:, :, 1:].view(2, 3, 4, 4, 32)
+    torch.testing.assert_close(average(FILM)[:, :, 1:], moving.mean(dim=3))
+
+
+def test_timesformer_takes_other_numbers_of_frames(tmp_path: Path) -> None:
+    """As a model of 8 frames that has each of the 4 time embeddings twice."""
+    model = tiny_timesformer(tmp_path)
+    film = torch.cat((FILM, FILM.flip(1)), dim=1)
+    spec = {**TIMESFORMER_SPEC, "frames": 8, "shape": {"layers": 3, "tokens": 33, "width": 32}}
+    tokens = load_backbone(spec, tmp_path)(film)
+    old = model.timesformer.embeddings.time_embeddings
+    longer = TimesformerModel(TimesformerConfig(**{**model.config.to_dict(), "num_frames": 8}))
+    state = model.timesformer.state_dict()
+    state["embeddings.time_embeddings"] = interpolate(old.mT, size=8, mode="nearest").mT
+    longer.load_state_dict(state)
+    with torch.inference_mode():
+        hidden = longer.eval()(film, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(tokens, torch.stack(hidden[1:], dim=1))
+
+
+def test_a_timm_model_on_filterbanks_without_final_norm(tmp_path: Path) -> None:
+    """As MAViL: a .pth with the arguments of its training, a classifier and another final norm."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=(64, 32), in_chans=1)
+    randomise(model)
+    outputs: list[Tensor] = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda *args: outputs.append(args[-1]))
+    with torch.inference_mode():
+        model.forward_features(FBANK.unsqueeze(1))
+    state = {name.replace("norm.", "fc_norm.", name.startswith("norm.")): tensor
+             for name, tensor in model.state_dict().items()}  # fmt: skip
+    weights = converted(tmp_path, {"model": state, "args": argparse.Namespace(lr=0.1)}, "mavil.pth")
+    spec = {
+        "loader": "timm",
+        "model": "vit_tiny_patch16_224",
+        "audio": "fbank",
+        "frames": 64,
+        "mel_bins": 32,
+        "final_norm": False,
+        "shape": {"layers": 12, "tokens": 9, "width": 192},
+    }
+    tokens = load_backbone(spec, weights)(FBANK)
+    torch.testing.assert_close(tokens, torch.stack(outputs, dim=1))
+    mean = load_backbone({**spec, "cls_is_mean_pool": True}, weights)(FBANK)
+    torch.testing.assert_close(mean[:, :, 1:], tokens[:, :, 1:])
+    torch.testing.assert_close(mean[:, :, 0], tokens[:, :, 1:].mean(dim=2))
+
+
+def test_eva_in_the_form_of_open_clip(tmp_path: Path) -> None:
+    """In half precision, with the text half beside it, as timm's eva02 CLIPs are published."""
+    model = randomise(timm.create_model("eva02_tiny_patch14_224", img_size=28, num_classes=0))
+    for parameter in model.parameters():
+        parameter.data = parameter.half().float()
+    state = {f"visual.trunk.{name}": tensor.half() for name, tensor in model.state_dict().items()}
+    state["text.token_embedding.weight"] = torch.zeros(3, 3)
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    spec = {
+        "loader": "timm",
+        "model": "eva02_tiny_patch14_224",
+        "image_size": 28,
+        "final_norm": False,
+        "shape": {"layers": 12, "tokens": 5, "width": 192},
+    }
+    pixels = PIXELS[..., :28, :28]
+    with torch.inference_mode():
+        maps = model.forward_intermediates(
+            pixels, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+        )
+    expected = torch.stack([torch.cat((cls, patches), dim=1) for patches, cls in maps], dim=1)
+    backbone = load_backbone(spec, tmp_path)
+    assert {parameter.dtype for parameter in backbone.parameters()} == {torch.float32}
+    torch.testing.assert_close(backbone(pixels), expected)
+
+
+def test_disabled_gives_zeros(tmp_path: Path) -> None:
+    spec = spec_of("disabled")
+    tokens = load_backbone(spec, tmp_path / "nothing")(PIXELS)
+    assert tokens.equal(torch.zeros(2, 1, 1, 1))
+
+
+# ---------------------------------------------------------------- Whisper for CTranslate2
+
+
+def save_ct2(encoder: WhisperEncoder, path: Path, dtype: str = "<f4", kind: int = 0) -> None:
+    """Write an encoder as CTranslate2 does: query, key and value in one, the key without bias."""
+    weights = {name: tensor.numpy() for name, tensor in encoder.state_dict().items()}
+    variables: dict[str, tuple[int, np.ndarray[Any, Any]]] = {}
+    names = {
+        "self_attn_layer_norm.": "self_attention/layer_norm/",
+        "final_layer_norm.": "ffn/layer_norm/",
+        "self_attn.out_proj.": "self_attention/linear_1/",
+        "fc1.": "ffn/linear_0/",
+        "fc2.": "ffn/linear_1/",
+        "embed_positions.weight": "position_encodings/encodings",
+        "conv1.": "conv1/",
+        "conv2.": "conv2/",
+        "layer_norm.": "layer_norm/",
+    }
+    for name, array in weights.items():
+        _, number, rest = name.split(".", 2) if name.startswith("layers.") else ("", "", name)
+        place = f"encoder/layer_{number}/" if number else "encoder/"
+        if rest.startswith("self_attn.q_proj."):
+            kinds = [name.replace("q_proj", f"{part}_proj") for part in "qkv"]
+            parts = [weights.get(n, np.zeros(32)) for n in kinds]
+            variables[f"{place}self_attention/linear_0/{rest[17:]}"] = (kind, np.concatenate(parts))
+        elif not rest.startswith(("self_attn.k_proj.", "self_attn.v_proj.")):
+            theirs = next(n for n in names if rest.startswith(n))
+            new = names[theirs] + rest.removeprefix(theirs)
+            if "norm/" in new:
+                new = new.replace("weight", "gamma").replace("bias", "beta")
+            variables[place + new] = (kind, array)
+    variables["decoder/layer_0/self_attention/linear_0/weight"] = (kind, np.ones((2, 3)))
+    variables["encoder/num_heads"] = (2, np.array(4))
+
+    def text(value: str) -> bytes:
+        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
+
+    content = struct.pack("<I", 6) + text("WhisperSpec") + struct.pack("<II", 3, len(variables))
+    for name, (number_kind, array) in sorted(variables.items()):
+        data = array.astype({kind: dtype, 2: "<i2"}[number_kind]).tobytes()
+        content += text(name) + struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)
+        content += struct.pack("<BI", number_kind, len(data)) + data
+    path.write_bytes(content + struct.pack("<I", 0))
+
+
+def test_whisper_for_ctranslate2(tmp_path: Path) -> None:
+    encoder = tiny_whisper(tmp_path / "published").model.encoder
+    mel = torch.linspace(-1, 1, 2 * 8 * 40).sin().view(2, 8, 40)
+    expected = load_backbone(WHISPER_SPEC, tmp_path / "published")(mel)
+    download = tmp_path / "download"
+    download.mkdir()
+    write_json(download / "source.json", SOURCE)
+    save_ct2(encoder, download / "model.bin")
+    convert(download, tmp_path / "model", "whisper_ct2")
+    torch.testing.assert_close(load_backbone(WHISPER_SPEC, tmp_path / "model")(mel), expected)
+    save_ct2(encoder, download / "model.bin", "<f2", kind=4)
+    convert(download, tmp_path / "model", "whisper_ct2")
+    half = load_backbone(WHISPER_SPEC, tmp_path / "model")(mel)
+    torch.testing.assert_close(half, expected, atol=0.02, rtol=0.02)
+    content = (download / "model.bin").read_bytes()
+    for damaged in (content[:100], content.replace(b"Whisper", b"Whimper"), b"\x05" + content[1:]):
+        (download / "model.bin").write_bytes(damaged)
+        with pytest.raises(ConvertError, match=r"model\.bin is not a WhisperSpec of CTranslate2"):
+            convert(download, tmp_path / "model", "whisper_ct2")
+
+
+# ---------------------------------------------------------------- CLAP
+
+
+@needs_clap
+def test_clap_reads_the_checkpoint_of_the_whole(tmp_path: Path) -> None:
+    """With everything that the published ones hold beside the audio half: the text half, numpy's
+    numbers, and the prefix of DataParallel.
+    """
+    branch, projection = build_clap("HTSAT-tiny")
+    torch.manual_seed(0)
+    state = {f"module.audio_branch.{k}": v for k, v in branch.state_dict().items()}
+    state |= {f"module.audio_projection.{k}": v for k, v in projection.state_dict().items()}
+    state["module.text_branch.embeddings.position_ids"] = torch.arange(3)
+    whole = {"epoch": 7, "metrics": {"map": np.float64(0.5)}, "state_dict": state}
+    weights = converted(tmp_path, whole, "630k-audioset-best.pt")
+    waveform = torch.linspace(0, 3000, 2 * 480000).sin().view(2, 480000)
+    tokens = load_backbone(spec_of("clap"), weights)(waveform)
+    quantised = torch.from_numpy((waveform.numpy() * 32767.0).astype(np.int16) / 32767.0).float()
+    with torch.inference_mode():
+        output = branch.eval()({"waveform": quantised}, device="cpu")
+        pooled = normalize(projection(output["embedding"]), dim=-1)
+        fine = normalize(projection(output["fine_grained_embedding"]), dim=-1)
+    assert tokens.shape == (2, 8, 1025, 512)
+    torch.testing.assert_close(tokens[:, 0, 0], pooled, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(tokens[:, 0, 1:], fine, atol=1e-5, rtol=1e-3)
+    assert tokens[:, 7].equal(tokens[:, 0])
+
+
+@needs_clap
+def test_clap_unknown_model_and_missing_weights(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=r"laion_clap has no 'HTSAT-huge'; it has .*HTSAT-tiny"):
+        load_backbone({**spec_of("clap"), "model": "HTSAT-huge"}, tmp_path)
+    save_file({"audio_branch.x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(BackboneError, match="weights of the audio_branch of HTSAT-tiny"):
+        load_backbone(spec_of("clap"), tmp_path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("laion_clap") is not None, reason="it is installed")
+def test_clap_without_laion_clap_says_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(BackboneError, match=r"pip install 'depalm\[clap\]'"):
+        load_backbone(spec_of("clap"), tmp_path)
+
+
+# ---------------------------------------------------------------- full size, without weights
+
+
+def full_size(spec: dict[str, Any]) -> tuple[Backbone, Tensor]:
+    """The real architecture on the meta device, and a batch of one input."""
+    shape, loader = spec["shape"], spec["loader"]
+    sizes = {
+        "hidden_size": shape["width"],
+        "num_hidden_layers": shape["layers"],
+        "num_attention_heads": shape["width"] // 64,
+        "intermediate_size": 4 * shape["width"],
+    }
+    pixels = torch.empty(1, 3, spec.get("image_size", 0), spec.get("image_size", 0))
+    fbank = torch.empty(1, spec.get("frames", 0), spec.get("mel_bins", 0))
+    if loader == "timm":
+        return TimmViT(build_timm(spec)), fbank if "audio" in spec else pixels
+    if loader == "clip":
+        patch = {257: 14, 197: 16}[shape["tokens"]]
+        return ClipViT(CLIPVisionModel(CLIPVisionConfig(**sizes, patch_size=patch))), pixels
+    if loader == "open_clip":
+        name = {257: "ViT-L-14", 197: "ViT-B-16"}[shape["tokens"]]
+        return OpenClipViT(open_clip.create_model(name, device="meta").visual), pixels
+    if loader == "ast":
+        return AST(ASTModel(ASTConfig(**sizes))), fbank
+    if loader == "whisper":
+        config = WhisperConfig(d_model=384, encoder_layers=4, encoder_attention_heads=6)
+        return Whisper(WhisperEncoder(config)), torch.empty(1, 80, 3000)
+    assert loader == "timesformer"
+    model = TimesformerModel(TimesformerConfig(**sizes, num_frames=8))
+    film = pixels.unsqueeze(1).expand(-1, spec["frames"], -1, -1, -1)
+    return TimeSformer(model, spec["frames"], spec.get("time_average", False)), film
+
+
+# clap is tested above in full size, as what it is built of cannot be on the meta device
+@pytest.mark.parametrize("name", [name for name in PARTS if name not in ("clap", "disabled")])
+def test_full_size_has_the_shape_of_its_yaml(name: str) -> None:
+    spec = spec_of(name)
+    with torch.device("meta"), torch.inference_mode():
+        backbone, inputs = full_size(spec)
+        tokens = backbone.eval()(inputs)
+    shape = {key: value for key, value in spec["shape"].items() if key != "grid"}
+    assert backbone.shape == shape
+    assert tokens.shape == (1, shape["layers"], shape["tokens"], shape["width"])
+
+
+@pytest.mark.parametrize(
+    ("names", "tokens", "width"),
+    [
+        (["clip-vit-L", "clip-vit-L-laion", "eva-clip-L", "dinov2-L"], 257, 1024),
+        (["clip-vit-B", "clip-vit-B-laion", "vit-B-in1k", "vit-B-in21k_ft1k"], 197, 768),
+        (["ast"], 1215, 768),
+        (["mavil", "mavil_mean", "audiomae"], 513, 768),
+        (["clap"], 1025, 512),
+        (["timesformer"], 3137, 768),
+        (["timesformer_avg"], 197, 768),
+    ],
+)
+def test_shapes_are_those_of_the_paper(names: list[str], tokens: int, width: int) -> None:
+    for name in names:
+        shape = spec_of(name)["shape"]
+        assert (shape["tokens"], shape["width"]) == (tokens, width), name
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_is_valid(name: str) -> None:
+    spec = spec_of(name)
+    check_schema(spec, "backbone", name)
+    assert spec["loader"] in LOADERS
+    without_norm = {"eva-clip-L", "eva-clip-L-tuned", "mavil", "mavil_mean", "audiomae"}
+    assert spec.get("final_norm", True) == (name not in without_norm)
+    assert spec.get("cls_is_mean_pool", False) == (name == "mavil_mean")
+    assert spec.get("time_average", False) == (name == "timesformer_avg")
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("tiny", "spec"),
+    [
+        (tiny_clip, CLIP_SPEC),
+        (tiny_ast, AST_SPEC),
+        (tiny_whisper, WHISPER_SPEC),
+        (tiny_timesformer, TIMESFORMER_SPEC),
+    ],
+)
+def test_missing_and_damaged_weights_are_named(tmp_path: Path, tiny: Any, spec: Any) -> None:
+    """Nothing is left at random, as transformers does by itself."""
+    tiny(tmp_path)
+    path = tmp_path / "model.safetensors"
+    state = load_file(path)
+    gone = next(n for n in sorted(state) if ".1." in n and "text" not in n and "decoder" not in n)
+    save_file({n: state[n] for n in state if n != gone}, path, metadata={"format": "pt"})
+    with pytest.raises(BackboneError, match=r"does not hold the weights .*: it lacks .*\.1\."):
+        load_backbone(spec, tmp_path)
+    path.write_bytes(b"damaged")
+    with pytest.raises(BackboneError, match=str(tmp_path)):
+        load_backbone(spec, tmp_path)
+    path.unlink()
+    with pytest.raises(BackboneError, match=r"no \.safetensors; fetch or convert"):
+        load_backbone(spec, tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(BackboneError, match=r"no config\.json; fetch"):
+        load_backbone(spec, tmp_path)
+
+
+def test_open_clip_errors(tmp_path: Path) -> None:
+    tiny_open_clip(tmp_path)
+    path = tmp_path / "open_clip_model.safetensors"
+    state = load_file(path)
+    save_file({name: state[name] for name in state if "ln_post" not in name}, path)
+    with pytest.raises(BackboneError, match=r"visual\.ln_post\.weight"):
+        load_backbone(OPEN_CLIP_SPEC, tmp_path)
+    (tmp_path / "open_clip_config.json").unlink()
+    with pytest.raises(BackboneError, match=r"open_clip_config\.json"):
+        load_backbone(OPEN_CLIP_SPEC, tmp_path)
+
+
+def test_another_shape_than_stated(tmp_path: Path) -> None:
+    tiny_timesformer(tmp_path)
+    with pytest.raises(BackboneError, match=r"'tokens': 25, .*but its YAML says .*'tokens': 17"):
+        load_backbone({**TIMESFORMER_SPEC, "frames": 6}, tmp_path)
+
+
+# ---------------------------------------------------------------- PyTorch's checkpoints
+
+
+def converted(tmp_path: Path, content: Any, name: str) -> Path:
+    """`content` as a fetched checkpoint, converted."""
+    download = tmp_path / "download"
+    download.mkdir()
+    torch.save(content, download / name)
+    write_json(download / "source.json", SOURCE)
+    convert(download, tmp_path / "model", "pytorch")
+    return tmp_path / "model"
+
+
+def test_a_checkpoint_of_transformers(tmp_path: Path) -> None:
+    """pytorch_model.bin, as some models on the hub are only published."""
+    model = tiny_timesformer(tmp_path / "published")
+    expected = load_backbone(TIMESFORMER_SPEC, tmp_path / "published")(FILM)
+    download = tmp_path / "download"
+    download.mkdir()
+    (download / "config.json").write_bytes((tmp_path / "published/config.json").read_bytes())
+    weights = tmp_path / "model"
+    torch.save(model.state_dict(), download / "pytorch_model.bin")
+    write_json(download / "source.json", SOURCE)
+    convert(download, weights, "pytorch")
+    names = ["config.json", "model.safetensors", "source.json"]
+    assert sorted(path.name for path in weights.iterdir()) == names
+    assert read_json(weights / "source.json") == {**SOURCE, "converter": "pytorch"}
+    assert load_backbone(TIMESFORMER_SPEC, weights)(FILM).equal(expected)
+
+
+class Evil:
+    """What a pickle can do: call something when it is read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    content = {"model": {"x": torch.zeros(1)}, "args": Evil(tmp_path / "ran")}
+    with pytest.raises(ConvertError, match="not a checkpoint of plain data"):
+        converted(tmp_path, content, "model.pth")
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(1)], torch.zeros(1)])
+def test_a_checkpoint_without_named_tensors(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(ConvertError, match=r"model\.pth holds no tensors by name"):
+        converted(tmp_path, content, "model.pth")
+
+
+def test_numbers_of_numpy_1_are_read_by_any_numpy(tmp_path: Path) -> None:
+    """The name of their class is another than in numpy 2."""
+    torch.save({"state_dict": {"x": torch.ones(3)}, "map": np.float64(0.5)}, tmp_path / "new.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "new.pt") as new,
+        zipfile.ZipFile(tmp_path / "old.pt", "w") as old,
+    ):
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"numpy._core.", b"numpy.core."))
+    assert b"numpy.core.multiarray\nscalar" in (tmp_path / "old.pt").read_bytes()
+    assert read_pytorch(tmp_path / "old.pt")["x"].equal(torch.ones(3))
+
+
+def test_a_truncated_checkpoint(tmp_path: Path) -> None:
+    download = tmp_path / "download"
+    download.mkdir()
+    write_json(download / "source.json", SOURCE)
+    torch.save({"x": torch.zeros(1000)}, download / "model.pt")
+    (download / "model.pt").write_bytes((download / "model.pt").read_bytes()[:2000])
+    with pytest.raises(ConvertError, match=r"model\.pt is not a checkpoint"):
+        convert(download, tmp_path / "model", "pytorch")
+
+
+def test_several_checkpoints_without_an_index(tmp_path: Path) -> None:
+    download = tmp_path / "download"
+    download.mkdir()
+    write_json(download / "source.json", SOURCE)
+    for name in ("a.pt", "b.pt"):
+        torch.save({"x": torch.zeros(1)}, download / name)
+    with pytest.raises(ConvertError, match=r"must hold one checkpoint .*a\.pt.*b\.pt"):
+        convert(download, tmp_path / "model", "pytorch")

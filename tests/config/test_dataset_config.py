@@ -1,0 +1,147 @@
+"""Every file in config/datasets, and what the configuration says of datasets that will not do."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from depalm.config.experiment import Config, load_config
+from depalm.config.schema import SCHEMAS, ConfigError, check_schema, load_yaml
+from depalm.datasets.manifest import Sample, choose_template
+from depalm.datasets.readers import READERS
+from depalm.evaluation.metrics import METRICS
+from depalm.jobs.runs import with_prompt
+
+ROOT = Path(__file__).parents[2]
+NAMES = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))
+VQA = "{question}\n\nAnswer:\n"
+PAPER = {  # modality, main metric, prompt, test split (METHODS: training and generation, data)
+    "aokvqa": ("image", "vqa_accuracy", VQA, "val"),
+    "audiocaps": ("audio", "spider", "", "test"),
+    "coco": ("image", "cider", "", "test"),
+    "msrvtt": ("video", "cider", "", "test"),
+    "okvqa": ("image", "vqa_accuracy", VQA, "val"),
+    "textcaps": ("image", "cider", "", "val"),
+    "textvqa": ("image", "vqa_accuracy", "{question}", "val"),
+    "textvqa-hub": ("image", "vqa_accuracy", "{question}", "val"),
+    "vqav2": ("image", "vqa_accuracy", VQA, "test"),
+}
+
+
+def dataset(name: str) -> dict[str, Any]:
+    return Config({}, [ROOT / "config"]).part("dataset", name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_dataset_passes_its_schema_and_can_be_run(name: str) -> None:
+    part = dataset(name)
+    assert {"train", part["test_split"]} <= set(part["splits"])
+    assert set(part["metrics"]) <= METRICS.keys()
+    assert part["reader"] in READERS
+    assert "source" in part or part["obtain"].strip()
+    choose_template(part["templates"], "any sample")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_datasets_are_the_papers(name: str) -> None:
+    part = dataset(name)
+    prompt = choose_template(part["templates"], "any sample")
+    assert (part["modality"], part["metrics"][0], prompt, part["test_split"]) == PAPER[name]
+
+
+def test_the_schema_knows_exactly_the_readers_and_metrics() -> None:
+    properties = load_yaml(SCHEMAS / "dataset.schema.yaml")["properties"]
+    assert properties["reader"]["enum"] == sorted(READERS)
+    assert set(properties["metrics"]["items"]["enum"]) == METRICS.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"template": "{question}"}, "unknown key 'template'; did you mean 'templates'"),
+        ({"reader": "coco"}, "reader: unknown value 'coco'; "),
+        ({"reader": "okvq"}, "did you mean 'okvqa'"),
+        ({"templates": {"texts": []}}, "templates.texts: "),
+        ({"templates": {"texts": ["x"], "selection": -1}}, "templates.selection: "),
+        ({"templates": {"texts": ["x"], "selection": "last"}}, "templates.selection: "),
+        ({"source": {"uri": "ftp://host/file"}}, "source.uri: "),
+        ({"source": [{"uri": "https://host/file", "sha": "0"}]}, "unknown key 'sha'"),
+        ({"source": []}, "source: "),
+        ({"root": "data"}, "is valid under each of"),
+        ({"max_reject_fraction": 2}, "max_reject_fraction: 2 is greater"),
+    ],
+)
+def test_what_a_dataset_cannot_be_is_told(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_schema({**dataset("coco"), **change}, "dataset", "coco.yaml")
+    assert str(error.value).startswith("coco.yaml")
+    assert message in str(error.value)
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Any:
+    """Load config/config.yaml with a dataset `mine`, which is easy-VQA but for some changes."""
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    settings = load_yaml(ROOT / "config/config.yaml")
+    settings["grid"][0] |= {"datasets": ["mine"], "methods": ["blind"], "seeds": [0]}
+
+    def load_mine(**changes: Any) -> Config:
+        part = {k: v for k, v in {**dataset("easy-vqa"), **changes}.items() if v is not None}
+        (tmp_path / "config/datasets/mine.yaml").write_text(yaml.safe_dump(part))
+        return load_config(settings, tmp_path)
+
+    return load_mine
+
+
+def test_a_missing_root_is_told_with_how_to_get_it(load: Any, tmp_path: Path) -> None:
+    root = tmp_path / "clips"
+    with pytest.raises(ConfigError) as error:
+        load(source=None, root=str(root), obtain="Ask the\nauthors.\n")
+    assert str(error.value) == (
+        f"dataset mine: root {root} does not exist. To get it: Ask the authors."
+    )
+    root.mkdir()
+    config = load(source=None, root=str(root), obtain="Ask the authors.")
+    assert config.data_directory("mine") == str(root)
+
+
+def test_an_index_beyond_the_templates_is_told(load: Any) -> None:
+    load(templates={"texts": ["a", "b"], "selection": 1})
+    with pytest.raises(ConfigError, match="dataset mine: templates selects index 2 of 2"):
+        load(templates={"texts": ["a", "b"], "selection": 2})
+
+
+def test_a_datasets_own_tolerance_is_over_the_general_one(load: Any) -> None:
+    assert load().max_reject_fraction("mine") == 0.001
+    assert load(max_reject_fraction=0.25).max_reject_fraction("mine") == 0.25
+
+
+def test_fetched_and_converted_datasets_have_their_own_directories(load: Any) -> None:
+    assert load().data_directory("mine") == "resources/downloads/datasets/mine"
+    converted = load(convert="textvqa_parquet").data_directory("mine")
+    assert converted == "resources/models/datasets/mine"
+
+
+def test_the_answer_prompt_of_an_llm_stands_where_a_sample_has_none() -> None:
+    samples = [Sample("1", "a.png", "", ["x"]), Sample("2", "a.png", "What?", ["y"])]
+    assert [s.prompt for s in with_prompt(samples, {"answer_prompt": "Answer: "})] == [
+        "Answer: ",
+        "What?",
+    ]
+    assert with_prompt(samples, {}) == samples
+
+
+def test_media_root_is_for_readers_that_name_their_media(load: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"mine: media_root {tmp_path}/photos does not exist"):
+        load(media_root=str(tmp_path / "photos"))
+    (tmp_path / "photos").mkdir()
+    config = load(media_root=f"{tmp_path}/photos/")
+    assert config.media_directory("mine") == str(tmp_path / "photos")
+    assert config.data_directory("mine") == "resources/downloads/datasets/mine"
+    assert load().media_directory("mine") == "resources/downloads/datasets/mine"
+    with pytest.raises(ConfigError, match="reader: unknown value 'coco_2014'"):
+        load(media_root=str(tmp_path / "photos"), reader="coco_2014")
+    with pytest.raises(ConfigError, match="media_root: '/' does not match"):
+        load(media_root="/")

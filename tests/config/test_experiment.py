@@ -1,0 +1,231 @@
+import copy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from depalm.config.experiment import Config, load_config
+from depalm.config.schema import ConfigError, check_schema, load_yaml
+
+ROOT = Path(__file__).parents[2]
+# smoke-webdataset.yaml is read over smoke.yaml, and no configuration by itself
+CONFIGS = sorted(
+    {path.name for path in (ROOT / "config").glob("*.yaml")} - {"smoke-webdataset.yaml"}
+)
+PARTS = sorted((ROOT / "config").glob("*/*.yaml")) + sorted((ROOT / "tests/smoke").glob("*/*.yaml"))
+DEMO = load_yaml(ROOT / "config/demo.yaml")
+
+
+def demo(**changes: Any) -> Config:
+    return load_config({**copy.deepcopy(DEMO), **changes}, ROOT)
+
+
+def block(**axes: Any) -> dict[str, Any]:
+    return {**DEMO["grid"][0], **axes}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_shipped_configuration_is_valid(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in PARTS:  # what a part says lies on this machine
+        part = load_yaml(path)
+        for key in ("root", "path"):
+            (tmp_path / part.get(key, "")).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    config = load_config(load_yaml(ROOT / "config" / name), ROOT)
+    assert config.runs()
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_part_follows_its_schema(path: Path) -> None:
+    check_schema(load_yaml(path), path.parent.name.removesuffix("s"), str(path))
+
+
+def test_runs_are_the_products_of_the_blocks_each_once() -> None:
+    config = demo(grid=[block(seeds=[0, 1]), block(methods=["blind"], seeds=[1, 2])])
+    assert [(run.method, run.seed) for run in config.runs()] == [
+        ("blind", 0),
+        ("blind", 1),
+        ("qp_l0", 0),
+        ("qp_l0", 1),
+        ("blind", 2),
+    ]
+    assert config.runs()[0].path == (
+        "results/easy-vqa/runs/100pct/dinov2-S+smollm2-135m/blind/seed0"
+    )
+
+
+def test_only_layers_that_a_method_reads_whole_are_cached() -> None:
+    methods = ["blind", "limber_1", "epalm", "qp_l0", "qp_inner"]
+    every = demo(grid=[block(methods=methods)], overrides=[])
+    assert every.layers("easy-vqa", "dinov2-S") == [8, 9, 10, 11]
+    assert (
+        demo(grid=[block(methods=methods[:3])], overrides=[]).layers("easy-vqa", "dinov2-S") == []
+    )
+
+
+def test_settings_come_from_the_most_specific_place() -> None:
+    where = {"methods": ["qp_l0"], "fractions": ["1pct"]}
+    overrides = [
+        {"where": {"methods": ["qp_l0"]}, "train": {"lr": 1e-3, "batch_size": 4}},
+        {"where": where, "train": {"epochs": 30, "lr": 2e-3}},
+        {"where": where, "method": {"connector": {"adapter_dim": 64}}},
+    ]
+    config = demo(
+        train={"steps": 5, "lr": 1.0, "batch_size": 2},
+        grid=[block(fractions=["100pct", "1pct"])],
+        overrides=overrides,
+    )
+    runs = {(run.method, run.fraction): run for run in config.runs()}
+    blind, whole, part = (
+        config.train_settings(runs[key])
+        for key in [("blind", "1pct"), ("qp_l0", "100pct"), ("qp_l0", "1pct")]
+    )
+    assert blind == {"steps": 5, "lr": 1.0, "batch_size": 2}
+    assert whole == {"steps": 5, "lr": 1e-3, "batch_size": 4}
+    assert part == {"epochs": 30, "lr": 2e-3, "batch_size": 4}
+    method = config.method(runs["qp_l0", "1pct"])
+    assert method["connector"]["adapter_dim"] == 64
+    assert method["connector"]["mapper"]["queries"] == 32
+    assert config.method(runs["qp_l0", "100pct"])["connector"]["adapter_dim"] != 64
+
+
+def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
+    """Snakemake reruns a job whose parameters are printed otherwise."""
+    own = tmp_path / "methods" / "qp_l0.yaml"
+    own.parent.mkdir()
+    reversed_lines = (ROOT / "config/methods/qp_l0.yaml").read_text().splitlines()
+    own.write_text("\n".join(reversed_lines[-2:] + reversed_lines[:-2]) + "\n")
+    train = dict(reversed(DEMO["train"].items()))
+    first, second = demo(), demo(parts=[str(tmp_path), "config"], train=train)
+    for run in first.runs():
+        assert str(first.method(run)) == str(second.method(run))
+        assert str(first.train_settings(run)) == str(second.train_settings(run))
+
+
+def set_key(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(settings: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            settings = settings[key]
+        settings[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_key("trian", value={}), r"unknown key 'trian'; did you mean 'train'\?"),
+        (set_key("train", "lrr", value=1), r"train: unknown key 'lrr'; did you mean 'lr'\?"),
+        (set_key("train", "lr", value=-1), r"train\.lr: -1 is less than"),
+        (set_key("train", "lr", value="fast"), r"train\.lr: 'fast' is not of type 'number'"),
+        (set_key("cache", "dtype", value="float61"), r"cache\.dtype: .*'float61'.*'float16'"),
+        (set_key("grid", 0, "datasets", value=["easyvqa"]), r"'easyvqa'; did you mean 'easy-vqa'"),
+        (set_key("grid", 0, "backbones", value=["dino-S"]), r"'dino-S'; did you mean 'dinov2-S'"),
+        (set_key("grid", 0, "llms", value=["smolm2"]), r"'smolm2'; did you mean 'smollm2-135m'"),
+        (set_key("grid", 0, "methods", value=["qp_10"]), r"'qp_10'; did you mean 'qp_l0'"),
+        (set_key("grid", 0, "fractions", value=["0pct"]), r"'0pct' is not a fraction"),
+        (set_key("grid", 0, "fractions", value=["all"]), r"grid\.0\.fractions\.0: 'all' does not"),
+        (set_key("grid", 0, "seeds", value=[]), r"grid\.0\.seeds: \[\]"),
+        (set_key("tables", 0, "methods", value=["qp_l1"]), r"'qp_l1', which no run of the grid"),
+        (set_key("tables", 0, "published", value="paper.csv"), r"table demo: there is no file .*"),
+        (set_key("train", "epochs", value=1), r"train needs either `steps` or `epochs`"),
+        (set_key("device", value="tpu"), r"device: 'tpu' does not match"),
+        (set_key("cache", "stream", value="yes"), r"cache\.stream: 'yes' is not of type 'boolean'"),
+        (set_key("cache", "stream", value=True), r"cache\.stream: .* set cache\.url to where"),
+        (
+            set_key("cache", value={**DEMO["cache"], "url": "https://a/b", "stream": True}),
+            r"cache\.format: zarr shards .*nor streamed from cache\.url; set it to webdataset",
+        ),
+        (
+            set_key("cache", value={**DEMO["cache"], "format": "zarr", "url": "https://a/b"}),
+            r"cache\.format: zarr shards .*; set it to webdataset",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_nearest_right_one(
+    change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    settings = copy.deepcopy(DEMO)
+    change(settings)
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings, ROOT)
+
+
+def test_a_row_for_each_method_needs_one_backbone_in_each_cell() -> None:
+    grid = [block(backbones=["dinov2-S", "dinov2-S-224"])]
+    table = {"name": "all", "title": "All", "rows": "methods"}
+    with pytest.raises(ConfigError, match=r"table all .*blind easy-vqa 100pct runs .*dinov2-S-224"):
+        demo(grid=grid, tables=[table])
+    assert demo(grid=grid, tables=[{**table, "backbones": ["dinov2-S"]}])
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"connector": {"adapter_dim": 100}}, "100 is not divisible by its 8 heads"),
+        ({"connector": {"resampler": {"type": "avg", "factor": 9}}}, "8x8 patches"),
+        ({"source": {"count": 13}}, r"do not fit into 12 layers"),
+        ({"inject": {"at": "inner", "targets": {"end": 30}}}, r"do not fit into 30 layers"),
+    ],
+)
+def test_a_method_that_does_not_fit_is_found_before_anything_runs(
+    method: dict[str, Any], message: str
+) -> None:
+    overrides = [{"where": {"methods": ["qp_l0"]}, "method": method}]
+    with pytest.raises(ConfigError, match=rf"method 'qp_l0' does not fit .*{message}"):
+        demo(overrides=overrides)
+
+
+def test_a_part_of_the_users_own_folder_wins(tmp_path: Path) -> None:
+    own = tmp_path / "methods" / "qp_l0.yaml"
+    own.parent.mkdir()
+    own.write_text(
+        (ROOT / "config/methods/qp_l0.yaml").read_text().replace("version: 1", "version: 9")
+    )
+    config = demo(parts=[str(tmp_path), "config"])
+    assert config.part("method", "qp_l0")["version"] == 9
+    assert config.part("method", "blind")["version"] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"), [("dataset", "root"), ("backbone", "path"), ("llm", "path")]
+)
+def test_a_missing_file_of_the_users_is_named(tmp_path: Path, kind: str, key: str) -> None:
+    name = {"dataset": "easy-vqa", "backbone": "dinov2-S", "llm": "smollm2-135m"}[kind]
+    lines = (ROOT / "config" / f"{kind}s" / f"{name}.yaml").read_text().splitlines()
+    fetched = ("source:", "  uri:", "  sha256:", "convert:")
+    kept = [line for line in lines if not line.startswith(fetched)]
+    own = tmp_path / f"{kind}s" / f"{name}.yaml"
+    own.parent.mkdir()
+    own.write_text("\n".join([*kept, f"{key}: {tmp_path}/nowhere\n"]))
+    with pytest.raises(ConfigError, match=rf"{kind} {name}: {key} .*nowhere does not exist"):
+        demo(parts=[str(tmp_path), "config"])
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    (tmp_path / "config/methods/blind.yaml").write_text("version: [1\n")
+    with pytest.raises(ConfigError, match=r"blind\.yaml is not YAML"):
+        load_config(DEMO, tmp_path)
+
+
+def test_without_java_a_caption_metric_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "datasets" / "easy-vqa.yaml"
+    own.parent.mkdir()
+    text = (ROOT / "config/datasets/easy-vqa.yaml").read_text()
+    own.write_text(text.replace("metrics: [vqa_accuracy]", "metrics: [cider]"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert demo().runs()
+    with pytest.raises(ConfigError, match="cider: caption metrics need Java"):
+        demo(parts=[str(tmp_path), "config"])
+
+
+def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: 1e-3\nb: 5.0e-3\nc: 1e3x\n")
+    assert load_yaml(tmp_path / "a.yaml") == {"a": 1e-3, "b": 5e-3, "c": "1e3x"}

@@ -1,0 +1,74 @@
+"""config/paper.yaml against the 183 runs of the paper (data/paper_grid.csv): their settings, all
+their layers, and every count given.
+"""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from depalm.config.experiment import Config, Run
+from depalm.config.schema import check_schema, load_yaml
+
+ROOT = Path(__file__).parents[2]
+ROWS = list(csv.DictReader((ROOT / "tests" / "data" / "paper_grid.csv").open()))
+TUNED = "eva-clip-L-tuned"  # the backbone of the bias tuning suite: its tokens cannot be cached
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return Config(load_yaml(ROOT / "config" / "paper.yaml"), [ROOT / "config"])
+
+
+def run_of(row: dict[str, str]) -> Run:
+    fraction = f"{float(row['train_fraction']) * 100:g}pct"
+    backbone, llm = row["backbone"], row["llm"].removesuffix("-7b")
+    if row["backbone_bias_tuning"] == "true":
+        backbone = TUNED
+    if row["time_average"] == "true":
+        backbone += "_avg"
+    if row["cls_is_mean_pool"] == "true":
+        backbone += "_mean"
+    return Run(row["dataset"], fraction, backbone, llm, row["method"], 0)
+
+
+def test_the_grid_is_whole(config: Config) -> None:
+    """And each of its runs has five seeds; in addition there is blind."""
+    assert len(ROWS) == 183
+    assert len([row for row in ROWS if row["trainable_parameters"]]) == 43
+    runs = [run for run in config.runs() if run.method != "blind"]
+    assert len(runs) == 5 * 183
+    assert set(runs) == {replace(run_of(row), seed=seed) for row in ROWS for seed in range(5)}
+    blind = {(run.dataset, run.fraction) for run in config.runs() if run.method == "blind"}
+    assert blind == {(run.dataset, run.fraction) for run in runs}
+
+
+def test_the_tuned_backbone_is_the_other_one(config: Config) -> None:
+    assert config.part("backbone", TUNED) == config.part("backbone", "eva-clip-L")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['suite']}-{row['method']}")
+def test_a_run_of_the_paper(config: Config, row: dict[str, str]) -> None:
+    run = run_of(row)
+    method = config.method(run)
+    check_schema({"label": run.method, **method}, "method", run.path)
+    adapter = config.adapter(run)
+    assert adapter.source_layers == [int(layer) for layer in row["source_layers"].split()]
+    assert adapter.target_layers == [int(layer) for layer in row["target_layers"].split()]
+    if row["trainable_parameters"]:
+        assert adapter.trainable_parameters == int(row["trainable_parameters"])
+
+    connector = method.get("connector", {})
+    mapper = (connector.get("mapper") or {}).get("layers", "")
+    assert str(mapper) == row["mapper_layers"]
+    width = {"auto": "", "llm_dim": "llm"}.get(row["adapter_dim"], row["adapter_dim"])
+    assert str(connector.get("adapter_dim", "")) == width
+    backbone = config.part("backbone", run.backbone)
+    for option in ("time_average", "cls_is_mean_pool"):
+        assert backbone.get(option, False) == (row[option] == "true")
+    tuned = method.get("finetune", {}).get("backbone", {}).get("linears", False)
+    assert tuned == config.online(run) == (row["backbone_bias_tuning"] == "true")
+    train = config.train_settings(run)
+    for key in ("epochs", "batch_size", "accumulate", "lr", "clip_norm"):
+        assert train[key] == float(row[key])

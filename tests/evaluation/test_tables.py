@@ -1,0 +1,372 @@
+"""Tables over seeds, their four formats, and the averages of the paper's published table."""
+
+import csv
+import io
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from depalm.evaluation.render import FORMATS, lay_out, write_table
+from depalm.evaluation.tables import TableError, average_rank, average_score, build_table, read_runs
+from depalm.files import write_json
+
+PUBLISHED = Path(__file__).parents[2] / "config" / "published.csv"
+SPEC = {"name": "demo", "title": "Demo", "methods": ["blind", "limber_1", "qp_l0"]}
+LABELS = {"blind": "Blind", "limber_1": "LiMBeR(1)", "qp_l0": "DePALM QP,L0"}
+
+
+def make_run(method: str, value: float | None, **changes: Any) -> dict[str, Any]:
+    """The content of one scores.json."""
+    metrics = {"vqa_accuracy": value}
+    return {
+        **{"dataset": "easy-vqa", "split": "test", "fraction": "100pct", "backbone": "dinov2-S"},
+        **{"llm": "smollm2-135m", "method": method, "label": LABELS.get(method, method), "seed": 0},
+        **{"metrics": metrics, "primary_metric": "vqa_accuracy", "samples": 10, "rejects": 0},
+        **{"trainable_parameters": 1234567, "train_seconds": 100.0, "generate_seconds": 1.0},
+        **{"steps": 10, "samples_seen": 320, "device": "a CPU", "commit": "c" * 40},
+        **{"config_sha256": "f" * 64, "versions": {"torch": "2.9"}},
+        **changes,
+    }
+
+
+def shown(runs: list[dict[str, Any]], **spec: Any) -> list[dict[str, str]]:
+    """What the printed table shows: one {heading: text} per row."""
+    grid = lay_out(build_table(runs, {**SPEC, **spec}))
+    return [dict(zip(grid.header, (entry.text for entry in row), strict=True)) for row in grid.rows]
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def published_runs() -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """The published table as runs, one for each value in it; and its averages, by method."""
+    published = pd.read_csv(PUBLISHED)
+    scores = published.dropna(subset="dataset")
+    runs = [
+        make_run(
+            row.method,
+            None,
+            dataset=row.dataset,
+            fraction=row.fraction,
+            metrics={row.metric: row.mean},
+            primary_metric=row.metric,
+        )
+        for row in scores.itertuples(index=False)
+    ]
+    averages = published[published["dataset"].isna()]
+    return runs, averages.pivot(index="method", columns="metric", values="mean")
+
+
+def test_averages_reproduce_every_published_value() -> None:
+    runs, averages = published_runs()
+    assert len(averages) == 11
+    assert len(runs) == 11 * 10 - 6
+    methods = list(dict.fromkeys(run["method"] for run in runs))
+    rows = shown(runs, methods=methods)
+    for title, name in (("Average score", "average_score"), ("Average rank", "average_rank")):
+        assert [row[title] for row in rows] == [f"{averages.loc[m, name]:.1f}" for m in methods]
+    c_attn = rows[-1]
+    assert c_attn["coco CIDEr"] == "130.05"
+    assert c_attn["coco 1% CIDEr"] == "81.38"
+    assert c_attn["audiocaps SPIDEr"] == "–"
+
+
+def test_ranks_are_competition_ranks_and_a_missing_value_is_last() -> None:
+    means = pd.DataFrame({"x": [50.0, 50.0, 40.0, None], "y": [1.0, 2.0, 4.0, 3.0]})
+    assert list(average_rank(means)) == [2.5, 2.0, 2.0, 3.0]
+    assert list(average_score(means)) == [62.5, 75.0, 90.0, 37.5]
+
+
+def test_a_column_that_nobody_has_does_not_count() -> None:
+    means = pd.DataFrame({"x": [50.0, 25.0], "y": [None, None]})
+    assert list(average_score(means)) == [100.0, 50.0]
+    assert list(average_rank(means)) == [1.0, 2.0]
+
+
+def test_mean_and_sample_deviation_over_seeds() -> None:
+    values = {2: 70.25, 0: 77.125, 1: 75.5}
+    runs = [
+        make_run("qp_l0", value, seed=seed, train_seconds=1000.0 + 10 * seed)
+        for seed, value in values.items()
+    ]
+    rows = shown([*runs, make_run("blind", 60.125, trainable_parameters=0)])
+    assert rows == [
+        {
+            **{"Method": "Blind", "easy-vqa Accuracy": "60.12", "Seeds": "1"},
+            **{"Trainable parameters": "0", "Train seconds": "100"},
+        },
+        {
+            "Method": "DePALM QP,L0",
+            "easy-vqa Accuracy": f"74.29 ± {stdev(values.values()):.2f}",
+            "Seeds": "3",
+            "Trainable parameters": "1,234,567",
+            "Train seconds": "1,010",
+        },
+    ]
+    blind, qp = rows_of(FORMATS["csv"](build_table([*runs, make_run("blind", 60.125)], SPEC)))
+    assert float(qp["mean"]) == sum(values.values()) / 3  # full precision
+    assert float(qp["std"]) == stdev(values.values())
+    assert (qp["n"], qp["seeds"], qp["train_seconds"]) == ("3", "0 1 2", "1010.0")
+    assert (blind["std"], blind["n"], blind["seeds"]) == ("", "1", "0")
+    assert blind["method"] == "blind"
+    assert blind["label"] == "Blind"
+
+
+def test_rows_in_the_order_of_the_config_whatever_the_order_of_files() -> None:
+    runs = [make_run(method, 50.0, seed=seed) for method in LABELS for seed in range(3)]
+    expected = build_table(runs, SPEC)
+    for seed in range(5):
+        random.Random(seed).shuffle(runs)
+        assert {name: form(build_table(runs, SPEC)) for name, form in FORMATS.items()} == {
+            name: form(expected) for name, form in FORMATS.items()
+        }
+    rows = shown(runs, methods=["qp_l0", "blind", "limber_1"])
+    assert [row["Method"] for row in rows] == ["DePALM QP,L0", "Blind", "LiMBeR(1)"]
+
+
+def test_only_identities_that_vary_are_shown() -> None:
+    runs = [make_run("blind", 50.0), make_run("blind", 40.0, llm="opt-125m")]
+    assert [list(row)[:2] for row in shown(runs)] == [["LLM", "Method"]] * 2
+    runs.append(make_run("blind", 30.0, backbone="clip-L"))
+    rows = shown(runs)
+    assert [(row["Backbone"], row["LLM"]) for row in rows] == [
+        ("dinov2-S", "smollm2-135m"),
+        ("dinov2-S", "opt-125m"),
+        ("clip-L", "smollm2-135m"),
+    ]
+    assert "split" not in str(rows)
+    runs.append(make_run("blind", 30.0, split="val"))
+    assert "easy-vqa val Accuracy" in shown(runs)[0]
+
+
+def test_fractions_stand_from_large_to_small_and_missing_cells_are_dashes() -> None:
+    runs = [
+        make_run("qp_l0", 60.0, fraction="1pct"),
+        make_run("qp_l0", 77.0, seed=0),
+        make_run("qp_l0", 79.0, seed=1),
+        make_run("blind", 64.0),
+    ]
+    blind, qp = shown(runs)
+    assert list(blind)[1:3] == ["easy-vqa Accuracy", "easy-vqa 1% Accuracy"]
+    assert blind["easy-vqa 1% Accuracy"] == "–"
+    assert (blind["Seeds"], qp["Seeds"]) == ("1", "1–2")
+    assert (blind["Average rank"], qp["Average rank"]) == ("2.0", "1.0")
+    lines = rows_of(FORMATS["csv"](build_table(runs, SPEC)))
+    assert len(lines) == 2 * 2 + 2 * 2  # rows x columns, and two averages of each row
+    missing = [line for line in lines if line["n"] == "0"]
+    assert [(line["method"], line["fraction"], line["mean"]) for line in missing] == [
+        ("blind", "1pct", "")
+    ]
+    averages = [line for line in lines if line["metric"] == "average_score"]
+    assert [float(line["mean"]) for line in averages] == [50 * 64 / 78, 100.0]
+
+
+def test_filters_choose_runs() -> None:
+    runs = [
+        make_run(method, 50.0, dataset=dataset, fraction=fraction)
+        for method in LABELS
+        for dataset in ("easy-vqa", "vqav2")
+        for fraction in ("100pct", "10pct")
+    ]
+    rows = shown(runs, methods=["blind"], datasets=["vqav2"], fractions=["10pct"], llms=None)
+    assert [list(row)[:2] for row in rows] == [["Method", "vqav2 10% Accuracy"]]
+    both = shown(runs, datasets=["vqav2", "easy-vqa"], fractions=["10pct"])
+    assert list(both[0])[1:3] == ["vqav2 10% Accuracy", "easy-vqa 10% Accuracy"]
+    with pytest.raises(TableError, match=r"demo: none of 12 scores matches .*'opt-125m'"):
+        shown(runs, llms=["opt-125m"])
+
+
+def test_a_row_for_each_method_over_several_models() -> None:
+    runs = [
+        make_run("qp_l0", 70.0),
+        make_run("qp_l0", 80.0, dataset="coco", backbone="eva-clip-L", llm="llama"),
+        make_run("blind", 10.0, dataset="coco", backbone="disabled", llm="llama"),
+    ]
+    assert len(shown(runs)) == 3
+    blind, qp = shown(runs, rows="methods")
+    assert list(qp)[:3] == ["Method", "easy-vqa Accuracy", "coco Accuracy"]
+    assert (qp["easy-vqa Accuracy"], qp["coco Accuracy"]) == ("70.00", "80.00")
+    assert (blind["easy-vqa Accuracy"], blind["coco Accuracy"]) == ("–", "10.00")
+    mixed = [*runs, make_run("qp_l0", 60.0, llm="opt-125m")]
+    with pytest.raises(TableError, match=r"qp_l0 on easy-vqa .*dinov2-S\+opt-125m, .*smollm2"):
+        shown(mixed, rows="methods")
+
+
+def test_published_scores_stand_beside_ours(tmp_path: Path) -> None:
+    (tmp_path / "published.csv").write_text(
+        "method,dataset,fraction,metric,mean\n"
+        "qp_l0,easy-vqa,100pct,vqa_accuracy,71.5\n"
+        "blind,easy-vqa,100pct,vqa_accuracy,99\n"
+        "qp_l0,,,average_score,95.7\n"
+    )
+    runs = [make_run("qp_l0", 70.0), make_run("blind", 60.0), make_run("limber_1", 65.0)]
+    for run in runs:
+        write_json(tmp_path / f"{run['method']}.json", run)
+    outputs = [tmp_path / "demo.md", tmp_path / "demo.csv"]
+    write_table(tmp_path.glob("*.json"), SPEC, outputs, tmp_path / "published.csv")
+    text = outputs[0].read_text()
+    assert "| Blind | 60.00 [99.00] |" in text
+    assert "| **70.00 [71.50]** |" in text  # what is published is not in competition
+    assert "| LiMBeR(1) | 65.00 |" in text
+    assert "In brackets: the published mean." in text
+    assert [row["published"] for row in rows_of(outputs[1].read_text())] == ["99.0", "", "71.5"]
+
+
+def test_metrics_of_a_table() -> None:
+    metrics = {"cider": 90.0, "bleu_4": 30.0, "meteor": 25.0}
+    runs = [make_run("blind", None, metrics=metrics, primary_metric="cider")]
+    assert list(shown(runs)[0])[1] == "easy-vqa CIDEr"
+    titles = ["easy-vqa CIDEr", "easy-vqa BLEU-4", "easy-vqa METEOR"]
+    assert list(shown(runs, metrics="all")[0])[1:4] == titles
+    assert list(shown(runs, metrics=["bleu_4", "cider"])[0])[1:3] == titles[1::-1]
+    other = make_run("blind", None, dataset="vqav2", metrics={"cider": 1.0})
+    both = list(shown([other, *runs], metrics=["bleu_4", "cider"])[0])
+    assert both[1:4] == ["vqav2 CIDEr", "easy-vqa BLEU-4", "easy-vqa CIDEr"]
+    with pytest.raises(TableError, match="no run has the metric rouge_l"):
+        shown(runs, metrics=["cider", "rouge_l"])
+
+
+def test_unavailable_metrics_say_why() -> None:
+    audio = {
+        "dataset": "audiocaps",
+        "primary_metric": "spider",
+        "unavailable": {"spider": "no jar"},
+    }
+    runs = [
+        make_run("blind", None, metrics={"spider": None}, **audio),
+        make_run("blind", 64.0),
+        make_run("qp_l0", 77.0),
+    ]
+    table = build_table(runs, SPEC)
+    assert "audiocaps, SPIDEr: no jar." in table.notes
+    blind, qp = shown(runs)
+    assert blind["audiocaps SPIDEr"] == qp["audiocaps SPIDEr"] == "–"
+    assert (blind["Average rank"], qp["Average score"]) == ("2.0", "100.0")
+    line = rows_of(FORMATS["csv"](table))[0]
+    assert (line["dataset"], line["mean"], line["unavailable"]) == ("audiocaps", "", "no jar")
+
+
+PARTS = ["commit", "commit", "device", "torch"]
+
+
+def test_methods_without_scores_and_mixed_origins_are_noted() -> None:
+    runs = [make_run("blind", 50.0, seed=seed) for seed in range(3)]
+    notes = " ".join(build_table(runs, SPEC).notes)
+    assert "No scores of limber_1, qp_l0." in notes
+    assert "Mixed" not in notes
+    changes: list[dict[str, Any]] = [
+        {"commit": "d" * 40},
+        {"commit": "c" * 40 + "+dirty"},
+        {"device": "a GPU"},
+        {"versions": {"torch": "3.0"}},
+    ]
+    for change, part in zip(changes, PARTS, strict=True):
+        mixed = build_table([*runs, make_run("blind", 50.0, seed=3, **change)], SPEC)
+        assert len(mixed.notes) == len(build_table(runs, SPEC).notes) + 1
+        assert re.search(rf"differ in {part}: .* \(3 runs\), .* \(1 run\)\.", mixed.notes[-1])
+
+
+def test_seeds_with_different_configurations_are_noted_and_methods_are_not() -> None:
+    runs = [make_run("blind", 50.0, seed=0), make_run("qp_l0", 50.0, config_sha256="0" * 64)]
+    assert "configuration" not in " ".join(build_table(runs, SPEC).notes)
+    other = make_run("blind", 50.0, seed=1, config_sha256="1" * 64)
+    assert re.search(
+        r"seeds of .*blind differ in config", build_table([*runs, other], SPEC).notes[-1]
+    )
+
+
+def test_a_run_with_two_different_scores_is_an_error(tmp_path: Path) -> None:
+    for name, value in {"a": 50.0, "b": 50.0, "c": 51.0}.items():
+        write_json(tmp_path / f"{name}.json", make_run("blind", value))
+    assert len(read_runs([tmp_path / "a.json", tmp_path / "b.json"])) == 1
+    with pytest.raises(TableError, match=r"a\.json and .*c\.json are different scores of the same"):
+        read_runs(tmp_path / f"{name}.json" for name in "abc")
+    write_json(tmp_path / "d.json", {"dataset": "easy-vqa"})
+    with pytest.raises(TableError, match=r"d\.json has no split, fraction, .*seed"):
+        read_runs([tmp_path / "d.json"])
+
+
+class Cells(HTMLParser):
+    """The texts of a page's cells, row by row, and which of them are bold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.bold: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert {name for name, _ in attrs} <= {"lang", "charset", "name", "content", "class"}
+        if tag != "meta":
+            self.tags.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.tags.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.tags):
+            self.rows[-1][-1] += data
+        if "strong" in self.tags:
+            self.bold.append(data)
+
+
+AWKWARD = [
+    make_run("blind", 64.0, label="a|b & <c>_d 100%"),
+    make_run("limber_1", 77.001),
+    make_run("qp_l0", 76.999, seed=0),
+    make_run("qp_l0", 77.001, seed=1),
+]
+
+
+def test_formats_show_the_same_cells_with_the_best_in_bold() -> None:
+    table = build_table(AWKWARD, {**SPEC, "title": "A & B <1>"})
+    grid = lay_out(table)
+    texts = [[entry.text for entry in row] for row in grid.rows]
+    assert texts[0][0] == "a|b & <c>_d 100%"
+    assert [row[1] for row in texts] == ["64.00", "77.00", "77.00 ± 0.00"]
+
+    page = Cells()
+    page.feed(FORMATS["html"](table))
+    assert page.rows == [grid.header, *texts]
+    assert page.bold == ["77.00", "77.00 ± 0.00"]  # equal as printed
+    assert page.tags == []
+
+    markdown = FORMATS["md"](table)
+    lines = [line for line in markdown.split("\n") if line.startswith("|")]
+    cells = [re.split(r" (?<!\\)\| ", line[2:-2]) for line in lines]
+    assert {len(row) for row in cells} == {len(grid.header)}
+    assert [re.sub(r"\\(.)", r"\1", row[0]) for row in cells[2:]] == [row[0] for row in texts]
+    assert re.findall(r"\*\*(\d.*?)\*\*", markdown) == page.bold
+
+    latex = FORMATS["tex"](table)
+    body = latex.split("\\midrule\n")[1].split("\\bottomrule")[0].rstrip("\n").split("\n")
+    assert body[0].startswith(r"a|b \& <c>\_d 100\% & 64.00 & 1 & ")
+    assert [len(re.split(r"(?<!\\)&", line)) for line in body] == [len(grid.header)] * 3
+    assert re.findall(r"\\textbf{(.*?)}", latex) == ["77.00", r"77.00 $\pm$ 0.00"]
+    assert r"\caption{A \& B <1>}" in latex
+    assert r"\begin{tabular}{lrrrr}" in latex
+
+
+def test_every_output_is_written_in_its_format(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.json" for index in range(len(AWKWARD))]
+    for path, run in zip(paths, AWKWARD, strict=True):
+        write_json(path, run)
+    outputs = [tmp_path / "tables" / f"demo.{name}" for name in FORMATS]
+    write_table(paths, SPEC, outputs)
+    table = build_table(AWKWARD, SPEC)
+    for output, render in zip(outputs, FORMATS.values(), strict=True):
+        assert output.read_text() == render(table)
+    assert sorted(path.name for path in outputs[0].parent.iterdir()) == [
+        *("demo.csv", "demo.html", "demo.md", "demo.tex")
+    ]

@@ -1,0 +1,107 @@
+"""Views: training reads the augmented ones in turn, evaluation the clean one."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from depalm.adapters.adapter import Adapter
+from depalm.cache.store import CacheError, write_shard
+from depalm.config.experiment import Config
+from depalm.datasets.manifest import Sample
+from depalm.features.cached import read_each, training_views
+from depalm.jobs.runs import open_cache, open_views, with_media
+from depalm.media.decoders import token_identity
+from tests.support.vit import SPEC
+
+MEDIA = ["a", "b", "c", "d"]
+METHOD = {"source": {"count": 1}, "tokens": "cls", "inject": {"at": "l0"}}
+LLM_SHAPE = {"layers": 4, "width": 16}
+
+
+def write_view(folder: Path, view: int, rejected: tuple[str, ...] = ()) -> list[Path]:
+    """Two shards whose tokens all are `view`."""
+    paths = [folder / f"view{view}/shard-{i}.zarr" for i in range(2)]
+    for path, media in zip(paths, (MEDIA[:2], MEDIA[2:]), strict=True):
+        kept = [name for name in media if name not in rejected]
+        with write_shard(path, token_identity(SPEC, view), SPEC["shape"], [11], "float16") as shard:
+            tokens = torch.full((len(kept), *(SPEC["shape"][k] for k in SPEC["shape"])), view)
+            shard.add(kept, shard.pack(tokens))
+            shard.rejected |= dict.fromkeys(rejected, "empty file")
+    return paths
+
+
+def test_training_reads_the_augmented_views_or_the_only_one() -> None:
+    assert [training_views(count) for count in (1, 2, 4)] == [[0], [1], [1, 2, 3]]
+    assert Config({"cache": {"views": 3}}, []).training_views == [1, 2]
+    assert Config({"cache": {}}, []).training_views == [0]
+
+
+def test_epochs_read_the_views_in_turn(tmp_path: Path) -> None:
+    shards = [path for view in (1, 2, 3) for path in write_view(tmp_path, view)]
+    adapter = Adapter(METHOD, SPEC["shape"], LLM_SHAPE)
+    views = open_views(adapter, shards, [1, 2, 3], SPEC)
+    assert views is not None
+    read = [views.read(["a", "d"], [11], True, epoch).unique().tolist() for epoch in range(5)]
+    assert read == [[1], [2], [3], [1], [2]]
+    with pytest.raises(CacheError, match="view: 1, but this run asks for 2"):
+        open_views(adapter, shards, [2, 1, 3], SPEC)
+    with pytest.raises(CacheError, match=r"transform\.crop"):
+        open_cache(adapter, shards[:2], SPEC)
+
+
+def test_what_one_view_lacks_is_left_out_of_all(tmp_path: Path) -> None:
+    shards = write_view(tmp_path, 1, rejected=("b",)) + write_view(tmp_path, 2, rejected=("c",))
+    views = open_views(Adapter(METHOD, SPEC["shape"], LLM_SHAPE), shards, [1, 2], SPEC)
+    samples = [Sample(name, name, "", ["text"]) for name in MEDIA]
+    assert [sample.media for sample in with_media(samples, views)] == ["a", "d"]
+
+
+def test_the_next_item_is_read_while_one_is_used_and_no_more() -> None:
+    begun: list[int] = []
+    two_begun = threading.Event()
+
+    def read(item: int) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        begun.append(item)
+        if item == 1:
+            two_begun.set()
+        return 10 * item
+
+    pairs = read_each(range(5), read, ahead=True)
+    assert next(pairs) == (0, 0)
+    assert two_begun.wait(10)
+    time.sleep(0.05)
+    assert begun == [0, 1]
+    assert list(pairs) == [(1, 10), (2, 20), (3, 30), (4, 40)]
+    assert list(read_each([], read, ahead=True)) == []
+
+
+def test_an_error_of_reading_is_raised_in_its_turn_and_no_thread_stays() -> None:
+    threads = threading.active_count()
+
+    def read(item: int) -> int:
+        return 10 // item
+
+    pairs = read_each([5, 2, 0, 1], read, ahead=True)
+    assert [next(pairs), next(pairs)] == [(5, 2), (2, 5)]
+    with pytest.raises(ZeroDivisionError):
+        next(pairs)
+    left = read_each([5, 2], read, ahead=True)
+    next(left)
+    left.close()
+    assert threading.active_count() == threads
+
+
+def test_what_depends_on_the_step_before_is_read_in_turn_by_the_same_thread() -> None:
+    begun: list[int] = []
+
+    def read(item: int) -> bool:
+        begun.append(item)
+        return threading.current_thread() is threading.main_thread()
+
+    pairs = read_each(range(3), read, ahead=False)
+    assert next(pairs) == (0, True)
+    assert begun == [0]

@@ -1,0 +1,281 @@
+"""Online features: the backbone in the loop, as it is, tuned, and on files augmented anew."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from depalm.adapters.adapter import Adapter
+from depalm.adapters.selection import AdapterError
+from depalm.backbones.registry import load_backbone
+from depalm.datasets.manifest import Sample, write_manifest
+from depalm.features.extract import Extraction, extract
+from depalm.features.online import Media, online_features
+from depalm.files import read_json, sha256_file
+from depalm.generation.generate import Decoding
+from depalm.jobs.runs import generate_run, train_run
+from depalm.media.decoders import load_decoder, view_seed
+from depalm.rejects import MediaError, Reject, RejectError, read_rejects
+from depalm.training.loop import Settings
+from tests.support import encoders
+from tests.support.media_files import write_images
+from tests.support.runs import CPU, LLM, write_llm
+from tests.support.tiny import LLM_SHAPE, METHODS, replace_weights
+from tests.support.training import Killed
+from tests.support.vit import SPEC, tiny_vit
+
+MEDIA = [f"images/{i}.png" for i in range(4)]
+SAMPLES = [Sample(str(i), MEDIA[i % 4], "what ?", [["a", "b"][i % 2]]) for i in range(8)]
+SETTINGS = Settings(batch_size=4, lr=5e-3, steps=5, dtype="float32", augment=False)
+METHOD = METHODS["qp_l0"]
+TUNED = {**METHOD, "finetune": {"backbone": {"linears": True, "norms": True}}}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, images, a manifest, and a cache of the clean images."""
+    root = tmp_path_factory.mktemp("files")
+    write_llm(root / "llm")
+    tiny_vit(root / "vit")
+    write_images(root, MEDIA)
+    write_manifest(root / "manifest.parquet", SAMPLES)
+    (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in SAMPLES))
+    extract(SPEC, root / "vit", root, MEDIA, [11], root / "vit.zarr", Extraction(), "cpu")
+    return root
+
+
+def common(files: Path, folder: Path, method: Mapping[str, Any], online: bool) -> dict[str, Any]:
+    return {
+        "manifest": files / "manifest.parquet",
+        "shards": [] if online else [files / "vit.zarr"],
+        "backbone_directory": files / "vit",
+        "llm_directory": files / "llm",
+        "parts": {"method": method, "backbone": SPEC, "llm": LLM},
+        "device": CPU,
+        "adapter_path": folder / "adapter.safetensors",
+        "record_path": folder / "adapter.json",
+        "media": Media(files, workers=2, max_reject_fraction=0.3) if online else None,
+    }
+
+
+def train(
+    files: Path,
+    folder: Path,
+    method: Mapping[str, Any] = METHOD,
+    settings: Settings = SETTINGS,
+    online: bool = True,
+) -> dict[str, torch.Tensor]:
+    train_run(
+        **common(files, folder, method, online),
+        subset=files / "subset.txt",
+        views=[0],
+        settings=settings,
+        seed=0,
+        log_path=folder / "train.jsonl",
+        rejects_path=folder / "train.rejects.parquet",
+    )
+    return load_file(folder / "adapter.safetensors")
+
+
+def generate(
+    files: Path, folder: Path, method: Mapping[str, Any] = METHOD, online: bool = True
+) -> dict[str, str]:
+    generate_run(
+        **common(files, folder, method, online),
+        decoding=Decoding(2, 4),
+        predictions_path=folder / "predictions.jsonl",
+        summary_path=folder / "generate.json",
+        rejects_path=folder / "generate.rejects.parquet",
+    )
+    rows = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
+    return {row["id"]: row["prediction"] for row in rows}
+
+
+# features
+
+
+def untuned() -> Adapter:
+    return Adapter(METHOD, SPEC["shape"], LLM_SHAPE)
+
+
+def test_features_are_the_backbones_of_each_file_in_any_order(files: Path) -> None:
+    model, decoder = load_backbone(SPEC, files / "vit"), load_decoder(SPEC)
+    with online_features(untuned(), model, SPEC, Media(files, workers=2), MEDIA, CPU, 0) as online:
+        asked = [MEDIA[i] for i in (2, 0, 2)]
+        expected = model(torch.stack([decoder(files / name) for name in asked]))
+        torch.testing.assert_close(online.read(asked, [3, 11], False), expected[:, [3, 11]])
+        torch.testing.assert_close(online.read(asked, [5], True), expected[:, [5], :1])
+
+
+def test_each_epoch_and_seed_sees_a_file_in_its_own_way_and_always_the_same(files: Path) -> None:
+    model, decoder = load_backbone(SPEC, files / "vit"), load_decoder(SPEC)
+    read = {}
+    for seed in (None, 0, 1):
+        media = Media(files)
+        with online_features(untuned(), model, SPEC, media, MEDIA, CPU, seed) as online:
+            for epoch in (0, 1, 0):
+                features = online.read(MEDIA, [11], False, epoch)
+                torch.testing.assert_close(read.setdefault((seed, epoch), features), features)
+    pixels = torch.stack([decoder(files / n, view_seed(f"1/{n}", 2)) for n in MEDIA])
+    torch.testing.assert_close(read[1, 1], model(pixels)[:, [11]])
+    torch.testing.assert_close(read[None, 0], read[None, 1])
+    augmented = [read[key] for key in ((None, 0), (0, 0), (0, 1), (1, 0), (1, 1))]
+    for i, first in enumerate(augmented):
+        for second in augmented[:i]:
+            assert all(not torch.allclose(first[k], second[k]) for k in range(len(MEDIA)))
+
+
+def test_a_file_that_goes_bad_later_is_named(files: Path, tmp_path: Path) -> None:
+    model = load_backbone(SPEC, files / "vit")
+    shutil.copytree(files / "images", tmp_path / "images")
+    with online_features(untuned(), model, SPEC, Media(tmp_path), MEDIA, CPU) as online:
+        (tmp_path / MEDIA[1]).unlink()
+        with pytest.raises(MediaError, match=r"images/1\.png: no such file"):
+            online.read(MEDIA, [11], False)
+
+
+FILM, FBANK, MEL = torch.rand(2, 4, 3, 32, 32), torch.rand(2, 64, 32), torch.rand(2, 8, 40)
+ENCODERS = {
+    "clip": (encoders.tiny_clip, encoders.CLIP_SPEC, FILM[:, 0]),
+    "open_clip": (encoders.tiny_open_clip, encoders.OPEN_CLIP_SPEC, FILM[:, 0]),
+    "timm": (tiny_vit, SPEC, FILM[:, 0]),
+    "ast": (encoders.tiny_ast, encoders.AST_SPEC, FBANK),
+    "whisper": (encoders.tiny_whisper, encoders.WHISPER_SPEC, MEL),
+    "timesformer": (encoders.tiny_timesformer, encoders.TIMESFORMER_SPEC, FILM),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_gradients_reach_all_that_is_tuned_of_a_backbone_of_every_loader(
+    name: str, tmp_path: Path
+) -> None:
+    write, spec, inputs = ENCODERS[name]
+    write(tmp_path)
+    model = load_backbone(spec, tmp_path)
+    frozen = model(inputs)
+    method = {**TUNED, "source": {"count": 1}}
+    adapter = Adapter(method, spec["shape"], LLM_SHAPE, {"backbone": model})
+    with adapter.tuned("backbone", model):
+        tokens = model(inputs)
+    torch.testing.assert_close(tokens, frozen)  # a tuning starts from nothing
+    tokens[:, -1].square().sum().backward()
+    for key, parameter in adapter.tuning.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.any(), key
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    torch.testing.assert_close(model(inputs), frozen)
+
+
+# runs
+
+
+def test_a_frozen_backbone_trains_and_generates_as_from_the_cache(
+    files: Path, tmp_path: Path
+) -> None:
+    """But for the cache's float16."""
+    online, cached = (train(files, tmp_path / name, online=name == "o") for name in "oc")
+    start = train(files, tmp_path / "start", settings=replace(SETTINGS, lr=0.0))
+    moved = {name: (cached[name] - start[name]).norm() for name in start}
+    assert online.keys() == cached.keys()
+    for name, distance in moved.items():
+        assert distance > 0
+        assert (online[name] - cached[name]).norm() < 0.1 * distance
+    assert generate(files, tmp_path / "o") == generate(files, tmp_path / "o", online=False)
+    records = [read_json(tmp_path / name / "adapter.json") for name in "oc"]
+    assert records[0].keys() == records[1].keys()
+    assert records[0]["training"].keys() == records[1]["training"].keys()
+
+
+def test_augmented_training_differs_but_the_same_seed_gives_the_same_bytes(
+    files: Path, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, augment=True)
+    for name in "ab":
+        train(files, tmp_path / name, settings=settings)
+    train(files, tmp_path / "clean")
+    digests = [sha256_file(tmp_path / name / "adapter.safetensors") for name in ("a", "b", "clean")]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_exactly_the_adapter_and_the_tuning_of_the_backbone_are_trained(
+    files: Path, tmp_path: Path
+) -> None:
+    tensors = train(files, tmp_path, TUNED)
+    start = train(files, tmp_path / "start", TUNED, replace(SETTINGS, lr=0.0))
+    assert tensors.keys() == start.keys()
+    assert all(not torch.equal(tensors[name], start[name]) for name in tensors)
+    tuning = {name for name in tensors if name.startswith("tuning.")}
+    # each block: 4 Linears and 2 norms; the final norm
+    assert len(tuning) == (12 * 6 + 1) * 2
+    assert {name for name in tensors if name not in tuning} == untuned().state_dict().keys()
+    record = read_json(tmp_path / "adapter.json")
+    assert record["trainable_parameters"] == sum(value.numel() for value in tensors.values())
+
+
+def test_a_tuned_backbone_comes_back_with_the_adapter(files: Path, tmp_path: Path) -> None:
+    tensors = train(files, tmp_path, TUNED, replace(SETTINGS, batch_size=8, lr=3e-2, steps=100))
+    answers = {sample.id: sample.references[0] for sample in SAMPLES}
+    assert generate(files, tmp_path, TUNED) == answers
+    # a tuning by which nothing is left of the images
+    scales = {n: -torch.ones_like(t) for n, t in tensors.items() if n.endswith(".scale")}
+    replace_weights(tmp_path, tensors | scales)
+    assert len(set(generate(files, tmp_path, TUNED).values())) == 1
+    with pytest.raises(AdapterError, match="another method"):
+        generate(files, tmp_path, METHOD)
+
+
+def test_a_cache_is_refused_where_the_backbone_is_tuned(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="tokens of the frozen backbone"):
+        train(files, tmp_path, TUNED, online=False)
+
+
+def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
+    files: Path,
+    tmp_path: Path,
+    killed_at: list[int],
+) -> None:
+    settings = replace(SETTINGS, augment=True, checkpoint_seconds=0.0)
+    train(files, tmp_path / "whole", TUNED, settings)
+    killed_at += [5 + 3]
+    with pytest.raises(Killed):
+        train(files, tmp_path / "killed", TUNED, settings)
+    assert (tmp_path / "killed/training/checkpoint.safetensors").is_file()
+    train(files, tmp_path / "killed", TUNED, settings)
+    digests = {sha256_file(tmp_path / n / "adapter.safetensors") for n in ("whole", "killed")}
+    assert len(digests) == 1
+    steps = (tmp_path / "killed/train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in steps] == [1, 2, 3, 4, 5]
+
+
+def test_bad_files_are_left_out_listed_and_tolerated_up_to_a_fraction(
+    files: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(files, tmp_path / "broken")
+    (broken / MEDIA[1]).write_bytes(b"no image")
+    train(broken, tmp_path / "run")
+    lost = [Reject(key, MEDIA[1], "not an image that Pillow knows") for key in ("1", "5")]
+    assert read_rejects(tmp_path / "run/train.rejects.parquet") == lost
+    assert read_json(tmp_path / "run/adapter.json")["training"]["rejects"] == 2
+    assert generate(broken, tmp_path / "run").keys() == {*"023467"}
+    assert read_rejects(tmp_path / "run/generate.rejects.parquet") == lost
+    assert read_json(tmp_path / "run/generate.json")["rejects"] == 2
+    (broken / MEDIA[2]).write_bytes(b"")
+    with pytest.raises(RejectError, match=r"2 of 4 rejected .*images/1\.png.*over max_reject"):
+        train(broken, tmp_path / "other")
+
+
+def test_what_the_cache_lacks_is_listed_too(files: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(files, tmp_path / "broken")
+    (broken / MEDIA[1]).write_bytes(b"no image")
+    shutil.rmtree(broken / "vit.zarr")
+    settings = Extraction(max_reject_fraction=0.3)
+    extract(SPEC, broken / "vit", broken, MEDIA, [11], broken / "vit.zarr", settings, "cpu")
+    train(broken, tmp_path, online=False)
+    rejects = read_rejects(tmp_path / "train.rejects.parquet")
+    assert [(reject.id, reject.media) for reject in rejects] == [("1", MEDIA[1]), ("5", MEDIA[1])]

@@ -1,0 +1,67 @@
+"""Media files that tests write, and where real ones lie."""
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(os.environ.get("DEPALM_SHARED", Path(__file__).parents[3] / "shared/data"))
+MILLISECONDS = Fraction(1, 1000)
+
+
+def shared(folder: str, pattern: str) -> list[Path]:
+    """Real files; the test is skipped where there are none."""
+    files = sorted((SHARED / folder).glob(pattern))
+    if not files:
+        pytest.skip(f"{SHARED / folder} has no {pattern}: set DEPALM_SHARED to the shared data")
+    return files
+
+
+def write_images(root: Path, names: Sequence[str]) -> None:
+    """Images of 4 x 4 pixels in random colours, the same every time."""
+    random = np.random.default_rng(0)
+    for name in names:
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(root / name)
+
+
+def grey(frame: int) -> int:
+    """The grey value of a frame of `write_video`."""
+    return 40 + 4 * frame
+
+
+def write_video(path: Path, times: Sequence[float], codec: str = "libx264", **options: Any) -> Path:
+    """A video of 64 x 48 pixels; frame i is shown from times[i] (seconds) on, and is all
+    grey(i).
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if codec == "libx264":
+            stream.codec_context.time_base = MILLISECONDS
+        for i, time in enumerate(times):
+            pixels = np.full((48, 64, 3), grey(i), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = round(time * 1000), MILLISECONDS
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_sound(path: Path, samples: np.ndarray, rate: int, container: str | None = None) -> Path:
+    """AAC in an MP4 file (or another container), which libsndfile cannot read."""
+    with av.open(str(path), "w", format=container) as output:
+        stream = output.add_stream("aac", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            samples.astype(np.float32)[None], format="fltp", layout="mono"
+        )
+        frame.rate = rate
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path

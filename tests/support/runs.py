@@ -1,0 +1,122 @@
+"""Runs and extractions from files to files, on tiny models."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from depalm.backbones.registry import weights_identity
+from depalm.cache.store import write_shard
+from depalm.datasets.manifest import Sample, write_manifest
+from depalm.features.extract import Extraction, extract
+from depalm.generation.generate import Decoding
+from depalm.jobs.runs import generate_run, train_run
+from depalm.media.decoders import token_identity
+from depalm.training.loop import Settings
+from tests.support.tiny import METHODS, tiny_llm
+from tests.support.vit import SPEC, tiny_vit
+
+SAMPLES = [Sample(str(i), f"media-{i % 4}", "what ?", [["a", "b"][i % 2]]) for i in range(8)]
+SETTINGS = Settings(batch_size=4, lr=5e-3, steps=3, dtype="float32")
+CPU = torch.device("cpu")
+METHOD = {**METHODS["qp_l0"], "version": 1}
+LLM = {"family": "llama", "shape": {"layers": 4, "width": 32}}
+
+
+def write_llm(folder: Path, seed: int = 0) -> Path:
+    """A tiny LLaMA with a tokenizer of words, as a Hugging Face directory."""
+    tiny_llm("llama", seed).model.save_pretrained(folder)
+    words = ["<pad>", "<s>", "</s>", "a", "b", "what", "?"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<pad>"
+    ).save_pretrained(folder)
+    return folder
+
+
+def write_files(root: Path) -> Path:
+    """Models, a manifest and a cache shard with all tokens of the last layer."""
+    write_llm(root / "llm")
+    write_llm(root / "other-llm", seed=1)
+    tiny_vit(root / "vit")
+    tiny_vit(root / "other-vit", seed=1)
+    write_manifest(root / "manifest.parquet", SAMPLES)
+    (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in SAMPLES))
+    for name in ("vit", "other-vit"):
+        metadata = {**token_identity(SPEC), "weights_sha256": weights_identity(root / name)}
+        shape = SPEC["shape"]
+        generator = torch.Generator().manual_seed(0)
+        with write_shard(root / f"{name}.zarr", metadata, shape, [11], "float16") as writer:
+            tokens = torch.randn(
+                4, shape["layers"], shape["tokens"], shape["width"], generator=generator
+            )
+            writer.add([f"media-{i}" for i in range(4)], writer.pack(tokens))
+    return root
+
+
+def train(
+    files: Path,
+    folder: Path,
+    method: Mapping[str, Any] = METHOD,
+    settings: Settings = SETTINGS,
+    llm: str = "llm",
+    vit: str = "vit",
+    seed: int = 0,
+) -> Path:
+    train_run(
+        manifest=files / "manifest.parquet",
+        subset=files / "subset.txt",
+        shards=[files / f"{vit}.zarr"],
+        backbone_directory=files / vit if method["inject"]["at"] != "none" else None,
+        views=[0],
+        llm_directory=files / llm,
+        parts={"method": method, "backbone": SPEC, "llm": LLM},
+        settings=settings,
+        seed=seed,
+        device=CPU,
+        adapter_path=folder / "adapter.safetensors",
+        record_path=folder / "adapter.json",
+        log_path=folder / "train.jsonl",
+        rejects_path=folder / "train.rejects.parquet",
+    )
+    return folder
+
+
+def generate(
+    files: Path,
+    folder: Path,
+    method: Mapping[str, Any] = METHOD,
+    llm: str = "llm",
+    vit: str = "vit",
+) -> list[str]:
+    generate_run(
+        manifest=files / "manifest.parquet",
+        shards=[files / f"{vit}.zarr"],
+        backbone_directory=files / vit if method["inject"]["at"] != "none" else None,
+        llm_directory=files / llm,
+        adapter_path=folder / "adapter.safetensors",
+        record_path=folder / "adapter.json",
+        parts={"method": method, "backbone": SPEC, "llm": LLM},
+        decoding=Decoding(2, 4),
+        device=CPU,
+        predictions_path=folder / "predictions.jsonl",
+        summary_path=folder / "generate.json",
+        rejects_path=folder / "generate.rejects.parquet",
+    )
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    return [json.loads(line)["prediction"] for line in lines]
+
+
+LONG = replace(SETTINGS, steps=40, checkpoint_seconds=0)
+MEDIA = [f"images/{i}.png" for i in range(100)]
+
+
+def extraction(data: Path, output: Path) -> None:
+    settings = Extraction(batch_size=4, max_reject_fraction=0.1)
+    extract(SPEC, data / "weights", data, MEDIA, [11], output, settings, "cpu")

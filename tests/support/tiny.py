@@ -1,0 +1,109 @@
+"""Tiny random LLMs in memory, of every family, and the methods of config/methods in their size."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+
+from depalm.adapters.adapter import Adapter
+from depalm.config.schema import load_yaml
+from depalm.files import read_json, sha256_file, write_json
+from depalm.llms.base import LLM, LlamaLLM, OptLLM
+
+LAYERS, WIDTH, VOCABULARY = 4, 32, 41
+FAMILIES = ["llama", "opt", "opt-projected"]
+BACKBONE, LLM_SHAPE = {"layers": 2, "tokens": 5, "width": 8}, {"layers": LAYERS, "width": WIDTH}
+
+
+class Tokenizer:
+    """One token per character; just what generation and training ask of a tokenizer."""
+
+    bos_token_id = 1
+    eos_token_id = 2
+    alphabet = "abcdefghijklmnopqrstuvwxyz ?.:\n0123456"
+
+    def __call__(self, texts: list[str], add_special_tokens: bool) -> dict[str, list[list[int]]]:
+        assert not add_special_tokens
+        return {"input_ids": [[3 + self.alphabet.index(c) for c in text] for text in texts]}
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        assert skip_special_tokens
+        return "".join(self.alphabet[i - 3] for i in ids if i >= 3)
+
+
+def tiny_llm(family: str, seed: int = 0) -> LLM:
+    """LLaMA with grouped-query attention, OPT, or OPT with projections around its layers (as
+    OPT-350m).
+    """
+    torch.manual_seed(seed)
+    if family == "llama":
+        config = LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=48,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.3,
+        )
+        return LlamaLLM(LlamaForCausalLM(config), Tokenizer())  # type: ignore[arg-type]
+    projected = family == "opt-projected"
+    opt = OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        ffn_dim=48,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        word_embed_proj_dim=16 if projected else WIDTH,
+        do_layer_norm_before=not projected,
+        init_std=0.3,
+        tie_word_embeddings=False,
+    )
+    return OptLLM(OPTForCausalLM(opt), Tokenizer())  # type: ignore[arg-type]
+
+
+def tiny(value: Any) -> Any:
+    """A method, or a part of it, with numbers that fit BACKBONE and LLM_SHAPE."""
+    if isinstance(value, dict):
+        return {
+            key: SIZES[key](part) if isinstance(part, int) and key in SIZES else tiny(part)
+            for key, part in value.items()
+        }
+    return value
+
+
+def random_adapter(method: dict[str, Any], seed: int = 0, **models: Any) -> Adapter:
+    """An adapter in which no parameter is zero, as in a trained one; in evaluation mode."""
+    torch.manual_seed(seed)
+    adapter = Adapter(method, BACKBONE, LLM_SHAPE, models).eval()
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return adapter
+
+
+def replace_weights(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give the adapter in `folder` other tensors, as its record then says."""
+    save_file(dict(tensors), folder / "adapter.safetensors")
+    record = read_json(folder / "adapter.json")
+    write_json(
+        folder / "adapter.json", record | {"sha256": sha256_file(folder / "adapter.safetensors")}
+    )
+
+
+SIZES = {
+    "count": lambda count: min(count, 2),
+    "end": lambda end: max(end, -2),
+    "adapter_dim": lambda _: 16,
+    "layers": lambda layers: min(layers, 2),
+    "queries": lambda _: 3,
+    "heads": lambda _: 2,
+    "prompt_tokens": lambda count: min(count, 2),
+}
+METHODS = {
+    path.stem: tiny({key: value for key, value in load_yaml(path).items() if key != "label"})
+    for path in sorted((Path(__file__).parents[2] / "config" / "methods").glob("*.yaml"))
+}

@@ -1,0 +1,40 @@
+"""Training of a tiny LLM in memory: settings, samples, and what comes out compared."""
+
+import torch
+
+from depalm.adapters.adapter import Adapter
+from depalm.datasets.manifest import Sample
+from depalm.training.loop import Settings, Training
+from tests.support.tiny import BACKBONE, LLM_SHAPE, METHODS
+
+SETTINGS = Settings(batch_size=4, lr=5e-3, steps=12, dtype="float32", checkpoint_seconds=0)
+
+
+def samples(count: int = 30) -> list[Sample]:
+    """Questions of several lengths; the answer depends on the picture alone."""
+    return [
+        Sample(
+            str(i),
+            f"media-{i % 6}",
+            "what is" + " it" * (i % 4) + "?",
+            ["abc"[i % 3] * (1 + i % 3)],
+        )
+        for i in range(count)
+    ]
+
+
+def build(method: str, seed: int = 0) -> Adapter:
+    torch.manual_seed(seed)
+    return Adapter(METHODS[method], BACKBONE, LLM_SHAPE)
+
+
+def weights(training: Training) -> dict[str, torch.Tensor]:
+    return training.adapter.state_dict()
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+class Killed(BaseException):
+    pass

@@ -1,0 +1,40 @@
+"""Snakemake on the smoke configuration, as a user runs it."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "config" / "smoke.yaml"
+VQA = "results/shapes-vqa/runs/100pct/vit-tiny+llama-tiny"
+RUN = f"{VQA}/qp_l0/seed0"
+Runner = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    """Snakemake in `folder`, with the smoke configuration unless the arguments name another."""
+    chosen = [] if "--configfile" in arguments else ["--configfile", str(SMOKE)]
+    program = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    # in front: what follows --configfile is taken for more of them
+    return [*program, *chosen, "--directory", str(folder), "--cores", "2", *arguments]
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, *arguments), capture_output=True, text=True, cwd=ROOT)
+
+
+def planned(folder: Path, *arguments: str, run: Runner = snakemake) -> dict[str, int]:
+    """The jobs by rule that Snakemake would run, those that only name targets left out."""
+    done = run(folder, "--dry-run", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, stats = done.stdout.partition("Job stats:")
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", stats, re.MULTILINE))
+    return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+
+
+def build(folder: Path) -> Path:
+    builder = ROOT / "tests" / "smoke" / "build.py"
+    subprocess.run([sys.executable, str(builder), str(folder / "resources/smoke")], check=True)
+    return folder

@@ -1,0 +1,267 @@
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from depalm.adapters.selection import AdapterError, select_layers
+from depalm.datasets.manifest import Sample
+from depalm.generation.generate import Decoding, generate
+from depalm.training.batches import IGNORED, batch_stream, collate, encode, epoch_batches
+from depalm.training.loop import Settings, Training, TrainingError, train
+from tests.support.features import RandomFeatures
+from tests.support.tiny import METHODS, tiny_llm
+from tests.support.training import SETTINGS, Killed, build, equal, samples, weights
+
+
+def run(
+    folder: Path, method: str = "qp_l0", settings: Settings = SETTINGS, seed: int = 0
+) -> Training:
+    llm = tiny_llm("llama")
+    data = encode(llm, samples(), 10)
+    return train(
+        llm, build(method, seed), data, RandomFeatures(), settings, seed, folder, "identity"
+    )
+
+
+# batches
+
+
+def test_only_the_answer_and_its_end_are_labels() -> None:
+    llm = tiny_llm("llama")
+    data = encode(llm, [Sample("0", "m", "a?", ["bc"]), Sample("1", "n", "", ["d"])], 10)
+    batch = collate(data, [(0, 0), (1, 0)], padding=0)
+    (a, mark), (b, c), (d,) = llm.tokenize(["a?", "bc", "d"])
+    assert batch.token_ids.tolist() == [[1, a, mark, b, c], [1, d, 0, 0, 0]]
+    x = IGNORED
+    assert batch.labels.tolist() == [[x, x, b, c, 2], [d, 2, x, x, x]]
+    assert batch.media == ["m", "n"]
+
+
+def test_long_answers_are_cut_but_still_end() -> None:
+    data = encode(tiny_llm("llama"), [Sample("0", "m", "", ["abcdef"])], 3)
+    assert len(data.answers[0][0]) == 4
+    assert data.answers[0][0][-1] == 2
+
+
+def test_an_epoch_holds_every_sample_once_and_draws_references_anew() -> None:
+    many = [Sample(str(i), "m", "", ["a", "bb", "ccc"]) for i in range(37)]
+    data = encode(tiny_llm("llama"), many, 10)
+    epochs = [list(chain(*epoch_batches(data, 4, 0, epoch))) for epoch in range(2)]
+    for pairs in epochs:
+        assert sorted(sample for sample, _ in pairs) == list(range(37))
+        assert {reference for _, reference in pairs} == {0, 1, 2}
+    assert dict(epochs[0]) != dict(epochs[1])
+    assert epoch_batches(data, 4, 0, 0) == epoch_batches(data, 4, 0, 0)
+    assert epoch_batches(data, 4, 0, 0) != epoch_batches(data, 4, 1, 0)
+
+
+def test_batches_are_bucketed_by_length_but_not_ordered_by_it() -> None:
+    many = [Sample(str(i), "m", "a" * (i * 7 % 20), ["b"]) for i in range(200)]
+    data = encode(tiny_llm("llama"), many, 10)
+    batches = epoch_batches(data, 4, 0, 0)
+    lengths = [[len(data.prompts[sample]) for sample, _ in batch] for batch in batches]
+    assert max(max(row) - min(row) for row in lengths) <= 2
+    assert [row[0] for row in lengths] != sorted(row[0] for row in lengths)
+
+
+def test_a_stream_that_skips_goes_on_where_it_was() -> None:
+    data = encode(tiny_llm("llama"), samples(), 10)
+    stream = batch_stream(data, 4, 0, skip=0)
+    whole = [next(stream).token_ids for _ in range(20)]  # two and a half epochs
+    resumed = batch_stream(data, 4, 0, skip=11)
+    assert all(torch.equal(next(resumed).token_ids, batch) for batch in whole[11:])
+
+
+# schedule
+
+
+def test_the_rate_warms_up_over_a_fifth_and_ends_at_a_ten_thousandth() -> None:
+    settings = Settings(batch_size=1, lr=2.0, steps=100)
+    rates = [settings.learning_rate(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(2.0 / 20)
+    assert rates[19] == rates[20] == pytest.approx(2.0)
+    assert rates[99] == pytest.approx(2e-4)
+    assert all(a > b for a, b in pairwise(rates[20:]))
+
+
+def test_epochs_count_steps_of_accumulated_batches() -> None:
+    settings = Settings(batch_size=4, accumulate=2, lr=1.0, epochs=3)
+    assert settings.total_steps(33) == 14  # 9 batches = 4.5 steps an epoch, 13.5 in three
+    assert Settings(batch_size=4, lr=1.0, steps=7).total_steps(33) == 7
+
+
+# training
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_exactly_the_adapter_is_trained(tmp_path: Path, method: str) -> None:
+    llm = tiny_llm("llama")
+    frozen = {name: value.clone() for name, value in llm.state_dict().items()}
+    adapter = build(method)
+    before = {name: value.clone() for name, value in adapter.state_dict().items()}
+    data = encode(llm, samples(), 10)
+    train(llm, adapter, data, RandomFeatures(), SETTINGS, 0, tmp_path, "identity")
+    assert all(torch.equal(value, frozen[name]) for name, value in llm.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in llm.parameters())
+    for name, value in adapter.state_dict().items():
+        assert not torch.equal(value, before[name]), f"{name} was not trained"
+
+
+def test_it_learns_what_only_the_features_tell(tmp_path: Path) -> None:
+    llm = tiny_llm("llama")
+    pictures = [Sample(str(i), f"media-{i}", "what is it?", ["abc"[i % 3]]) for i in range(6)]
+    settings = Settings(batch_size=6, lr=3e-2, steps=200, dtype="float32")
+    adapter = build("qp_l0")
+    data = encode(llm, pictures, 10)
+    train(llm, adapter, data, RandomFeatures(), settings, 0, tmp_path, "identity")
+    texts = generate(llm, adapter, pictures, RandomFeatures(), Decoding(2, 6))
+    assert texts == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path) -> None:
+    first, second = run(tmp_path / "a"), run(tmp_path / "b")
+    assert equal(weights(first), weights(second))
+    assert not equal(weights(first), weights(run(tmp_path / "c", seed=1)))
+
+
+def test_features_are_those_of_the_epoch_also_after_a_resume(
+    tmp_path: Path, killed_at: list[int]
+) -> None:
+    epochs: list[int] = []
+
+    class Views(RandomFeatures):
+        def read(self, media: list[str], layers: list[int], cls_only: bool, *epoch: int) -> Any:
+            epochs.extend(epoch)
+            return super().read(media, layers, cls_only)
+
+    llm = tiny_llm("llama")
+    data = encode(llm, samples(10), 10)  # 3 batches an epoch
+    arguments = (data, Views(), replace(SETTINGS, steps=7), 0, tmp_path, "identity")
+    killed_at += [5]
+    with pytest.raises(Killed):
+        train(llm, build("qp_l0"), *arguments)
+    assert epochs == [0, 0, 0, 1, 1, 1]
+    train(llm, build("qp_l0"), *arguments)
+    assert epochs[6:] == [1, 2]
+
+
+def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
+    tmp_path: Path, killed_at: list[int]
+) -> None:
+    whole = run(tmp_path / "whole")
+    killed_at += [12 + 7]  # the eighth step of the next run
+    with pytest.raises(Killed):
+        run(tmp_path / "killed")
+    resumed = run(tmp_path / "killed")
+    assert equal(weights(resumed), weights(whole))
+    assert (resumed.samples, resumed.loss) == (whole.samples, whole.loss)
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "train.jsonl").read_text().splitlines()]
+        for name in ("whole", "killed")
+    ]
+    for log in logs:
+        assert [line.pop("step") for line in log] == list(range(1, 13))
+        assert all(line.pop("seconds") >= 0 for line in log)
+    assert logs[0] == logs[1]
+
+
+def test_a_checkpoint_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    run(tmp_path)
+    training = Training(build("qp_l0"), torch.optim.AdamW([torch.zeros(1)]))
+    assert (tmp_path / "checkpoint.safetensors").is_file()
+    assert not training.load(tmp_path / "checkpoint.safetensors", "another identity")
+    assert training.step == 0
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty])
+@pytest.mark.parametrize(("checkpoints", "resumed"), [(1, "step 9 of 12"), (2, None)])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    tmp_path: Path,
+    killed_at: list[int],
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None],
+    checkpoints: int,
+    resumed: str | None,
+) -> None:
+    """As a power cut leaves it. Without any that is whole, training starts anew."""
+    whole = run(tmp_path / "whole")
+    killed_at += [12 + 10]
+    with pytest.raises(Killed):
+        run(tmp_path / "killed")
+    names = ["checkpoint.safetensors", "checkpoint.before.safetensors"]
+    for name in names[:checkpoints]:
+        damage(tmp_path / "killed" / name)
+    with caplog.at_level("INFO", "depalm"):
+        again = run(tmp_path / "killed")
+    for name in names[:checkpoints]:
+        assert f"{name} is damaged" in caplog.text
+    assert ("resumed at" in caplog.text) == (resumed is not None)
+    assert resumed is None or resumed in caplog.text
+    assert equal(weights(again), weights(whole))
+    assert len((tmp_path / "killed" / "train.jsonl").read_text().splitlines()) == 12
+
+
+def test_accumulated_batches_count_as_one_step(tmp_path: Path) -> None:
+    settings = Settings(batch_size=2, accumulate=3, lr=1e-3, steps=4, dtype="float32")
+    assert run(tmp_path, settings=settings).samples == 24
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path, settings=Settings(batch_size=4, lr=1e-3, steps=3, checkpoint_seconds=0))
+    good = load_file(tmp_path / "checkpoint.safetensors")
+
+    class Broken(RandomFeatures):
+        def read(self, *arguments: Any) -> torch.Tensor:
+            return super().read(*arguments) * math.nan
+
+    llm = tiny_llm("llama")
+    data = encode(llm, samples(), 10)
+    with pytest.raises(TrainingError, match=r"step 2: loss nan.*checkpoint"):
+        train(llm, build("qp_l0"), data, Broken(), SETTINGS, 0, tmp_path, "identity")
+    kept = load_file(tmp_path / "checkpoint.safetensors")
+    assert equal(kept, good)
+
+
+def test_no_samples_is_an_error(tmp_path: Path) -> None:
+    llm = tiny_llm("llama")
+    with pytest.raises(TrainingError, match="no training samples"):
+        train(llm, build("blind"), encode(llm, [], 5), None, SETTINGS, 0, tmp_path, "identity")
+
+
+# adapters
+
+
+def test_layers_are_chosen_from_the_end() -> None:
+    assert select_layers(24, {}) == [23]
+    assert select_layers(32, {"count": 6, "end": -4}) == [23, 24, 25, 26, 27, 28]
+    assert select_layers(12, {"count": 3, "stride": 2, "end": 8}) == [4, 6, 8]
+    for wrong in (
+        {"count": 25},
+        {"end": 24},
+        {"end": -25},
+        {"count": 0},
+        {"count": 4, "stride": 8},
+    ):
+        with pytest.raises(AdapterError, match="do not fit into 24 layers"):
+            select_layers(24, wrong)

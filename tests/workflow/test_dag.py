@@ -1,0 +1,314 @@
+"""The whole DAG on tiny data with tiny random models (config/smoke.yaml), as a user runs it."""
+
+import csv
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from depalm.files import read_json, sha256_file, sha256_tree
+from tests.support.clones import clone, snakemake_in
+from tests.support.workflow import ROOT, RUN, SMOKE, build, command, planned, snakemake
+
+SHARD = "results/shapes-vqa/cache/vit-tiny/view0/train/shard-0-of-1.zarr"
+# the second half of `make smoke`, which goes on in the same folder
+WEBDATASET = ["--configfile", str(SMOKE), str(SMOKE.with_name("smoke-webdataset.yaml"))]
+DATASETS = {
+    *("shapes-vqa", "shapes-captions", "coco-tiny", "vqav2-tiny", "okvqa-tiny", "aokvqa-tiny"),
+    *("textcaps-tiny", "textvqa-tiny", "audiocaps-tiny", "msrvtt-tiny"),
+}
+
+
+pytestmark = pytest.mark.dag
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything has run."""
+    folder = build(tmp_path_factory.mktemp("done"))
+    for arguments in ([], WEBDATASET):
+        outcome = snakemake(folder, *arguments)
+        assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    return folder
+
+
+def test_every_run_is_trained_generated_scored_and_in_the_tables(done: Path) -> None:
+    paths = sorted(done.glob("results/*/runs/*/*/*/*/test.scores.json"))
+    paths += sorted(done.glob("results/*/runs/*/*/*/*/val.scores.json"))
+    assert {path.relative_to(done / "results").parts[0] for path in paths} == DATASETS
+    assert len(paths) == 16
+    for path in paths:
+        scores = read_json(path)
+        assert scores["samples"] == 8
+        assert all(scores[key] for key in ("commit", "config_sha256", "versions", "device"))
+        assert scores["trainable_parameters"] > 0
+        assert list(path.parent.glob("training/tensorboard/events*"))
+        log = (path.parent / "train.jsonl").read_text().splitlines()
+        assert len(log) == scores["steps"]
+    rows = list(csv.DictReader((done / "results/tables/smoke.csv").open()))
+    scored = [row for row in rows if row["n"] not in ("", "0")]
+    cells = {(row["method"], row["fraction"], row["metric"]): row for row in scored}
+    assert cells["qp_l0", "50pct", "vqa_accuracy"]["n"] == "1"
+    assert cells["limber_1", "100pct", "cider"]["n"] == "2"
+    assert float(cells["limber_1", "100pct", "meteor"]["mean"]) >= 0
+    assert {path.suffix for path in (done / "results/tables").iterdir()} == {
+        *(".csv", ".md", ".html", ".tex")
+    }
+
+
+def test_both_cache_formats_and_augmented_views_are_read(done: Path) -> None:
+    suffixes = {path.suffix for path in done.glob("results/*/cache/*/*/*/shard-*-of-1.*")}
+    assert suffixes == {".zarr", ".parquet"}  # shards and rejects
+    cache = done / "results/audiocaps-tiny/cache/whisper-tiny"
+    assert sorted(str(path.relative_to(cache)) for path in cache.rglob("*.tar")) == [
+        f"{folder}/shard-{i}-of-2.tar" for folder in ("view0/test", "view1/train") for i in range(2)
+    ]
+    rows = list(csv.DictReader((done / "results/tables/smoke-webdataset.csv").open()))
+    assert {row["backbone"] for row in rows} == {"whisper-tiny", "clap-random"}
+
+
+def test_a_run_online_needs_no_cache_and_keeps_what_it_tuned(done: Path) -> None:
+    assert not (done / "results/textvqa-tiny/cache").exists()
+    run = done / "results/textvqa-tiny/runs/100pct/vit-tiny+llama-tiny/epalm/seed0"
+    tuned = [name for name in load_file(run / "adapter.safetensors") if "backbone" in name]
+    assert len(tuned) > 12
+    assert read_json(run / "val.scores.json")["samples"] == 8
+
+
+@pytest.mark.parametrize("arguments", [[], WEBDATASET], ids=["zarr", "webdataset"])
+def test_a_second_run_has_nothing_to_do(done: Path, arguments: list[str]) -> None:
+    assert planned(done, *arguments) == {}
+
+
+def test_more_workers_change_no_result(done: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("cache: {workers: 2}")
+    assert planned(done, "--configfile", str(SMOKE), str(tmp_path / "more.yaml")) == {}
+
+
+def test_a_deleted_score_is_scored_again_and_nothing_else(done: Path) -> None:
+    path = done / RUN / "test.scores.json"
+    before = path.read_bytes()
+    path.unlink()
+    assert planned(done) == {"score": 1, "table": 1}
+    assert snakemake(done).returncode == 0
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_adapter_is_made_anew_by_the_same_command(done: Path) -> None:
+    """The first time it fails, and its log ends with the error; it never has nothing to do."""
+    path, scores = done / RUN / "adapter.safetensors", f"{RUN}/test.scores.json"
+    before, predictions = path.read_bytes(), (done / RUN / "test.predictions.jsonl").read_bytes()
+    path.unlink()  # not the file that training/ keeps too
+    path.write_bytes(before[:-100])
+    outcome = snakemake(done, scores)
+    assert outcome.returncode != 0
+    log = done / f"logs/generate/{RUN.removeprefix('results/').replace('runs/', '')}/test.log"
+    last = log.read_text().splitlines()[-1]
+    assert re.search(r"DamagedAdapter: .*adapter\.safetensors is damaged", last)
+    assert "run the same command again" in last
+    assert last in outcome.stderr
+    assert "Traceback" not in log.read_text()
+    assert not (done / RUN / "test.predictions.jsonl").exists()
+    outcome = snakemake(done, scores)
+    assert outcome.returncode == 0, outcome.stderr
+    assert path.read_bytes() == before
+    assert (done / RUN / "test.predictions.jsonl").read_bytes() == predictions
+    assert planned(done, scores) == {}
+
+
+def test_one_output_is_asked_for_by_its_path(done: Path) -> None:
+    """Also of a run that no list names."""
+    path = RUN.replace("seed0", "seed7")
+    jobs = {"subset": 1, "train": 1, "generate": 1, "score": 1}
+    assert planned(done, f"{path}/test.scores.json") == jobs
+    assert planned(done, f"{path}/adapter.safetensors") == {"subset": 1, "train": 1}
+
+
+def test_an_adapter_is_tested_or_trained_on_by_one_command(done: Path, tmp_path: Path) -> None:
+    """As somebody who got its two files from elsewhere."""
+    for name in ("adapter.safetensors", "adapter.json"):
+        shutil.copy(done / RUN / name, tmp_path / name)
+    tested = RUN.replace("seed0", "seed8")
+    outcome = snakemake(
+        done, f"{tested}/test.scores.json", "--config", f"checkpoint={tmp_path.as_posix()}"
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    predictions = [(done / run / "test.predictions.jsonl").read_bytes() for run in (RUN, tested)]
+    assert predictions[0] == predictions[1]
+    assert not (done / tested / "adapter.safetensors").exists()
+
+    trained_on = RUN.replace("seed0", "seed9")
+    start = f"train={{init_from: {tmp_path.as_posix()}}}"
+    outcome = snakemake(done, f"{trained_on}/adapter.safetensors", "--config", start)
+    assert outcome.returncode == 0, outcome.stderr
+    logs = [(done / run / "train.jsonl").read_text().splitlines() for run in (RUN, trained_on)]
+    first, last, goes_on = (
+        json.loads(line)["loss"] for line in (logs[0][0], logs[0][-1], logs[1][0])
+    )
+    assert abs(goes_on - last) < abs(goes_on - first)
+
+
+@pytest.mark.parametrize(
+    ("part", "jobs"),
+    [
+        ("methods/qp_l0", {"train": 4, "generate": 4, "score": 4, "table": 1}),
+        (
+            "backbones/vit-tiny",
+            {"extract": 4, "train": 6, "generate": 6, "score": 6, "table": 1},
+        ),
+    ],
+)
+def test_another_version_of_a_part_reruns_exactly_its_descendants(
+    done: Path, tmp_path: Path, part: str, jobs: dict[str, int]
+) -> None:
+    source = next(
+        p for d in ("tests/smoke", "config") if (p := ROOT / d / f"{part}.yaml").is_file()
+    )
+    changed = tmp_path / "parts" / f"{part}.yaml"
+    changed.parent.mkdir(parents=True)
+    changed.write_text(source.read_text().replace("version: 1", "version: 2"))
+    folders = [str(tmp_path / "parts"), "tests/smoke", "config"]
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(SMOKE.read_text()), "parts": folders}))
+    assert planned(done, "--configfile", str(config)) == jobs
+
+
+def carry(source: Path, destination: Path) -> None:
+    """Copy what has run to a clone, times included: cp -a."""
+    for name in ("results", "resources", ".snakemake/metadata"):
+        shutil.copytree(source / name, destination / name, symlinks=True)
+
+
+def test_results_count_in_another_clone_until_a_version_is_raised(
+    done: Path, tmp_path: Path
+) -> None:
+    """Its scripts and configuration are newer than the results; only what is in them counts."""
+    settings = yaml.safe_load(SMOKE.read_text())
+    settings["tables"][0]["published"] = "config/published.csv"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    arguments = ("--configfile", str(tmp_path / "config.yaml"))
+    first = clone(tmp_path / "first")
+    carry(done, first)
+    assert planned(first, *arguments, run=snakemake_in) == {"table": 1}
+    outcome = snakemake_in(first, *arguments)
+    assert outcome.returncode == 0, outcome.stderr
+    second = clone(tmp_path / "second")
+    carry(first, second)
+    script = second / "workflow/scripts/train.py"
+    script.write_text(script.read_text() + "# a remark\n")
+    assert planned(second, *arguments, run=snakemake_in) == {}
+
+    method = second / "config/methods/limber_1.yaml"
+    method.write_text(method.read_text().replace("version: 1", "version: 2"))
+    jobs = {"train": 2, "generate": 2, "score": 2, "table": 1}
+    assert planned(second, *arguments, run=snakemake_in) == jobs
+
+
+def test_the_report_needs_no_network(done: Path) -> None:
+    outcome = snakemake(done, "--report", "results/report.html")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Tiny random models" in (done / "results/report.html").read_text()
+
+
+@pytest.fixture
+def killed() -> Iterator[list[subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        process.kill()
+
+
+def kill_when(folder: Path, pattern: str, started: list[subprocess.Popen[bytes]]) -> None:
+    """Start the run, kill the controller as soon as a file that fits `pattern` is there, and wait
+    until its jobs are gone too.
+    """
+    process = subprocess.Popen(
+        command(folder, f"{RUN}/adapter.safetensors"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    started.append(process)
+    while process.poll() is None and not any(folder.glob(pattern)):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while _jobs(folder):
+        assert time.monotonic() < deadline, "a job outlives its killed controller"
+        time.sleep(0.05)
+
+
+def _jobs(folder: Path) -> Sequence[Path]:
+    """Processes that run a script of Snakemake's in `folder`."""
+    mark = f"{folder}/.snakemake/scripts/".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if mark in path.read_bytes():
+                found.append(path)
+        except OSError:  # it ended while we looked
+            continue
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs end with a killed controller on Linux")
+def test_after_kills_in_extraction_and_training_the_bytes_are_the_same(
+    done: Path, tmp_path: Path, killed: list[subprocess.Popen[bytes]]
+) -> None:
+    folder = build(tmp_path)
+    kill_when(folder, f"{Path(SHARD).parent}/.shard-*.tmp/cls", killed)
+    assert not (folder / SHARD).exists()
+    assert snakemake(folder, "--unlock").returncode == 0
+    kill_when(folder, f"{RUN}/training/checkpoint.safetensors", killed)
+    assert not (folder / RUN / "adapter.safetensors").exists()
+    assert snakemake(folder, "--unlock").returncode == 0
+    outcome = snakemake(folder, f"{RUN}/adapter.safetensors")
+    assert outcome.returncode == 0, outcome.stderr
+    assert "resumed at step" in outcome.stderr
+    assert sha256_tree(folder / SHARD) == sha256_tree(done / SHARD)
+    adapters = [sha256_file(where / RUN / "adapter.safetensors") for where in (folder, done)]
+    assert adapters[0] == adapters[1]
+
+
+def test_a_wrong_configuration_is_one_line_before_the_dag(tmp_path: Path) -> None:
+    settings = yaml.safe_load(SMOKE.read_text())
+    settings["grid"][0]["methods"] = ["qp_10"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    outcome = snakemake(tmp_path, "--configfile", str(tmp_path / "config.yaml"))
+    assert outcome.returncode != 0
+    assert "configuration: unknown method 'qp_10'; did you mean 'qp_l0'?" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_the_comparison_of_the_paper_is_planned(tmp_path: Path) -> None:
+    """183 runs and 11 times blind, five seeds each; as soon as there is what nobody publishes."""
+    for folder in ("data/audiocaps", "data/msrvtt", "resources/local/mavil"):
+        (tmp_path / folder).mkdir(parents=True)
+    jobs = planned(tmp_path, "--quiet", "rules", "--configfile", str(ROOT / "config/paper.yaml"))
+    assert jobs["train"] == jobs["generate"] == jobs["score"] == 5 * (183 + 11)
+    assert jobs["table"] == 4
+
+
+def test_the_profile_of_slurm_is_found_by_its_name(tmp_path: Path) -> None:
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install 'depalm[slurm]'")
+    demo = str(ROOT / "config" / "demo.yaml")
+    outcome = snakemake(tmp_path, "--profile", "slurm", "--dry-run", "--configfile", demo)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "Using profiles slurm and" in outcome.stderr
+
+
+@pytest.mark.parametrize("name", ["config", "demo"])
+def test_snakemake_finds_nothing_to_lint(tmp_path: Path, name: str) -> None:
+    outcome = snakemake(tmp_path, "--lint", "--configfile", str(ROOT / "config" / f"{name}.yaml"))
+    assert outcome.returncode == 0, outcome.stderr
+    assert "in a good condition" in outcome.stdout + outcome.stderr

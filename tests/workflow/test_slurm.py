@@ -1,0 +1,181 @@
+"""The shipped profile on a real Slurm of one node, which keeps no accounts (slurm_site.py)."""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from depalm.files import sha256_file
+from tests.support import slurm_site
+from tests.support.clones import clone, snakemake_in
+
+RUN = "results/shapes-vqa/runs/100pct/vit-tiny+llama-tiny/qp_l0/seed0"
+SMOKE = ("--configfile", "config/smoke.yaml")
+# as shipped, but for how often it asks: soon, then 10 seconds later than before each time
+SLURM = ("--profile", "slurm", "--slurm-init-seconds-before-status-checks", "4")
+
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.skipif(bool(slurm_site.why_not()), reason=slurm_site.why_not() or ""),
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Slurm that accepts jobs."""
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install 'depalm[slurm]'")
+    with slurm_site.slurm(tmp_path_factory.mktemp("slurm")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with a token cache and manifests, made without Slurm."""
+    folder = clone(tmp_path_factory.mktemp("clone"))
+    builder = [sys.executable, "tests/smoke/build.py", "resources/smoke"]
+    subprocess.run(builder, cwd=folder, check=True)
+    shard = "results/shapes-vqa/cache/vit-tiny/view0/train/shard-0-of-1.zarr"
+    manifest = "results/coco-tiny/manifest/test.parquet"
+    subset = "results/shapes-vqa/subsets/100pct/seed0.txt"
+    outcome = snakemake_in(folder, *SMOKE, "--", shard, manifest, subset)
+    assert outcome.returncode == 0, outcome.stderr
+    return folder
+
+
+def run_on_slurm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Snakemake with the shipped profile; the test fails if it has not ended after four minutes."""
+    try:
+        return snakemake_in(folder, *SMOKE, *SLURM, *arguments, timeout=240)
+    except subprocess.TimeoutExpired as expired:
+        jobs = slurm_site.queue("--states=all", "--format=%i %T %k")
+        pytest.fail(
+            "\n".join(["Snakemake did not end; jobs:", *jobs, (expired.stderr or b"").decode()])
+        )
+
+
+@pytest.mark.usefixtures("site")
+def test_the_shipped_profile_ends_where_there_is_no_accounting(folder: Path) -> None:
+    """Two jobs, of which the second reads what the first wrote."""
+    ids = "results/shapes-captions/subsets/100pct/seed0.txt"
+    outcome = run_on_slurm(folder, "--", ids)
+    assert outcome.returncode == 0, outcome.stderr
+    assert (folder / ids).is_file()
+    assert outcome.stderr.count("has been submitted with SLURM jobid") == 2
+
+
+@pytest.mark.usefixtures("site")
+def test_a_failed_job_is_noticed_and_asked_for_a_gpu_without_tasks(folder: Path) -> None:
+    weights = folder / "resources/smoke/clip-tiny/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    shard = "results/coco-tiny/cache/clip-tiny/view0/test/shard-0-of-1.zarr"
+    arguments = ("--config", "device=cuda", "--retries", "0", "--verbose")
+    outcome = run_on_slurm(folder, *arguments, "--", shard)
+    assert outcome.returncode != 0
+    assert "Error in rule extract" in outcome.stderr
+    assert "SLURM status is: 'FAILED'" in outcome.stderr
+    assert not (folder / shard).exists()
+    (call,) = [line for line in outcome.stderr.splitlines() if "--gres=gpu:1" in line]
+    assert "--cpus-per-task=1" in call
+    assert "--ntasks-per-gpu" not in call
+
+
+def test_what_a_site_asks_for_is_in_a_file_that_git_does_not_track(folder: Path) -> None:
+    """It adds to the shipped profile and takes nothing of it away."""
+    ignored = ["git", "check-ignore", "--quiet", "profiles/slurm/site.yaml"]
+    assert subprocess.run(ignored, cwd=Path(__file__).parents[1].parent).returncode == 0
+    target = RUN.replace("seed0", "seed2") + "/adapter.safetensors"
+    site_file = folder / "profiles/slurm/site.yaml"
+    site_file.write_text(
+        "default-resources: {slurm_account: mine, slurm_partition: fast}\n"
+        "set-resources: {train: {mem_mb: 64000}}\n"
+    )
+    try:
+        outcome = snakemake_in(folder, *SMOKE, *SLURM, "--dry-run", "--", target)
+        assert outcome.returncode == 0, outcome.stderr
+        resources = [line for line in outcome.stdout.splitlines() if "resources: " in line]
+        assert len(resources) == 2
+        for setting in ("tasks_per_gpu=0", "slurm_account=mine", "slurm_partition=fast"):
+            assert all(setting in line for line in resources)
+        assert "mem_mb=64000" in resources[-1]
+        site_file.write_text("default-resources: [slurm_account=mine]\n")
+        outcome = snakemake_in(folder, *SMOKE, *SLURM, "--dry-run", "--", target)
+        assert outcome.returncode != 0
+        assert "profiles/slurm/site.yaml: this must be `key: value`" in outcome.stderr
+    finally:
+        site_file.unlink()
+
+
+STEPS = 4500  # of training: the first job goes on while the second starts
+
+
+@contextmanager
+def started(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Snakemake in the background, killed outright at the end of the block if it still runs."""
+    program = [sys.executable, "-m", "snakemake", *arguments]
+    with (folder / "controller.log").open("a") as log:
+        process = subprocess.Popen(
+            program, cwd=folder, stdout=log, stderr=subprocess.STDOUT, text=True
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {seconds} seconds: {what}"
+        time.sleep(0.2)
+
+
+def running() -> list[str]:
+    """Ids of the jobs that run."""
+    return slurm_site.queue("--states=running", "--format=%i")
+
+
+@pytest.mark.usefixtures("site")
+def test_a_second_job_of_a_run_harms_nothing(folder: Path, tmp_path: Path) -> None:
+    """The controller is killed outright while its job trains; after --unlock the same command
+    submits another job of the run, while the first goes on.
+    """
+    (folder / "long.yaml").write_text(f"train: {{steps: {STEPS}, checkpoint_seconds: 1}}\n")
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(folder, undisturbed, symlinks=True)
+    configuration = [*SMOKE, "long.yaml"]
+    # no second try, which would hide that the first did harm
+    options = [*SLURM, "--retries", "0", "--slurm-keep-successful-logs"]
+    command = [*configuration, *options, "--", f"{RUN}/adapter.safetensors"]
+    with started(undisturbed, *configuration, "--", command[-1]) as local:
+        with started(folder, *command):
+            training = folder / RUN / "training"
+            wait_until(lambda: any(training.glob("checkpoint*")), "a first checkpoint", 180)
+            (first,) = running()
+        unlocked = snakemake_in(folder, *configuration, "--unlock")
+        assert unlocked.returncode == 0, unlocked.stderr
+        with started(folder, *command) as controller:
+            wait_until(lambda: len(running()) == 2, "two jobs at once", 120)
+            assert first in running()
+            code = controller.wait(timeout=400)
+        wait_until(lambda: not running(), "the end of both jobs", 120)
+        assert local.wait(timeout=240) == 0
+    logs = [
+        folder / "controller.log",
+        *(folder / ".snakemake/slurm_logs/rule_train").rglob("*.log"),
+    ]
+    assert len(logs) == 3
+    log = "\n".join(path.read_text() for path in logs)
+    assert code == 0, log
+    assert "Removing output files of failed job" not in log
+    outputs = ("adapter.safetensors", "adapter.json", "train.jsonl", "train.rejects.parquet")
+    missing = [name for name in outputs if not (folder / RUN / name).is_file()]
+    assert not missing, log
+    adapters = [sha256_file(where / RUN / outputs[0]) for where in (folder, undisturbed)]
+    assert adapters[0] == adapters[1]
+    assert len((folder / RUN / "train.jsonl").read_text().splitlines()) == STEPS
