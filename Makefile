@@ -2,7 +2,7 @@
 # make test: set up, then the tests
 # make methods: every method on the demo's data and models
 # make smoke: every stage on tiny data with tiny random models
-# make lint: style and types
+# make lint: style, types, and what a room may import
 # make docs: the documentation, in build/docs
 # make clean: forget results, keep downloads
 PYTHON ?= python3
@@ -38,6 +38,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -25,9 +25,9 @@ from depalm.adapters.resamplers import RESAMPLERS
 from depalm.backbones.registry import LOADERS, load_backbone
 from depalm.config.experiment import load_config
 from depalm.config.schema import check_schema, load_yaml
-from depalm.datasets.annotations import AnnotationError
 from depalm.datasets.manifest import build_manifest
 from depalm.datasets.readers import READERS
+from depalm.errors import AnnotationError
 from depalm.evaluation.metrics import METRICS, score
 from depalm.llms.base import FAMILIES, load_llm
 from depalm.llms.injection import Injection, hidden_states

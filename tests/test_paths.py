@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depalm.datasets.annotations import AnnotationError
 from depalm.datasets.manifest import (
     Sample,
     build_manifest,
@@ -20,6 +19,7 @@ from depalm.datasets.manifest import (
     write_manifest,
 )
 from depalm.datasets.readers import READERS
+from depalm.errors import AnnotationError
 from depalm.features.extract import Extraction, extract
 from depalm.features.online import Media, OnlineFeatures
 from depalm.files import OutsideError, inside, write_json

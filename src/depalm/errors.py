@@ -7,3 +7,7 @@ class DepalmError(Exception):
     A job that ends with one prints the message; any other exception is a bug, and keeps its
     traceback.
     """
+
+
+class AnnotationError(DepalmError):
+    """Annotations that are missing or not in their format; the message names the file and row."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from depalm.datasets.annotations import AnnotationError
 from depalm.datasets.manifest import (
     ManifestError,
     Sample,
@@ -19,6 +18,7 @@ from depalm.datasets.manifest import (
     unique_media,
     write_manifest,
 )
+from depalm.errors import AnnotationError
 from depalm.rejects import Reject, RejectError, read_rejects, write_rejects
 
 TEMPLATES = {"texts": ["{question}\n\nAnswer:\n", "Q: {question} A:", "{question}"]}

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depalm.datasets.annotations import Annotation, AnnotationError, find_media
+from depalm.datasets.annotations import Annotation, find_media
 from depalm.datasets.manifest import ManifestError, Sample, build_manifest, unique_media
 from depalm.datasets.readers import READERS
+from depalm.errors import AnnotationError
 from depalm.evaluation.vqa_accuracy import answer_accuracy
 from depalm.rejects import RejectError
 from depalm.sources.convert import convert

@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depalm.errors import DepalmError
-
-
-class AnnotationError(DepalmError):
-    """Annotations that are missing or not in their format; the message names the file and row."""
+from depalm.errors import AnnotationError
 
 
 @dataclass(frozen=True)

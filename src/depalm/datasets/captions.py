@@ -5,7 +5,6 @@ from pathlib import Path
 
 from depalm.datasets.annotations import (
     Annotation,
-    AnnotationError,
     find_media,
     is_text,
     one_line,
@@ -13,6 +12,7 @@ from depalm.datasets.annotations import (
     read_rows,
     texts,
 )
+from depalm.errors import AnnotationError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm", ".mkv")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")

@@ -4,14 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from depalm.datasets.annotations import (
-    Annotation,
-    AnnotationError,
-    find_media,
-    one_line,
-    read_rows,
-    texts,
-)
+from depalm.datasets.annotations import Annotation, find_media, one_line, read_rows, texts
+from depalm.errors import AnnotationError
 
 IMAGE_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
 IMAGE_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})(?:\.jpg)?")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from depalm.datasets.annotations import Annotation, AnnotationError, read_csv, read_jsonl
+from depalm.datasets.annotations import Annotation, read_csv, read_jsonl
 from depalm.datasets.captions import read_audiocaps, read_msrvtt, read_textcaps
 from depalm.datasets.coco import read_coco_2014, read_coco_2017, read_coco_karpathy
 from depalm.datasets.vqa import (
@@ -16,6 +16,7 @@ from depalm.datasets.vqa import (
     read_vqav2,
     read_vqav2_karpathy,
 )
+from depalm.errors import AnnotationError
 
 
 def read_generic(root: Path, split: str) -> Iterator[Annotation]:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from depalm.datasets.annotations import Annotation, AnnotationError, is_text, read_rows, texts
+from depalm.datasets.annotations import Annotation, is_text, read_rows, texts
 from depalm.datasets.coco import coco_id, coco_media, karpathy_rows
+from depalm.errors import AnnotationError
 from depalm.progress import logger
 
 

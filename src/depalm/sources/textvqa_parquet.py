@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from depalm.datasets.annotations import AnnotationError
+from depalm.errors import AnnotationError
 from depalm.files import OutsideError, inside, write_json
 
 COLUMNS = ("question_id", "image_id", "question", "answers", "set_name", "image")
