@@ -1,4 +1,4 @@
-"""What surrounds every job of the workflow: its log, and its end."""
+"""What surrounds every job: its log, and its end."""
 
 import ctypes
 import os
@@ -17,17 +17,26 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @contextmanager
 def job(log: Path | str) -> Iterator[None]:
-    """Log to the screen and to `log`, which ends with the error if the job fails; read no standard
-    input, and end when Snakemake ends.
-
-    An expected error is told in one line; a bug keeps its traceback.
+    """What surrounds a job of Snakemake's: errors are told as :func:`reported` says, no standard
+    input is read, and the job ends when Snakemake ends.
 
     Snakemake ends its jobs when it is asked to stop. When it is killed outright it cannot, and a
     job that went on would write beside the one of the next start.
     """
+    with reported(log):
+        close_stdin()
+        end_with_parent()
+        yield
+
+
+@contextmanager
+def reported(log: Path | str | None) -> Iterator[None]:
+    """Log to the screen and, if it is given, to the file `log`, which ends with the error if there
+    is one.
+
+    An expected error is told in one line; a bug keeps its traceback.
+    """
     log_to(log)
-    close_stdin()
-    end_with_parent()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -35,8 +44,9 @@ def job(log: Path | str) -> Iterator[None]:
         logger.error("%s: %s", type(error).__name__, " ".join(str(error).split()))
         raise SystemExit(1) from None
     except BaseException:
-        with Path(log).open("a", encoding="utf-8") as stream:
-            stream.write(traceback.format_exc())
+        if log is not None:
+            with Path(log).open("a", encoding="utf-8") as stream:
+                stream.write(traceback.format_exc())
         raise
 
 

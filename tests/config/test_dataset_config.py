@@ -12,7 +12,7 @@ from depalm.config.schema import SCHEMAS, ConfigError, check_schema, load_yaml
 from depalm.datasets.manifest import Sample, choose_template
 from depalm.datasets.readers import READERS
 from depalm.evaluation.metrics import METRICS
-from depalm.jobs.runs import with_prompt
+from depalm.llms.prompts import with_prompt
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))

@@ -12,7 +12,7 @@ from depalm.cache.store import CacheError, write_shard
 from depalm.config.experiment import Config
 from depalm.datasets.manifest import Sample
 from depalm.features.cached import read_each, training_views
-from depalm.jobs.runs import open_cache, open_views, with_media
+from depalm.features.source import open_cache, open_views, with_media
 from depalm.media.decoders import token_identity
 from tests.support.vit import SPEC
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from depalm.datasets.manifest import Sample, write_manifest
 from depalm.features.extract import Extraction, extract
 from depalm.features.online import Media, online_features
 from depalm.files import read_json, sha256_file
-from depalm.generation.generate import Decoding
-from depalm.jobs.runs import generate_run, train_run
+from depalm.jobs.generate import GenerateJob
+from depalm.jobs.train import TrainJob
 from depalm.media.decoders import load_decoder, view_seed
 from depalm.rejects import MediaError, Reject, RejectError, read_rejects
 from depalm.training.loop import Settings
@@ -52,15 +52,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def common(files: Path, folder: Path, method: Mapping[str, Any], online: bool) -> dict[str, Any]:
     return {
-        "manifest": files / "manifest.parquet",
-        "shards": [] if online else [files / "vit.zarr"],
-        "backbone_directory": files / "vit",
-        "llm_directory": files / "llm",
-        "parts": {"method": method, "backbone": SPEC, "llm": LLM},
-        "device": CPU,
-        "adapter_path": folder / "adapter.safetensors",
-        "record_path": folder / "adapter.json",
-        "media": Media(files, workers=2, max_reject_fraction=0.3) if online else None,
+        "manifest": str(files / "manifest.parquet"),
+        "shards": [] if online else [str(files / "vit.zarr")],
+        "backbone_directory": str(files / "vit"),
+        "llm_directory": str(files / "llm"),
+        "method": dict(method),
+        "backbone": SPEC,
+        "llm": LLM,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "workers": 2,
+        "adapter": str(folder / "adapter.safetensors"),
+        "record": str(folder / "adapter.json"),
+        "media": str(files) if online else None,
+        "decoding": {"max_reject_fraction": 0.3} if online else {},
     }
 
 
@@ -71,28 +76,27 @@ def train(
     settings: Settings = SETTINGS,
     online: bool = True,
 ) -> dict[str, torch.Tensor]:
-    train_run(
+    TrainJob(
         **common(files, folder, method, online),
-        subset=files / "subset.txt",
-        views=[0],
-        settings=settings,
+        subset=str(files / "subset.txt"),
+        train=asdict(settings),
         seed=0,
-        log_path=folder / "train.jsonl",
-        rejects_path=folder / "train.rejects.parquet",
-    )
+        curve=str(folder / "train.jsonl"),
+        rejects=str(folder / "train.rejects.parquet"),
+    ).run()
     return load_file(folder / "adapter.safetensors")
 
 
 def generate(
     files: Path, folder: Path, method: Mapping[str, Any] = METHOD, online: bool = True
 ) -> dict[str, str]:
-    generate_run(
+    GenerateJob(
         **common(files, folder, method, online),
-        decoding=Decoding(2, 4),
-        predictions_path=folder / "predictions.jsonl",
-        summary_path=folder / "generate.json",
-        rejects_path=folder / "generate.rejects.parquet",
-    )
+        generate={"beams": 2, "max_new_tokens": 4},
+        predictions=str(folder / "predictions.jsonl"),
+        summary=str(folder / "generate.json"),
+        rejects=str(folder / "generate.rejects.parquet"),
+    ).run()
     rows = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
     return {row["id"]: row["prediction"] for row in rows}
 

@@ -14,7 +14,8 @@ import pytest
 
 from depalm.cache.store import TokenCache
 from depalm.files import sha256_file, sha256_tree
-from depalm.jobs import runs
+from depalm.jobs.work import generate as generation
+from depalm.jobs.work import train as training
 from tests.support.media_files import write_images
 from tests.support.runs import LONG, MEDIA, SETTINGS, extraction, generate, train, write_files
 from tests.support.vit import tiny_vit
@@ -137,8 +138,8 @@ def test_what_snakemake_removed_is_there_again_without_training(
     for path in lost:
         path.unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "train", None)  # neither is called
-        patch.setattr(runs, "generate", None)
+        patch.setattr(training, "train", None)  # neither is called
+        patch.setattr(generation, "generate", None)
         train(files, run, settings=LONG)
         generate(files, run)
     assert {path: path.read_bytes() for path in lost} == before

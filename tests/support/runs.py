@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from depalm.backbones.registry import weights_identity
 from depalm.cache.store import write_shard
 from depalm.datasets.manifest import Sample, write_manifest
 from depalm.features.extract import Extraction, extract
-from depalm.generation.generate import Decoding
-from depalm.jobs.runs import generate_run, train_run
+from depalm.jobs.generate import GenerateJob
+from depalm.jobs.train import TrainJob
 from depalm.media.decoders import token_identity
 from depalm.training.loop import Settings
 from tests.support.tiny import METHODS, tiny_llm
@@ -60,6 +60,26 @@ def write_files(root: Path) -> Path:
     return root
 
 
+def common(
+    files: Path, folder: Path, method: Mapping[str, Any], llm: str, vit: str
+) -> dict[str, Any]:
+    """What jobs of training and generation have in common."""
+    reads = method["inject"]["at"] != "none"
+    return {
+        "manifest": str(files / "manifest.parquet"),
+        "shards": [str(files / f"{vit}.zarr")],
+        "backbone_directory": str(files / vit) if reads else None,
+        "llm_directory": str(files / llm),
+        "adapter": str(folder / "adapter.safetensors"),
+        "record": str(folder / "adapter.json"),
+        "method": dict(method),
+        "backbone": SPEC,
+        "llm": LLM,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
 def train(
     files: Path,
     folder: Path,
@@ -69,22 +89,14 @@ def train(
     vit: str = "vit",
     seed: int = 0,
 ) -> Path:
-    train_run(
-        manifest=files / "manifest.parquet",
-        subset=files / "subset.txt",
-        shards=[files / f"{vit}.zarr"],
-        backbone_directory=files / vit if method["inject"]["at"] != "none" else None,
-        views=[0],
-        llm_directory=files / llm,
-        parts={"method": method, "backbone": SPEC, "llm": LLM},
-        settings=settings,
+    TrainJob(
+        **common(files, folder, method, llm, vit),
+        subset=str(files / "subset.txt"),
+        train=asdict(settings),
         seed=seed,
-        device=CPU,
-        adapter_path=folder / "adapter.safetensors",
-        record_path=folder / "adapter.json",
-        log_path=folder / "train.jsonl",
-        rejects_path=folder / "train.rejects.parquet",
-    )
+        curve=str(folder / "train.jsonl"),
+        rejects=str(folder / "train.rejects.parquet"),
+    ).run()
     return folder
 
 
@@ -95,20 +107,13 @@ def generate(
     llm: str = "llm",
     vit: str = "vit",
 ) -> list[str]:
-    generate_run(
-        manifest=files / "manifest.parquet",
-        shards=[files / f"{vit}.zarr"],
-        backbone_directory=files / vit if method["inject"]["at"] != "none" else None,
-        llm_directory=files / llm,
-        adapter_path=folder / "adapter.safetensors",
-        record_path=folder / "adapter.json",
-        parts={"method": method, "backbone": SPEC, "llm": LLM},
-        decoding=Decoding(2, 4),
-        device=CPU,
-        predictions_path=folder / "predictions.jsonl",
-        summary_path=folder / "generate.json",
-        rejects_path=folder / "generate.rejects.parquet",
-    )
+    GenerateJob(
+        **common(files, folder, method, llm, vit),
+        generate={"beams": 2, "max_new_tokens": 4},
+        predictions=str(folder / "predictions.jsonl"),
+        summary=str(folder / "generate.json"),
+        rejects=str(folder / "generate.rejects.parquet"),
+    ).run()
     lines = (folder / "predictions.jsonl").read_text().splitlines()
     return [json.loads(line)["prediction"] for line in lines]
 

@@ -14,13 +14,14 @@ rule extract:
     resources:
         gpu=local_gpus,
         gres=cluster_gpus,
+        workers=config["cache"]["workers"],
         runtime=720,
         mem_mb=16000,
     params:
         backbone=part("backbone"),
         layers=lambda wildcards: CONFIG.layers(wildcards.dataset, wildcards.backbone),
         view=lambda wildcards: int(wildcards.view),
-        shard=lambda wildcards: int(wildcards.shard),
+        index=lambda wildcards: int(wildcards.shard),
         shards=lambda wildcards: int(wildcards.shards),
         cache=lambda wildcards: decoding(wildcards.dataset, "dtype", "batch_size"),
         device=config["device"],
@@ -60,7 +61,9 @@ localrules:
 
 rule cache_size:
     input:
-        lambda _: [f"results/{c['dataset']}/manifest/{c['split']}.parquet" for c in caches()],
+        manifests=lambda _: [
+            f"results/{c['dataset']}/manifest/{c['split']}.parquet" for c in caches()
+        ],
     log:
         "logs/cache_size.log",
     conda:

@@ -3,8 +3,8 @@ rule generate:
         manifest="results/{dataset}/manifest/{split}.parquet",
         shards=run_shards(None),
         media=run_media,
-        backbone=run_backbone,
-        llm=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
+        backbone_directory=run_backbone,
+        llm_directory=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
         adapter=adapter_file("adapter.safetensors"),
         record=adapter_file("adapter.json"),
     output:
@@ -19,6 +19,7 @@ rule generate:
     resources:
         gpu=local_gpus,
         gres=cluster_gpus,
+        workers=config["cache"]["workers"],
         runtime=480,
         mem_mb=32000,
     params:
@@ -50,7 +51,7 @@ rule score:
         runtime=60,
         mem_mb=8000,
     params:
-        run=lambda wildcards: {
+        about=lambda wildcards: {
             **{axis: wildcards[axis] for axis in ("dataset", "split", "fraction", "backbone")},
             **{axis: wildcards[axis] for axis in ("llm", "method")},
             "label": CONFIG.part("method", wildcards.method)["label"],

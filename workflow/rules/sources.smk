@@ -5,7 +5,7 @@ localrules:
 
 rule fetch:
     output:
-        directory("resources/downloads/{kind}/{part}"),
+        directory=directory("resources/downloads/{kind}/{part}"),
     log:
         "logs/fetch/{kind}/{part}.log",
     conda:
@@ -16,6 +16,8 @@ rule fetch:
     params:
         source=lambda wildcards: part_of_kind(wildcards)["source"],
         version=lambda wildcards: part_of_kind(wildcards)["version"],
+        # derived from an output, so no reason to fetch again
+        downloads=lambda wildcards, output: f"{Path(output.directory).parents[1]}/.cache",
     script:
         "../scripts/fetch.py"
 
@@ -24,7 +26,7 @@ rule convert:
     input:
         download="resources/downloads/{kind}/{part}",
     output:
-        directory("resources/models/{kind}/{part}"),
+        directory=directory("resources/models/{kind}/{part}"),
     log:
         "logs/convert/{kind}/{part}.log",
     conda:

@@ -4,13 +4,13 @@ rule train:
         subset="results/{dataset}/subsets/{fraction}/seed{seed}.txt",
         shards=run_shards("train"),
         media=run_media,
-        backbone=run_backbone,
-        llm=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
+        backbone_directory=run_backbone,
+        llm_directory=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
         init=init_adapter,
     output:
         adapter=f"{RUN}/adapter.safetensors",
         record=f"{RUN}/adapter.json",
-        log=f"{RUN}/train.jsonl",
+        curve=f"{RUN}/train.jsonl",
         rejects=f"{RUN}/train.rejects.parquet",
     log:
         "logs/train/{dataset}/{fraction}/{backbone}+{llm}/{method}/seed{seed}.log",
@@ -20,6 +20,7 @@ rule train:
     resources:
         gpu=local_gpus,
         gres=cluster_gpus,
+        workers=config["cache"]["workers"],
         runtime=1440,
         mem_mb=32000,
     params:

@@ -121,3 +121,25 @@ def load_weights(adapter: Adapter, path: Path, record: Mapping[str, Any]) -> Non
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise AdapterError(f"{path}: {name} is not finite; train the adapter again")
+
+
+def load_adapter(
+    adapter: Adapter, weights: Path, record: Path, made: Mapping[str, Any], run: Path
+) -> None:
+    """Fill `adapter` from its two files, which must be whole and made for `made`.
+
+    If they are damaged and belong to the folder `run`, the weights are set aside, and the record
+    says so, before DamagedAdapter is raised: the same command then makes both anew, for Snakemake
+    misses the one and finds the other changed.
+    """
+    try:
+        load_weights(adapter, weights, read_record(record, made))
+    except DamagedAdapter as error:
+        if weights.parent != run:
+            raise
+        aside = weights.with_name(f"{weights.name}.damaged")
+        weights.replace(aside)
+        write_json(record, {"damaged": str(error)})
+        raise DamagedAdapter(
+            f"{error}. Its weights are now {aside}: run the same command again to have them anew"
+        ) from error

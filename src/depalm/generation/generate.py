@@ -1,8 +1,10 @@
 """Batched beam search with a KV cache around an injection (paper: 3 beams, 50 new tokens)."""
 
+import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -13,6 +15,7 @@ from depalm.adapters.diagnosis import cause, shortened
 from depalm.datasets.manifest import Sample
 from depalm.errors import DepalmError
 from depalm.features.cached import CachedViews, read_each
+from depalm.files import atomic_file
 from depalm.llms.base import LLM
 from depalm.llms.injection import DecodingState, Injection, hidden_states
 from depalm.progress import Progress
@@ -177,3 +180,11 @@ def pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Te
     token_ids = torch.tensor([[padding] * (width - len(ids)) + list(ids) for ids in prompts])
     lengths = torch.tensor([len(ids) for ids in prompts])
     return token_ids, torch.arange(width) >= width - lengths[:, None]
+
+
+def write_predictions(path: Path, samples: Sequence[Sample], texts: Sequence[str]) -> None:
+    """Write a line {"id", "prediction"} for each sample."""
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for sample, text in zip(samples, texts, strict=True):
+            row = {"id": sample.id, "prediction": text}
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")

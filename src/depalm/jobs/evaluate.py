@@ -1,0 +1,71 @@
+"""Scores of a run, and tables of scores (rules `score` and `table`)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from depalm.jobs.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreJob(Job):
+    """Score the predictions of a run against the references of its manifest.
+
+    Inputs are the `manifest`, the `predictions`, the summary `generated` of their generation, and
+    the adapter's `record`. `about` says what the run was: dataset, split, fraction, backbone, llm,
+    method, label, seed. The first of `metrics` is the primary one. Output is the file `scores`.
+    """
+
+    command: ClassVar[str] = "score"
+
+    manifest: str
+    predictions: str
+    generated: str
+    record: str
+    about: dict[str, Any]
+    metrics: list[str]
+    scores: str
+
+    def run(self) -> None:
+        """Raises MetricError."""
+        from depalm.datasets.manifest import read_manifest
+        from depalm.evaluation.scores import evaluate
+        from depalm.files import read_json, write_json
+
+        record = read_json(self.record)
+        scores = evaluate(
+            run=self.about,
+            metrics=self.metrics,
+            references={sample.id: sample.references for sample in read_manifest(self.manifest)},
+            predictions=self.predictions,
+            generated=read_json(self.generated),
+            trained={"trainable_parameters": record["trainable_parameters"], **record["training"]},
+        )
+        write_json(self.scores, scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableJob(Job):
+    """Aggregate the scores of many runs into one result table.
+
+    `scores` are the files of the runs, `table` is the table's entry in the configuration. The
+    scores in the CSV file `published` stand beside ours; null if there are none. Outputs are `csv`,
+    `md`, `tex` and `html`.
+    """
+
+    command: ClassVar[str] = "table"
+
+    scores: list[str]
+    published: str | None = None
+    table: dict[str, Any]
+    csv: str
+    md: str
+    tex: str
+    html: str
+
+    def run(self) -> None:
+        """Raises TableError."""
+        from depalm.evaluation.render import write_table
+
+        write_table(
+            self.scores, self.table, [self.csv, self.md, self.tex, self.html], self.published
+        )

@@ -1,0 +1,39 @@
+"""Generation by one run (rule `generate`)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from depalm.jobs.run import RunJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateJob(RunJob):
+    """Generate a prediction for each sample of a manifest, by a trained adapter.
+
+    The adapter's weights are the file `adapter`, and `record` says what it was made for. Inputs are
+    the samples of `manifest`, the weights of the LLM in `llm_directory`, and those of the backbone
+    in `backbone_directory` (null for a method that reads no backbone). Features are read from the
+    cache `shards`, or streamed from `urls`. If `media` is a folder, the backbone runs in the loop
+    on its files instead, which `workers` processes decode as `decoding` says (decode_seconds,
+    max_reject_fraction). `method`, `backbone` and `llm` are the contents of the YAML files,
+    `generate` the settings of generation. Outputs are `predictions` in the order of the manifest
+    (one JSON object a line), a `summary` (seconds, counts, versions), and in `rejects` the samples
+    without features. `device` and `threads` say where it runs.
+    """
+
+    command: ClassVar[str] = "generate"
+
+    adapter: str
+    record: str
+    generate: dict[str, Any]
+    predictions: str
+    summary: str
+    rejects: str
+
+    def run(self) -> None:
+        """Raises AdapterError (an adapter of another method, backbone or LLM) and otherwise as
+        :meth:`depalm.jobs.train.TrainJob.run`.
+        """
+        from depalm.jobs.work.generate import generate_run
+
+        generate_run(self)

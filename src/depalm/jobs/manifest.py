@@ -1,0 +1,72 @@
+"""Manifests of splits, and training subsets drawn from them (rules `manifest` and `subset`)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from depalm.jobs.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestJob(Job):
+    """Build the manifest of a split from the dataset's annotations.
+
+    The annotations lie in the folder `data`. `dataset` is the content of the dataset's YAML, as far
+    as it decides the rows: version, reader, splits, templates, media_root. `max_rows` keeps so many
+    rows of the `split`, or that part of them if it is below 1; null keeps all. Outputs are the
+    `manifest` (one row per sample) and in `rejects` the rows that were left out; more than
+    `max_reject_fraction` of them fail the job.
+    """
+
+    command: ClassVar[str] = "manifest"
+
+    data: str
+    dataset: dict[str, Any]
+    split: str
+    max_rows: int | float | None = None
+    max_reject_fraction: float = 0.0
+    manifest: str
+    rejects: str
+
+    def run(self) -> None:
+        """Raises AnnotationError, ManifestError or RejectError."""
+        from depalm.datasets.manifest import build_manifest, write_manifest
+        from depalm.rejects import write_rejects
+
+        samples, rejects = build_manifest(
+            root=Path(self.data),
+            dataset=self.dataset,
+            split=self.split,
+            max_rows=self.max_rows,
+            max_reject_fraction=self.max_reject_fraction,
+        )
+        write_manifest(self.manifest, samples)
+        write_rejects(self.rejects, rejects)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubsetJob(Job):
+    """Draw the training subset of a fraction and seed.
+
+    `fraction` (such as 10pct) of the samples of `manifest` are drawn by `seed`. Output is `ids`,
+    one sample id a line.
+    """
+
+    command: ClassVar[str] = "subset"
+
+    manifest: str
+    fraction: str
+    seed: int
+    ids: str
+
+    def run(self) -> None:
+        """Raises ManifestError."""
+        from depalm.datasets.manifest import draw_subset, read_manifest
+        from depalm.files import atomic_file
+        from depalm.progress import logger
+
+        ids = [sample.id for sample in read_manifest(self.manifest)]
+        subset = draw_subset(ids, self.fraction, self.seed)
+        with atomic_file(self.ids) as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in subset), encoding="utf-8")
+        logger.info("%d of %d samples", len(subset), len(ids))

@@ -1,0 +1,43 @@
+"""Training of one run (rule `train`)."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from depalm.jobs.run import RunJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(RunJob):
+    """Train the adapter of one run.
+
+    Inputs are the samples of `manifest` whose ids the file `subset` lists, the weights of the LLM
+    in `llm_directory`, and those of the backbone in `backbone_directory` (null for a method that
+    reads no backbone). Features are read from the cache `shards`, or streamed from `urls`: those of
+    the first of `views`, then as many of the next. If `media` is a folder, the backbone runs in the
+    loop on its files instead, which `workers` processes decode as `decoding` says
+    (decode_seconds, max_reject_fraction). `method`, `backbone` and `llm` are the contents of the
+    YAML files, `train` the training settings. Outputs are the weights `adapter`, its `record`, the
+    learning curve `curve` (one JSON object a line), and in `rejects` the samples that were left
+    out for want of features. Checkpoints and TensorBoard scalars go to the folder training/ beside
+    the adapter; a killed job goes on from there. The same `seed`, `device` and `threads` give the
+    same bytes.
+    """
+
+    command: ClassVar[str] = "train"
+
+    subset: str
+    views: list[int] = field(default_factory=lambda: [0])
+    train: dict[str, Any]
+    seed: int
+    adapter: str
+    record: str
+    curve: str
+    rejects: str
+
+    def run(self) -> None:
+        """Raises AdapterError, CacheError, LLMError or TrainingError; with `urls` also
+        DownloadError, with `media` BackboneError, DecodingError, MediaError and RejectError.
+        """
+        from depalm.jobs.work.train import train_run
+
+        train_run(self)

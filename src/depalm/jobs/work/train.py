@@ -1,0 +1,133 @@
+"""Training of a run, from the files that stand before it to those behind it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from depalm.adapters.adapter import Adapter
+from depalm.adapters.saved import RECORD, WEIGHTS, load_weights, read_record, save_adapter
+from depalm.backbones.base import Backbone
+from depalm.datasets.manifest import Sample, read_manifest
+from depalm.features.cached import CachedViews
+from depalm.features.online import OnlineFeatures
+from depalm.features.source import left_out, with_media
+from depalm.files import sha256_file, sha256_json
+from depalm.jobs.job import checked
+from depalm.jobs.outputs import publish, publish_again
+from depalm.jobs.train import TrainJob
+from depalm.jobs.work.models import build_adapter, made_by, source_of, use_processors
+from depalm.lease import Lease, while_owned
+from depalm.llms.base import LLM, load_llm
+from depalm.llms.prompts import with_prompt
+from depalm.provenance import machine, provenance
+from depalm.rejects import write_rejects
+from depalm.training.batches import encode
+from depalm.training.loop import Settings, Training, remove_checkpoints, train
+
+
+def train_run(job: TrainJob) -> None:
+    """Do the job; what is needed to go on after a kill is removed once the run is whole."""
+    device = use_processors(job)
+    settings = checked(Settings, job.train, "train")
+    made = made_by(job)
+    chosen = set(Path(job.subset).read_text(encoding="utf-8").splitlines())
+    samples = [sample for sample in read_manifest(job.manifest) if sample.id in chosen]
+    folder = Path(job.adapter).parent / "training"
+    run = _Run(job, settings, device, made, samples, folder)
+    while_owned(folder, run.work)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run to be trained in `folder`; its `samples` are read, its models are not."""
+
+    job: TrainJob
+    settings: Settings
+    device: torch.device
+    made: dict[str, Any]
+    samples: list[Sample]
+    folder: Path
+
+    def work(self, held: Lease) -> None:
+        """Train, and write the outputs; if they are there already, give them their places."""
+        job, settings, folder = self.job, self.settings, self.folder
+        start, source = settings.init_from, source_of(job, job.views)
+        record = None if start is None else read_record(Path(start, RECORD), self.made)
+        llm = load_llm(job.llm, Path(job.llm_directory), settings.dtype, self.device)
+        model = source.load_model(self.device)
+        adapter = self.new_adapter(llm, model, record)
+        config = {
+            **job.parts,
+            "train": vars(settings),
+            "features": "cached" if model is None else "online",
+        }
+        seed = job.seed if settings.augment else None
+        with source.open(adapter, model, self.samples, self.device, seed) as features:
+            identity = self.identity(config, features)
+            if publish_again(folder, self.places, identity):
+                return
+            kept = with_prompt(with_media(self.samples, features), job.llm)
+            data = encode(llm, kept, settings.max_answer_tokens)
+            trained = train(
+                llm, adapter, data, features, settings, job.seed, folder, identity, held.check
+            )
+            held.check()
+            write_rejects(folder / "rejects.parquet", left_out(self.samples, features))
+        summary = self.summary(config, trained, len(kept))
+        save_adapter(adapter, folder / WEIGHTS, folder / RECORD, self.made, summary)
+        publish(folder, self.places, identity)
+        remove_checkpoints(folder)
+
+    def new_adapter(
+        self, llm: LLM, model: Backbone | None, record: dict[str, Any] | None
+    ) -> Adapter:
+        """The adapter that training starts from: initialised by the seed, or that of `init_from`,
+        whose `record` this is.
+        """
+        start = self.settings.init_from
+        torch.manual_seed(self.job.seed)
+        adapter = build_adapter(self.job, llm, model)
+        if start is not None and record is not None:
+            load_weights(adapter, Path(start, WEIGHTS), record)
+        return adapter.to(self.device)
+
+    def identity(
+        self, config: dict[str, Any], features: CachedViews | OnlineFeatures | None
+    ) -> str:
+        """What stands for all that decides the bytes of the outputs."""
+        job, start = self.job, self.settings.init_from
+        return sha256_json(
+            {
+                **config,
+                "seed": job.seed,
+                "made_for": self.made,
+                "samples": [sha256_file(job.manifest), sha256_file(job.subset)],
+                "cache": None if features is None else features.identity,
+                "init_from": None if start is None else sha256_file(Path(start, WEIGHTS)),
+                **machine(self.device),
+            }
+        )
+
+    def summary(self, config: dict[str, Any], trained: Training, kept: int) -> dict[str, Any]:
+        """How it was trained, as adapter.json tells it."""
+        return {
+            "train_seconds": round(trained.seconds, 1),
+            "steps": trained.step,
+            "samples_seen": trained.samples,
+            "final_loss": trained.loss,
+            "rejects": len(self.samples) - kept,
+            "config_sha256": sha256_json(config),
+            **provenance(self.device),
+        }
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """Where the files of `folder` belong."""
+        return {
+            WEIGHTS: Path(self.job.adapter),
+            RECORD: Path(self.job.record),
+            "train.jsonl": Path(self.job.curve),
+            "rejects.parquet": Path(self.job.rejects),
+        }
