@@ -1,0 +1,186 @@
+"""Jobs: through JSON unchanged, from a rule, and refused with the key that is wrong."""
+
+import json
+import re
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args, get_origin
+
+import pytest
+from snakemake.iocontainers import InputFiles, OutputFiles, Params, ResourceList
+
+from depalm.jobs import JOBS, Job, JobError
+from depalm.jobs.extract import ExtractJob
+from depalm.jobs.generate import GenerateJob
+from depalm.jobs.job import hints_of
+from depalm.jobs.manifest import ManifestJob, SubsetJob
+from depalm.jobs.sources import FetchShardJob
+from depalm.jobs.train import TrainJob
+
+SUBSET = SubsetJob(manifest="m.parquet", fraction="50pct", seed=2**64 - 1, ids="ids.txt")
+VALUES: dict[Any, Any] = {str: "é\udcff\n", int: 7, float: 1e-4, Any: {"a": [None, True, 0.1]}}
+
+
+def example(kind: type[Job]) -> Job:
+    """A job with some value of its type in each field."""
+
+    def value(hint: Any) -> Any:
+        arguments = get_args(hint)
+        if get_origin(hint) is list:
+            return [value(arguments[0])] * 2
+        if get_origin(hint) is dict:
+            return {"b": value(arguments[1]), "a": float("inf")}
+        return VALUES[hint] if hint in VALUES else value(arguments[0])
+
+    return kind(**{name: value(hint) for name, hint in hints_of(kind).items()})
+
+
+@pytest.mark.parametrize("kind", JOBS.values(), ids=JOBS)
+def test_a_job_goes_through_json_unchanged(kind: type[Job], tmp_path: Path) -> None:
+    job = example(kind)
+    text = job.to_json()
+    text.encode()  # also with a file name that is not Unicode
+    again = kind.from_json(text)
+    assert again == job
+    assert again.to_json() == text
+    (tmp_path / "job.json").write_text(text)
+    assert kind.from_file(tmp_path / "job.json") == job
+
+
+@pytest.mark.parametrize("kind", JOBS.values(), ids=JOBS)
+def test_the_help_of_a_job_explains_each_key(kind: type[Job]) -> None:
+    explained = set(re.findall(r"`(\w+)`", kind.__doc__ or ""))
+    assert {field.name for field in fields(kind)} <= explained
+
+
+def changed(**values: Any) -> str:
+    return json.dumps({**asdict(SUBSET), **values})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (changed(sed=1), "job.json: unknown key 'sed'; did you mean 'seed'?"),
+        (changed(seed="1"), "job.json: seed is '1', not whole number"),
+        (changed(seed=True), "job.json: seed is True, not whole number"),
+        (changed(seed=1.0), "job.json: seed is 1.0, not whole number"),
+        (changed(ids=None, x=1), "job.json: unknown key 'x'; there are: fraction, ids, manifest, "),
+        (changed(ids=None, x=1), "; ids is None, not text"),
+        ('{"manifest": "m", "ids": "i"}', "the key 'fraction' is missing; the key 'seed' is miss"),
+        ('{"seed": 1, "seed": 2}', "job.json is not a job's JSON: the key 'seed' is there 2 times"),
+        ("[1]", "job.json is [1], not an object"),
+        ("{'a': 1}", "job.json is not a job's JSON: Expecting property name"),
+    ],
+)
+def test_what_is_no_job_is_refused_with_the_key(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(text)
+    with pytest.raises(JobError, match=re.escape(message)) as caught:
+        SubsetJob.from_file(tmp_path / "job.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"missing\.json cannot be read"):
+        SubsetJob.from_file(tmp_path / "missing.json")
+    (tmp_path / "latin.json").write_bytes(b'{"ids": "\xe9"}')
+    with pytest.raises(JobError, match=r"latin\.json cannot be read"):
+        SubsetJob.from_file(tmp_path / "latin.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("views", ["1"], "views is ['1'], not list of whole number"),
+        ("backbone", [], "backbone is [], not object"),
+        ("media", 1, "media is 1, not text or null"),
+    ],
+)
+def test_types_are_told_in_words(key: str, value: Any, message: str) -> None:
+    values = {**asdict(example(TrainJob)), key: value}
+    with pytest.raises(JobError, match=re.escape(message)):
+        TrainJob.from_json(json.dumps(values))
+
+
+def test_a_wrong_setting_is_an_error_before_anything_is_read() -> None:
+    training = replace(example(TrainJob), threads=1, device="cpu", train={"lrr": 1.0})
+    with pytest.raises(JobError, match=r"^train: unknown key 'lrr'; did you mean 'lr'\?"):
+        training.run()
+    settings = {"batch_size": 4.0, "lr": 1}
+    with pytest.raises(JobError, match=r"^train: batch_size is 4\.0, not whole number$"):
+        replace(training, train=settings).run()
+    generation = replace(example(GenerateJob), threads=1, device="cpu", generate={"beam": 1})
+    with pytest.raises(JobError, match=r"^generate: unknown key 'beam'; did you mean 'beams'\?"):
+        generation.run()
+
+
+def test_a_published_shard_is_one_of_results() -> None:
+    job = FetchShardJob(url="https://host", backbone={}, shard="a.tar", rejects="a.parquet")
+    with pytest.raises(JobError, match=r"a\.tar is not in results/, so https://host has no copy"):
+        job.run()
+
+
+def rule(
+    inputs: dict[str, Any],
+    outputs: dict[str, Any],
+    params: dict[str, Any],
+    resources: dict[str, Any],
+) -> Any:
+    """What Snakemake gives to the script of a rule."""
+    return SimpleNamespace(
+        rule="name",
+        threads=3,
+        input=InputFiles(fromdict=inputs),
+        output=OutputFiles(fromdict=outputs),
+        params=Params(fromdict=params),
+        resources=ResourceList(fromdict=resources),
+    )
+
+
+def test_a_rule_gives_its_script_a_job() -> None:
+    """Also files that an input function leaves out, or gives as a list of one."""
+    parts = {name: {"version": 1} for name in ("method", "backbone", "llm")}
+    params = {**parts, "urls": [], "views": [1, 2], "train": {"lr": 0.1}, "seed": 4}
+    inputs = {"manifest": "m", "subset": "s", "llm_directory": "l", "shards": ["a"], "init": ["i"]}
+    outputs = {name: name for name in ("adapter", "record", "curve", "rejects")}
+    expected = TrainJob(
+        **parts,
+        **outputs,
+        manifest="m",
+        subset="s",
+        llm_directory="l",
+        shards=["a"],
+        views=[1, 2],
+        train={"lr": 0.1},
+        seed=4,
+        threads=3,
+        workers=2,
+    )
+    resources = {"workers": 2, "mem_mb": 10}
+    given = rule({**inputs, "media": [], "backbone_directory": []}, outputs, params, resources)
+    assert TrainJob.from_snakemake(given) == expected
+    files = {**inputs, "media": ["data"], "backbone_directory": ["b"], "shards": ["a", "b"]}
+    job = TrainJob.from_snakemake(rule(files, outputs, params, resources))
+    assert job == replace(expected, media="data", backbone_directory="b", shards=["a", "b"])
+
+
+def test_a_rule_that_gives_no_job_is_refused() -> None:
+    params = {"dataset": {}, "split": "test", "max_rows": None}
+    outputs = {"manifest": "m", "rejects": "r"}
+    job = ManifestJob.from_snakemake(rule({"data": "d"}, outputs, params, {}))
+    assert job.max_rows is None
+    with pytest.raises(JobError, match="rule name: the key 'data' is missing"):
+        ManifestJob.from_snakemake(rule({}, outputs, params, {}))
+    with pytest.raises(JobError, match=r"rule name: data is \['d', 'e'\], not text"):
+        ManifestJob.from_snakemake(rule({"data": ["d", "e"]}, outputs, params, {}))
+
+
+def test_the_commands_are_the_names_of_the_rules() -> None:
+    root = Path(__file__).parents[2] / "workflow"
+    rules = {
+        name.replace("_", "-")
+        for path in (root / "rules").glob("*.smk")
+        for name in re.findall(r"^ *rule (\w+):", path.read_text(), re.MULTILINE)
+    }
+    assert set(JOBS) == rules
+    assert JOBS["extract"] is ExtractJob

@@ -1,0 +1,102 @@
+"""The command line, as a user runs it."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from depalm.datasets.manifest import Sample, write_manifest
+from depalm.jobs import JOBS
+from depalm.jobs.job import hints_of
+from depalm.jobs.manifest import SubsetJob
+
+HEAVY = ("torch", "transformers", "timm", "av", "decord", "pandas", "snakemake")
+HELP = f"""
+import sys
+from depalm.cli import main
+for arguments in (["--help"], *([name, "--help"] for name in {list(JOBS)})):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert end.code == 0
+print("imported:", [name for name in {HEAVY} if name in sys.modules])
+"""
+
+
+def depalm(
+    folder: Path, *arguments: str, before: tuple[str, ...] = (), typed: str = ""
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *before, "-m", "depalm", *arguments]
+    return subprocess.run(command, cwd=folder, input=typed, capture_output=True, text=True)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> SubsetJob:
+    """A job whose JSON is job.json in the folder of the test."""
+    samples = [Sample(str(i), "media", "what ?", ["a"]) for i in range(8)]
+    write_manifest(tmp_path / "manifest.parquet", samples)
+    job = SubsetJob(manifest="manifest.parquet", fraction="50pct", seed=1, ids="out/ids.txt")
+    (tmp_path / "job.json").write_text(job.to_json())
+    return job
+
+
+def test_help_lists_every_command_and_key_without_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = done.stdout.split("usage: ")[1:]
+    assert len(pages) == 1 + len(JOBS)
+    for name, page in zip(JOBS, pages[1:], strict=True):
+        assert f"\n    {name}" in pages[0]
+        assert page.startswith(f"depalm {name} ")
+        assert all(f"\n  {key} " in page for key in hints_of(JOBS[name]))
+    assert "\nimported: []\n" in pages[-1]
+
+
+def test_a_job_runs_and_logs(job: SubsetJob, tmp_path: Path) -> None:
+    done = depalm(tmp_path, "subset", "job.json", "--log", "logs/it.log")
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / job.ids).read_text().splitlines()) == 4
+    assert "4 of 8 samples" in done.stderr
+    assert (tmp_path / "logs" / "it.log").read_text() == done.stderr
+
+
+def test_an_expected_error_is_one_line(job: SubsetJob, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(job.to_json().replace('"seed"', '"sed"'))
+    done = depalm(tmp_path, "subset", "job.json", "--log", "it.log")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "JobError: job.json: unknown key 'sed'; did you mean 'seed'?" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (tmp_path / "it.log").read_text() == done.stderr
+    wrong = replace(job, fraction="all")
+    (tmp_path / "job.json").write_text(wrong.to_json())
+    done = depalm(tmp_path, "subset", "job.json")
+    assert done.returncode == 1
+    assert "ManifestError: " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("job")
+def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where a folder belongs")
+    done = depalm(tmp_path, "subset", "job.json", "--log", "it.log")
+    assert done.returncode == 1
+    for text in (done.stderr, (tmp_path / "it.log").read_text()):
+        assert "Traceback" in text
+        assert "FileExistsError" in text.splitlines()[-1]
+
+
+def test_a_job_runs_under_a_debugger(job: SubsetJob, tmp_path: Path) -> None:
+    """Which reads standard input; a job of Snakemake's reads none."""
+    typed = (
+        "import depalm.datasets.manifest\n"
+        "b depalm.datasets.manifest.draw_subset\n"
+        "c\n"
+        "p 'stopped', fraction\n"
+        "c\n"
+        "q\n"
+    )
+    done = depalm(tmp_path, "subset", "job.json", before=("-m", "pdb"), typed=typed)
+    assert "('stopped', '50pct')" in done.stdout
+    assert (tmp_path / job.ids).is_file()

@@ -1,0 +1,99 @@
+"""What Snakemake ran, again by hand: `depalm COMMAND logs/....json` gives the same bytes."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from depalm.jobs import JOBS
+from tests.support.workflow import RUN, build, planned, snakemake
+
+MANIFEST = "results/shapes-vqa/manifest"
+CACHE = "results/shapes-vqa/cache/vit-tiny/view0/train"
+LOG = "logs/{}/shapes-vqa/100pct/vit-tiny+llama-tiny/qp_l0/seed0"
+
+pytestmark = pytest.mark.dag
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which Snakemake has scored a run."""
+    folder = build(tmp_path_factory.mktemp("done"))
+    outcome = snakemake(folder, f"{RUN}/test.scores.json")
+    assert outcome.returncode == 0, outcome.stderr
+    return folder
+
+
+def test_each_job_lies_beside_its_log(done: Path) -> None:
+    logs = sorted(done.glob("logs/**/*.log"))
+    assert len(logs) == 8
+    for log in logs:
+        kind = JOBS[log.relative_to(done / "logs").parts[0]]
+        text = log.with_suffix(".json").read_text()
+        assert kind.from_json(text).to_json() == text
+
+
+@pytest.mark.parametrize(
+    ("command", "job", "outputs"),
+    [
+        ("score", f"{LOG.format('score')}/test.json", [f"{RUN}/test.scores.json"]),
+        (
+            "manifest",
+            "logs/manifest/shapes-vqa/test.json",
+            [f"{MANIFEST}/test.parquet", f"{MANIFEST}/test.rejects.parquet"],
+        ),
+        (
+            "subset",
+            "logs/subset/shapes-vqa/100pct/seed0.json",
+            ["results/shapes-vqa/subsets/100pct/seed0.txt"],
+        ),
+        (
+            "extract",
+            "logs/extract/shapes-vqa/vit-tiny/view0/train/shard-0-of-1.json",
+            [f"{CACHE}/shard-0-of-1.zarr", f"{CACHE}/shard-0-of-1.rejects.parquet"],
+        ),
+        (
+            "train",
+            f"{LOG.format('train')}.json",
+            [f"{RUN}/adapter.safetensors", f"{RUN}/train.rejects.parquet"],
+        ),
+        (
+            "generate",
+            f"{LOG.format('generate')}/test.json",
+            [f"{RUN}/test.predictions.jsonl", f"{RUN}/test.generate.rejects.parquet"],
+        ),
+    ],
+)
+def test_a_job_run_again_by_hand_gives_the_same_bytes(
+    done: Path, tmp_path: Path, command: str, job: str, outputs: list[str]
+) -> None:
+    folder = tmp_path / "done"
+    shutil.copytree(done, folder)
+    for name in ("training", "generation"):  # else the job gives out what these hold
+        shutil.rmtree(folder / RUN / name)
+    for output in outputs:
+        shutil.move(folder / output, tmp_path)
+    arguments = [sys.executable, "-m", "depalm", command, job]
+    outcome = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
+    for output in outputs:
+        assert content(folder / output) == content(done / output)
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """The bytes of a file, or of all files of a folder, but for what Snakemake puts into it."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in files
+        if file.name != ".snakemake_timestamp"
+    }
+
+
+def test_how_many_processes_decode_is_no_reason_to_run_again(done: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.yaml").write_text("cache: {workers: 2}")
+    smoke = Path(__file__).parents[2] / "config" / "smoke.yaml"
+    more = ("--configfile", str(smoke), str(tmp_path / "more.yaml"))
+    assert planned(done, f"{RUN}/test.scores.json", *more) == {}
