@@ -6,15 +6,24 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
+from depalm.files import read_json
 from depalm.jobs import JOBS
-from tests.support.workflow import RUN, build, planned, snakemake
+from tests.support.workflow import ROOT, RUN, SMOKE, build, planned, snakemake
 
 MANIFEST = "results/shapes-vqa/manifest"
 CACHE = "results/shapes-vqa/cache/vit-tiny/view0/train"
 LOG = "logs/{}/shapes-vqa/100pct/vit-tiny+llama-tiny/qp_l0/seed0"
 
 pytestmark = pytest.mark.dag
+
+
+def depalm(folder: Path, command: str, job: str) -> None:
+    arguments = [sys.executable, "-m", "depalm", command, job]
+    outcome = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +84,7 @@ def test_a_job_run_again_by_hand_gives_the_same_bytes(
         shutil.rmtree(folder / RUN / name)
     for output in outputs:
         shutil.move(folder / output, tmp_path)
-    arguments = [sys.executable, "-m", "depalm", command, job]
-    outcome = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
-    assert outcome.returncode == 0, outcome.stderr
+    depalm(folder, command, job)
     for output in outputs:
         assert content(folder / output) == content(done / output)
 
@@ -94,6 +101,32 @@ def content(path: Path) -> dict[str, bytes]:
 
 def test_how_many_processes_decode_is_no_reason_to_run_again(done: Path, tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text("cache: {workers: 2}")
-    smoke = Path(__file__).parents[2] / "config" / "smoke.yaml"
-    more = ("--configfile", str(smoke), str(tmp_path / "more.yaml"))
+    more = ("--configfile", str(SMOKE), str(tmp_path / "more.yaml"))
     assert planned(done, f"{RUN}/test.scores.json", *more) == {}
+
+
+def test_what_is_fetched_and_converted_comes_again_by_hand(tmp_path: Path) -> None:
+    torch.save({"weight": torch.arange(4.0)}, tmp_path / "weights.pth")
+    spec = yaml.safe_load((ROOT / "tests/smoke/backbones/vit-tiny.yaml").read_text())
+    del spec["path"]
+    spec |= {"source": {"uri": (tmp_path / "weights.pth").as_uri()}, "convert": "pytorch"}
+    (tmp_path / "parts/backbones").mkdir(parents=True)
+    (tmp_path / "parts/backbones/far.yaml").write_text(yaml.safe_dump(spec))
+    settings = yaml.safe_load(SMOKE.read_text())
+    settings |= {"parts": [str(tmp_path / "parts"), *settings["parts"]]}
+    settings |= {"grid": [{**settings["grid"][0], "backbones": ["far"]}]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    folder = build(tmp_path / "done")
+    model = folder / "resources/models/backbones/far"
+    target = ("resources/models/backbones/far", "--configfile", str(tmp_path / "config.yaml"))
+    outcome = snakemake(folder, *target)
+    assert outcome.returncode == 0, outcome.stderr
+    before = content(model)
+    assert set(before) == {"model.safetensors", "source.json"}
+    shutil.rmtree(model)
+    shutil.rmtree(folder / "resources/downloads/backbones/far")
+    depalm(folder, "fetch", "logs/fetch/backbones/far.json")
+    depalm(folder, "convert", "logs/convert/backbones/far.json")
+    assert content(model) == before
+    fetched = read_json(folder / "logs/fetch/backbones/far.json")
+    assert fetched["downloads"] == "resources/downloads/.cache"
