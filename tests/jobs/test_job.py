@@ -62,14 +62,14 @@ def changed(**values: Any) -> str:
     ("text", "message"),
     [
         (changed(sed=1), "job.json: unknown key 'sed'; did you mean 'seed'?"),
-        (changed(seed="1"), "job.json: seed is '1', not whole number"),
-        (changed(seed=True), "job.json: seed is True, not whole number"),
-        (changed(seed=1.0), "job.json: seed is 1.0, not whole number"),
+        (changed(seed="1"), "job.json: seed must be a whole number, but is '1'"),
+        (changed(seed=True), "job.json: seed must be a whole number, but is True"),
+        (changed(seed=1.0), "job.json: seed must be a whole number, but is 1.0"),
         (changed(ids=None, x=1), "job.json: unknown key 'x'; there are: fraction, ids, manifest, "),
-        (changed(ids=None, x=1), "; ids is None, not text"),
+        (changed(ids=None, x=1), "; ids must be a string, but is None"),
         ('{"manifest": "m", "ids": "i"}', "the key 'fraction' is missing; the key 'seed' is miss"),
         ('{"seed": 1, "seed": 2}', "job.json is not a job's JSON: the key 'seed' is there 2 times"),
-        ("[1]", "job.json is [1], not an object"),
+        ("[1]", "job.json must be an object of JSON, but is [1]"),
         ("{'a': 1}", "job.json is not a job's JSON: Expecting property name"),
     ],
 )
@@ -91,9 +91,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("views", ["1"], "views is ['1'], not list of whole number"),
-        ("backbone", [], "backbone is [], not object"),
-        ("media", 1, "media is 1, not text or null"),
+        ("views", ["1"], "views must be a list of whole numbers, but is ['1']"),
+        ("backbone", [], "backbone must be an object, but is []"),
+        ("media", 1, "media must be a string or null, but is 1"),
     ],
 )
 def test_types_are_told_in_words(key: str, value: Any, message: str) -> None:
@@ -107,7 +107,7 @@ def test_a_wrong_setting_is_an_error_before_anything_is_read() -> None:
     with pytest.raises(JobError, match=r"^train: unknown key 'lrr'; did you mean 'lr'\?"):
         training.run()
     settings = {"batch_size": 4.0, "lr": 1}
-    with pytest.raises(JobError, match=r"^train: batch_size is 4\.0, not whole number$"):
+    with pytest.raises(JobError, match=r"^train: batch_size must be a whole number, but is 4\.0$"):
         replace(training, train=settings).run()
     generation = replace(example(GenerateJob), threads=1, device="cpu", generate={"beam": 1})
     with pytest.raises(JobError, match=r"^generate: unknown key 'beam'; did you mean 'beams'\?"):
@@ -171,7 +171,7 @@ def test_a_rule_that_gives_no_job_is_refused() -> None:
     assert job.max_rows is None
     with pytest.raises(JobError, match="rule name: the key 'data' is missing"):
         ManifestJob.from_snakemake(rule({}, outputs, params, {}))
-    with pytest.raises(JobError, match=r"rule name: data is \['d', 'e'\], not text"):
+    with pytest.raises(JobError, match=r"rule name: data must be a string, but is \['d', 'e'\]"):
         ManifestJob.from_snakemake(rule({"data": ["d", "e"]}, outputs, params, {}))
 
 

@@ -16,9 +16,9 @@ TOLD = {
     Any: "anything",
     NoneType: "null",
     bool: "true or false",
-    float: "number",
-    int: "whole number",
-    str: "text",
+    float: "a number",
+    int: "a whole number",
+    str: "a string",
 }
 
 
@@ -86,7 +86,7 @@ def checked(kind: type[Kind], values: Any, where: str) -> Kind:
     Raises JobError naming all keys that are unknown, missing or of a wrong type.
     """
     if not isinstance(values, Mapping):
-        raise JobError(f"{where} is {values!r:.100}, not an object of JSON")
+        raise JobError(f"{where} must be an object of JSON, but is {values!r:.100}")
     hints = hints_of(kind)
     known = fields(kind)  # type: ignore[arg-type]
     problems = [f"unknown key {key!r}{nearest(key, hints)}" for key in values if key not in hints]
@@ -96,7 +96,7 @@ def checked(kind: type[Kind], values: Any, where: str) -> Kind:
                 problems.append(f"the key {field.name!r} is missing")
         elif not _fits(values[field.name], hints[field.name]):
             wanted = told(hints[field.name])
-            problems.append(f"{field.name} is {values[field.name]!r:.100}, not {wanted}")
+            problems.append(f"{field.name} must be {wanted}, but is {values[field.name]!r:.100}")
     if problems:
         raise JobError(f"{where}: {'; '.join(problems)}")
     return kind(**values)
@@ -113,14 +113,14 @@ def is_required(field: "Field[Any]") -> bool:
 
 
 def told(hint: Any) -> str:
-    """A type in words."""
+    """A type in words, with the article."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(told(argument) for argument in arguments)
     if origin is list:
-        return f"list of {told(arguments[0])}"
+        return f"a list of {told(arguments[0]).partition(' ')[2]}s"
     if origin is dict:
-        return "object"
+        return "an object"
     return TOLD.get(hint, hint.__name__)
 
 
