@@ -5,6 +5,7 @@ that module, as a reader would; any other title is a file with that content.
 """
 
 import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.resamplers import RESAMPLERS
 from depalm.backbones.registry import LOADERS, load_backbone
-from depalm.config.experiment import load_config
+from depalm.config.load import load_config
 from depalm.config.schema import check_schema, load_yaml
 from depalm.datasets.manifest import build_manifest
 from depalm.datasets.readers import READERS
@@ -101,10 +102,18 @@ def test_every_example_has_a_test() -> None:
 
 
 def test_the_smallest_configuration(follow: Any) -> None:
-    """Snakemake reads it over config/config.yaml."""
     mine = follow("index.md")("config/mine.yaml")
-    settings = {**load_yaml(ROOT / "config" / "config.yaml"), **mine}
-    assert len(load_config(settings, ROOT).runs()) == 18
+    assert len(load_config(mine, ROOT).runs()) == 18
+
+
+def test_the_page_of_all_options_is_that_of_the_specs() -> None:
+    """If it is not, run `python docs/gen_configuration.py`."""
+    spec = importlib.util.spec_from_file_location("gen", DOCS / "gen_configuration.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (DOCS / "configuration.md").read_text(encoding="utf-8") == module.page()
 
 
 def test_a_dataset_of_ones_own(follow: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from depalm.adapters.adapter import Adapter
 from depalm.cache.store import TokenCache
-from depalm.config.experiment import load_config
+from depalm.config.load import load_config
 from depalm.config.schema import load_yaml
 from depalm.datasets.manifest import Sample, build_manifest, unique_media
 from depalm.evaluation.vqa_accuracy import vqa_accuracy

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from depalm.backbones.registry import BackboneError, load_backbone, weights_identity
-from depalm.config.experiment import load_config
+from depalm.config.load import load_config
 from depalm.config.schema import ConfigError, load_yaml
 from depalm.files import write_json
 from tests.support.vit import MODEL, SPEC, tiny_vit

@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 
-from depalm.config.experiment import Config, load_config
+from depalm.config.experiment import TRAIN_DEFAULTS, Config
+from depalm.config.load import load_config
 from depalm.config.schema import ConfigError, check_schema, load_yaml
+from depalm.features.extract import Extraction
+from depalm.generation.generate import Decoding
+from depalm.specs import SettingsSpec, TrainSpec
+from depalm.specs.settings import CacheSpec, GenerateSpec
+from depalm.training.loop import Settings
 
 ROOT = Path(__file__).parents[2]
 # smoke-webdataset.yaml is read over smoke.yaml, and no configuration by itself
@@ -120,21 +126,24 @@ def set_key(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         (set_key("trian", value={}), r"unknown key 'trian'; did you mean 'train'\?"),
         (set_key("train", "lrr", value=1), r"train: unknown key 'lrr'; did you mean 'lr'\?"),
-        (set_key("train", "lr", value=-1), r"train\.lr: -1 is less than"),
-        (set_key("train", "lr", value="fast"), r"train\.lr: 'fast' is not of type 'number'"),
+        (set_key("train", "lr", value=-1), r"train\.lr: -1 must be greater than 0"),
+        (set_key("train", "lr", value="fast"), r"train\.lr: 'fast' must be a valid number"),
         (set_key("cache", "dtype", value="float61"), r"cache\.dtype: .*'float61'.*'float16'"),
         (set_key("grid", 0, "datasets", value=["easyvqa"]), r"'easyvqa'; did you mean 'easy-vqa'"),
         (set_key("grid", 0, "backbones", value=["dino-S"]), r"'dino-S'; did you mean 'dinov2-S'"),
         (set_key("grid", 0, "llms", value=["smolm2"]), r"'smolm2'; did you mean 'smollm2-135m'"),
         (set_key("grid", 0, "methods", value=["qp_10"]), r"'qp_10'; did you mean 'qp_l0'"),
         (set_key("grid", 0, "fractions", value=["0pct"]), r"'0pct' is not a fraction"),
-        (set_key("grid", 0, "fractions", value=["all"]), r"grid\.0\.fractions\.0: 'all' does not"),
-        (set_key("grid", 0, "seeds", value=[]), r"grid\.0\.seeds: \[\]"),
+        (
+            set_key("grid", 0, "fractions", value=["all"]),
+            r"grid\.0\.fractions\.0: 'all' must",
+        ),
+        (set_key("grid", 0, "seeds", value=[]), r"grid\.0\.seeds: \[\] must have 1 or more"),
         (set_key("tables", 0, "methods", value=["qp_l1"]), r"'qp_l1', which no run of the grid"),
         (set_key("tables", 0, "published", value="paper.csv"), r"table demo: there is no file .*"),
         (set_key("train", "epochs", value=1), r"train needs either `steps` or `epochs`"),
-        (set_key("device", value="tpu"), r"device: 'tpu' does not match"),
-        (set_key("cache", "stream", value="yes"), r"cache\.stream: 'yes' is not of type 'boolean'"),
+        (set_key("device", value="tpu"), r"device: 'tpu' must match"),
+        (set_key("cache", "stream", value="yes"), r"cache\.stream: 'yes' must be a valid boolean"),
         (set_key("cache", "stream", value=True), r"cache\.stream: .* set cache\.url to where"),
         (
             set_key("cache", value={**DEMO["cache"], "url": "https://a/b", "stream": True}),
@@ -229,3 +238,92 @@ def test_without_java_a_caption_metric_is_refused_before_anything_runs(
 def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: 1e-3\nb: 5.0e-3\nc: 1e3x\n")
     assert load_yaml(tmp_path / "a.yaml") == {"a": 1e-3, "b": 5e-3, "c": "1e3x"}
+
+
+def test_the_shortest_configuration_is_a_grid() -> None:
+    config = load_config({"grid": DEMO["grid"]}, ROOT)
+    run = config.runs()[0]
+    assert config.train_settings(run) == {"batch_size": 16, "epochs": 8, "lr": 8e-4}
+    assert config.training_views == [0]
+    assert config.max_reject_fraction(run.dataset) == 0.001
+    assert [table["name"] for table in config.settings["tables"]] == ["main"]
+    assert config.settings["device"] == "auto"
+
+
+def test_defaults_are_those_of_what_they_are_for() -> None:
+    """The specs tell them to readers; the jobs have them for callers in Python."""
+    for spec, used in (
+        (TrainSpec(), Settings(batch_size=16, lr=8e-4)),
+        (GenerateSpec(), Decoding()),
+        (CacheSpec(), Extraction()),
+    ):
+        said = spec.model_dump()
+        shared = said.keys() & vars(used).keys()
+        assert shared >= {"batch_size"}
+        assert {key: said[key] for key in shared} == {key: vars(used)[key] for key in shared}
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    settings = {**copy.deepcopy(DEMO), "trian": {}, "device": "tpu"}
+    settings["cache"]["shards"] = 2.0
+    with pytest.raises(ConfigError) as error:
+        load_config(settings, ROOT)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert any("unknown key 'trian'" in line for line in lines)
+    assert any("cache.shards: 2.0 must be a valid integer" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_key("train", "lr", value=float("nan")), r"train\.lr: nan must be a finite number"),
+        (set_key("train", "lr", value=float("inf")), r"train\.lr: inf must be a finite number"),
+        (set_key("train", "batch_size", value=1e1), r"batch_size: 10\.0 must be a valid integer"),
+        (set_key("data", "max_reject_fraction", value=float("nan")), r"max_reject_fraction: nan"),
+        (set_key("grid", 0, "seeds", value=[-1]), r"grid\.0\.seeds\.0: -1 must be greater"),
+        (set_key("grid", 0, "seeds", value=[2**63]), r"grid\.0\.seeds\.0: 9223372036854775808"),
+        (set_key("grid", 0, "seeds", value=[1, 1]), r"grid\.0\.seeds: 1 stands here twice"),
+        (set_key("grid", 0, "methods", value=["x" * 256]), r"at most 255 bytes"),
+        (set_key("grid", 0, "methods", value=["../x"]), r"methods\.0: a name is part of a path"),
+        (set_key("tables", value=[DEMO["tables"][0]] * 2), r"tables: 2 are called 'demo'"),
+        (
+            set_key("overrides", 0, "where", value={"methods": ["qp_l1"]}),
+            r"overrides, where: unknown method 'qp_l1'; did you mean 'qp_l0'",
+        ),
+    ],
+)
+def test_what_was_taken_without_a_word_is_an_error(
+    change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    settings = copy.deepcopy(DEMO)
+    change(settings)
+    with pytest.raises(ConfigError, match=message):
+        load_config(settings, ROOT)
+
+
+def test_a_key_given_twice_is_told_with_its_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n")
+    with pytest.raises(ConfigError, match=r"the key 'c' stands twice, in lines 3 and 5"):
+        load_yaml(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_bytes("label: Café\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"b\.yaml is not UTF-8"):
+        load_yaml(tmp_path / "b.yaml")
+
+
+def test_the_defaults_stand_commented_in_the_main_configuration(tmp_path: Path) -> None:
+    """Lines that begin with `#-` are them; every key is there."""
+    lines = (ROOT / "config/config.yaml").read_text().splitlines()
+    defaults = "\n".join(line.removeprefix("#-") for line in lines if line.startswith("#-"))
+    (tmp_path / "defaults.yaml").write_text(defaults)
+    shown = load_yaml(tmp_path / "defaults.yaml")
+    assert shown["train"].pop("epochs") == TRAIN_DEFAULTS["epochs"]
+    expected = SettingsSpec.model_validate({"grid": DEMO["grid"]})
+    given = SettingsSpec.model_validate({"grid": DEMO["grid"], **shown})
+    assert given == expected
+    assert shown.keys() == SettingsSpec.model_fields.keys() - {
+        *("grid", "overrides", "parts", "checkpoint")
+    }
+    for block in ("cache", "data", "generate", "threads"):
+        assert shown[block].keys() == type(getattr(expected, block)).model_fields.keys()
+    assert shown["train"].keys() == TrainSpec.model_fields.keys() - {"steps", "epochs"}

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from depalm.config.experiment import Config, Run, load_config
+from depalm.config.experiment import Config
+from depalm.config.load import load_config
+from depalm.config.run import Run
 from depalm.config.schema import ConfigError, check_schema, load_yaml
 from depalm.files import write_json
 from tests.support.tiny import METHODS
@@ -114,7 +116,7 @@ def test_a_method_of_everything_is_built(tmp_path: Path) -> None:
     for kind in ("backbones", "datasets", "llms"):
         (parts / kind).symlink_to(ROOT / "config" / kind)
     (parts / "methods" / "everything.yaml").write_text(yaml.safe_dump(FULL))
-    config = load("everything", parts=[str(parts)])
+    config = load("everything", parts=[str(parts)], overrides=[])
     adapter = config.adapter(config.runs()[0])
     assert adapter.source_layers == [4, 6, 8, 10]
     assert adapter.target_layers == [19, 21, 23, 25, 27]
@@ -128,14 +130,17 @@ def test_a_method_of_everything_is_built(tmp_path: Path) -> None:
         ({"inject": {"at": "l0", "targets": {"count": 2}}}, "unknown key 'targets'"),
         ({"inject": {"at": "cross_attention", "scale": True}}, "unknown key 'scale'"),
         ({"inject": {"at": "iner"}}, "unknown value .*; did you mean 'inner'"),
-        ({"inject": {"at": "none"}}, "unknown key 'source'"),
-        ({"source": {"count": 2, "from": 1}}, "unknown key 'count'"),
-        ({"source": {"to": 2}}, "unknown key 'to'"),
-        ({"source": {"count": 0}}, "0 is less than the minimum of 1"),
+        ({"inject": {"at": "none"}}, "source: does not apply to a method that injects nothing"),
+        ({"source": {"count": 2, "from": 1}}, "give either count and end, or from and to"),
+        ({"source": {"to": 2}}, "to stands beside from"),
+        ({"source": {"count": 0}}, "0 must be greater than or equal"),
         ({"connector": {"resampler": {"type": "avg", "layers": 2}}}, "unknown key 'layers'"),
         ({"connector": {"resampler": {"type": "conv", "cls": "duplicate"}}}, "'duplicate'"),
         ({"connector": {"resampler": {"type": "average"}}}, "unknown value 'average'"),
-        ({"connector": {"mapper": {"layers": 1, "queries": 0}}}, "0 is less than the minimum"),
+        (
+            {"connector": {"mapper": {"layers": 1, "queries": 0}}},
+            "0 must be greater than or equal",
+        ),
         ({"connector": {"mapper": {"layers": 1, "query": 4}}}, "did you mean 'queries'"),
         ({"finetune": {"llm": {"bias": True}}}, "unknown key 'bias'"),
         ({"fine_tune": {}}, "unknown key 'fine_tune'; did you mean 'finetune'"),
@@ -158,11 +163,15 @@ def test_what_a_method_cannot_say_is_an_error(change: dict[str, Any], message: s
             {"connector": {"resampler": {"factor": 9}}},
             "8x8 .* groups of 3x3",
         ),
-        ("qp_l0", {"connector": {"mapper": {"queries": 0}}}, "0 is less than the minimum of 1"),
+        (
+            "qp_l0",
+            {"connector": {"mapper": {"queries": 0}}},
+            "0 must be greater than or equal",
+        ),
         ("qp_l0", {"conector": {}}, "unknown key 'conector'; did you mean 'connector'"),
         ("blind", {"prompt_tokens": 0}, "nothing to train"),
         ("qp_l0", {"finetune": {"backbone": {"linears": True}}}, "cache holds those of the frozen"),
-        ("qp_l0", {"train": {"lr": 1.0}}, "overrides.0.method: .train. should not"),
+        ("qp_l0", {"train": {"lr": 1.0}}, "overrides.0.method: train cannot be overridden"),
     ],
 )
 def test_what_does_not_fit_is_an_error_of_the_configuration(

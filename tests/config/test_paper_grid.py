@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from depalm.config.experiment import Config, Run
+from depalm.config.experiment import Config
+from depalm.config.run import Run
 from depalm.config.schema import check_schema, load_yaml
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from depalm.datasets.annotations import Annotation, find_media
+from depalm.datasets.annotations import Annotation, find_media, read_csv, read_json
 from depalm.datasets.manifest import ManifestError, Sample, build_manifest, unique_media
 from depalm.datasets.readers import READERS
 from depalm.errors import AnnotationError
@@ -804,3 +804,12 @@ def test_real_textvqa_questions(shared: Path, tmp_path: Path) -> None:
     rows = [{**row, "answers": TEN} for row in content["data"]]
     put(tmp_path / "TextVQA_0.5.1_train.json", {**content, "data": rows})
     assert len(read("textvqa", tmp_path)) == 100
+
+
+def test_a_key_or_a_column_given_twice_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"id": 1, "id": 2}]')
+    with pytest.raises(AnnotationError, match=r"a\.json cannot be read: the key 'id' stands twice"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.csv").write_text("id,media,id\n1,2,3\n")
+    with pytest.raises(AnnotationError, match=r"a\.csv, line 1: the header has id twice"):
+        list(read_csv(tmp_path / "a.csv"))

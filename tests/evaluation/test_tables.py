@@ -12,8 +12,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from depalm.errors import DepalmError
 from depalm.evaluation.render import FORMATS, lay_out, write_table
-from depalm.evaluation.tables import TableError, average_rank, average_score, build_table, read_runs
+from depalm.evaluation.tables import (
+    TableError,
+    average_rank,
+    average_score,
+    build_table,
+    read_published,
+    read_runs,
+)
 from depalm.files import write_json
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published.csv"
@@ -370,3 +378,16 @@ def test_every_output_is_written_in_its_format(tmp_path: Path) -> None:
     assert sorted(path.name for path in outputs[0].parent.iterdir()) == [
         *("demo.csv", "demo.html", "demo.md", "demo.tex")
     ]
+
+
+def test_published_scores_that_cannot_be_read_are_told_with_their_line(tmp_path: Path) -> None:
+    path, header = tmp_path / "published.csv", "method,dataset,fraction,metric,mean\n"
+    for content, message in (
+        (f"{header}a,b,1pct,cider,x\n", "line 2: not method, dataset, fraction, metric, mean"),
+        (f"{header}a,b,1pct,cider,1\na,b,1pct,cider,2\n", "line 3: a second row of a b 1pct cid"),
+        ("method,dataset,fraction,metric\na,b,1pct,cider\n", "line 2: not method"),
+        ("method,method,dataset,mean\n", "line 1: the header has method twice"),
+    ):
+        path.write_text(content)
+        with pytest.raises(DepalmError, match=message):
+            read_published(path)

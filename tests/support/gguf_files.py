@@ -1,11 +1,14 @@
 """GGUF files with a tokenizer."""
 
+from pathlib import Path
+
 import gguf
+from transformers import LlamaForCausalLM
 
 VOCABULARY = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *"abcdefghĠ", "ab", "Ġc"]
 
 
-def save_gguf(model, path):
+def save_gguf(model: LlamaForCausalLM, path: Path) -> None:
     """Write `model` as GGUF with its matrices in Q4_1, and round its weights to what that holds."""
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")

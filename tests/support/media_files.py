@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 SHARED = Path(os.environ.get("DEPALM_SHARED", Path(__file__).parents[3] / "shared/data"))
@@ -42,6 +43,7 @@ def write_video(path: Path, times: Sequence[float], codec: str = "libx264", **op
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         if codec == "libx264":
             stream.codec_context.time_base = MILLISECONDS
@@ -54,7 +56,7 @@ def write_video(path: Path, times: Sequence[float], codec: str = "libx264", **op
     return path
 
 
-def write_sound(path: Path, samples: np.ndarray, rate: int, container: str | None = None) -> Path:
+def write_sound(path: Path, samples: NDArray[Any], rate: int, container: str | None = None) -> Path:
     """AAC in an MP4 file (or another container), which libsndfile cannot read."""
     with av.open(str(path), "w", format=container) as output:
         stream = output.add_stream("aac", rate=rate, layout="mono")

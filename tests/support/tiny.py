@@ -1,6 +1,6 @@
 """Tiny random LLMs in memory, of every family, and the methods of config/methods in their size."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def tiny_llm(family: str, seed: int = 0) -> LLM:
             num_key_value_heads=2,
             initializer_range=0.3,
         )
-        return LlamaLLM(LlamaForCausalLM(config), Tokenizer())  # type: ignore[arg-type]
+        return LlamaLLM(LlamaForCausalLM(config), Tokenizer())
     projected = family == "opt-projected"
     opt = OPTConfig(
         vocab_size=VOCABULARY,
@@ -62,7 +62,7 @@ def tiny_llm(family: str, seed: int = 0) -> LLM:
         init_std=0.3,
         tie_word_embeddings=False,
     )
-    return OptLLM(OPTForCausalLM(opt), Tokenizer())  # type: ignore[arg-type]
+    return OptLLM(OPTForCausalLM(opt), Tokenizer())
 
 
 def tiny(value: Any) -> Any:
@@ -81,7 +81,7 @@ def random_adapter(method: dict[str, Any], seed: int = 0, **models: Any) -> Adap
     adapter = Adapter(method, BACKBONE, LLM_SHAPE, models).eval()
     with torch.no_grad():
         for parameter in adapter.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return adapter
 
 
@@ -94,7 +94,7 @@ def replace_weights(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     )
 
 
-SIZES = {
+SIZES: dict[str, Callable[[int], int]] = {
     "count": lambda count: min(count, 2),
     "end": lambda end: max(end, -2),
     "adapter_dim": lambda _: 16,

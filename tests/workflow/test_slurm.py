@@ -87,7 +87,7 @@ def test_a_failed_job_is_noticed_and_asked_for_a_gpu_without_tasks(folder: Path)
 def test_what_a_site_asks_for_is_in_a_file_that_git_does_not_track(folder: Path) -> None:
     """It adds to the shipped profile and takes nothing of it away."""
     ignored = ["git", "check-ignore", "--quiet", "profiles/slurm/site.yaml"]
-    assert subprocess.run(ignored, cwd=Path(__file__).parents[1].parent).returncode == 0
+    assert subprocess.run(ignored, cwd=Path(__file__).parents[2]).returncode == 0
     target = RUN.replace("seed0", "seed2") + "/adapter.safetensors"
     site_file = folder / "profiles/slurm/site.yaml"
     site_file.write_text(

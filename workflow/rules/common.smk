@@ -3,21 +3,25 @@ from pathlib import Path
 
 import torch
 
-from depalm.config.experiment import AXES, Run, load_config
-from depalm.config.schema import ConfigError
+from depalm.config.run import AXES, Run
+from depalm.config.load import load_config
+from depalm.config.schema import ConfigError, load_yaml
 from depalm.cache.store import FORMATS
 
 try:
+    for path in workflow.configfiles:
+        load_yaml(Path(path))  # Snakemake has read it, but lets a key stand twice
     CONFIG = load_config(config, Path(workflow.basedir))
+    config |= CONFIG.settings  # with what the files leave out
 except ConfigError as error:
     raise WorkflowError(f"configuration: {error}") from None
 
 RUN = "results/{dataset}/runs/{fraction}/{backbone}+{llm}/{method}/seed{seed}"
 CACHE = "results/{dataset}/cache/{backbone}/view{view}/{split}"
 SHARD = f"{CACHE}/shard-{{shard}}-of-{{shards}}"
-FORMAT = config["cache"].get("format", "zarr")
+FORMAT = config["cache"]["format"]
 SUFFIX = FORMATS[FORMAT].suffix
-STREAM = config["cache"].get("stream", False)
+STREAM = config["cache"]["stream"]
 
 
 wildcard_constraints:

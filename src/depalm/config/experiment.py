@@ -11,39 +11,14 @@ import torch
 
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.qp_mapper import ConnectorError
-from depalm.adapters.saved import RECORD, WEIGHTS, read_record
 from depalm.adapters.selection import AdapterError
-from depalm.config.schema import ConfigError, check_schema, load_yaml, nearest
-from depalm.datasets.manifest import ManifestError, parse_fraction
-from depalm.evaluation.metrics import MetricError, require
+from depalm.config.run import AXES, Run
+from depalm.config.schema import ConfigError, check_schema, load_yaml
 from depalm.features.cached import training_views
+from depalm.specs import TrainSpec, nearest
 
-LOCAL_PLACES = (
-    ("dataset", "root"),
-    ("dataset", "media_root"),
-    ("backbone", "path"),
-    ("llm", "path"),
-)
-AXES = ("dataset", "fraction", "backbone", "llm", "method")  # of a run, besides its seed
-
-
-@dataclass(frozen=True)
-class Run:
-    """One cell of the comparison; `path` is where its results lie."""
-
-    dataset: str
-    fraction: str
-    backbone: str
-    llm: str
-    method: str
-    seed: int
-
-    @property
-    def path(self) -> str:
-        return (
-            f"results/{self.dataset}/runs/{self.fraction}/{self.backbone}+{self.llm}/"
-            f"{self.method}/seed{self.seed}"
-        )
+# what a training needs to be told
+TRAIN_DEFAULTS = {"epochs": 8, **TrainSpec().model_dump(include={"batch_size", "lr"})}
 
 
 @dataclass
@@ -70,7 +45,7 @@ class Config:
                 raise ConfigError(f"unknown {kind} {name!r}{nearest(name, there)} (no {wanted})")
             content = load_yaml(path)
             check_schema(content, kind, str(path))
-            known[name] = _sorted(content)
+            known[name] = in_order(content)
         return known[name]
 
     def runs(self) -> list[Run]:
@@ -86,6 +61,7 @@ class Config:
         """Of the configuration, the dataset, the method and the overrides: what says it last."""
         merged: dict[str, Any] = {}
         sources = [
+            TRAIN_DEFAULTS,
             self.settings["train"],
             self.part("dataset", run.dataset).get("train", {}),
             self.part("method", run.method).get("train", {}),
@@ -98,14 +74,14 @@ class Config:
             merged |= source
         if len(merged.keys() & {"steps", "epochs"}) != 1:
             raise ConfigError(f"{run.path}: train needs either `steps` or `epochs`")
-        return _sorted(merged)
+        return in_order(merged)
 
     def method(self, run: Run) -> dict[str, Any]:
         """What a run's method is, overrides included, but not its label or training settings."""
         method = self.part("method", run.method)
         for rule in self._overrides(run):
             method = _deep_merge(method, rule.get("method", {}))
-        return _sorted({k: value for k, value in method.items() if k not in ("train", "label")})
+        return in_order({k: value for k, value in method.items() if k not in ("train", "label")})
 
     def checkpoint(self, run: Run) -> str | None:
         """The folder of the adapter that a run only tests; None if it trains its own."""
@@ -125,7 +101,7 @@ class Config:
         values = asdict(run)
         return [
             rule
-            for rule in self.settings.get("overrides", [])
+            for rule in self.settings["overrides"]
             if all(values[axis.removesuffix("s")] in names for axis, names in rule["where"].items())
         ]
 
@@ -171,7 +147,7 @@ class Config:
 
     @property
     def training_views(self) -> list[int]:
-        return training_views(self.settings["cache"].get("views", 1))
+        return training_views(self.settings["cache"]["views"])
 
     def model_directory(self, kind: str, name: str) -> str:
         """Where the weights of a backbone or LLM are read: converted, as fetched, or the user's
@@ -202,154 +178,13 @@ class Config:
         return self.part("dataset", dataset).get("max_reject_fraction", default)
 
 
-def load_config(settings: Mapping[str, Any], root: Path) -> Config:
-    """Check `settings` and the parts that it names. Raises ConfigError.
-
-    The folders of parts that it lists lie under `root`.
-    """
-    check_schema(settings, "config", "configuration")
-    _check_cache(settings["cache"])
-    config = Config(_sorted(settings), [root / name for name in settings.get("parts", ["config"])])
-    for run in config.runs():
-        _check_run(config, run)
-    metrics = {
-        name for run in config.runs() for name in config.part("dataset", run.dataset)["metrics"]
-    }
-    try:
-        require(sorted(metrics))
-    except MetricError as error:
-        raise ConfigError(str(error)) from error
-    for table in settings["tables"]:
-        _check_table(config, table, root)
-    for run in config.runs():  # last, for a wrong name is the likelier reason
-        _check_files(config, run)
-    return config
-
-
-def _check_cache(cache: Mapping[str, Any]) -> None:
-    if cache.get("stream") and "url" not in cache:
-        raise ConfigError(
-            "cache.stream: there is nothing to stream from; set cache.url to where the shards are "
-            "published, or leave out cache.stream"
-        )
-    if "url" in cache and cache.get("format") != "webdataset":
-        raise ConfigError(
-            "cache.format: zarr shards are directories, which are neither fetched nor streamed "
-            "from cache.url; set it to webdataset"
-        )
-
-
-def _check_run(config: Config, run: Run) -> None:
-    dataset, backbone = config.part("dataset", run.dataset), config.part("backbone", run.backbone)
-    if backbone["modality"] not in (dataset["modality"], "none"):
-        raise ConfigError(
-            f"dataset {run.dataset} is {dataset['modality']}, but backbone {run.backbone} "
-            f"is for {backbone['modality']}"
-        )
-    checkpoint = config.checkpoint(run)
-    needed = {dataset["test_split"], *(["train"] if checkpoint is None else [])}
-    if not needed <= set(dataset["splits"]):
-        raise ConfigError(f"dataset {run.dataset} lacks one of the splits {sorted(needed)}")
-    templates = dataset["templates"]
-    if isinstance(index := templates.get("selection"), int) and index >= len(templates["texts"]):
-        raise ConfigError(
-            f"dataset {run.dataset}: templates selects index {index} of {len(templates['texts'])}"
-        )
-    try:
-        parse_fraction(run.fraction)
-    except ManifestError as error:
-        raise ConfigError(str(error)) from error
-    config.train_settings(run)
-    _check_method(config, run)
-
-
-def _check_files(config: Config, run: Run) -> None:
-    """Whether what the parts of a run say to be on this machine is there."""
-    for kind, place in LOCAL_PLACES:
-        name = getattr(run, kind)
-        folder = config.part(kind, name).get(place)
-        if folder is not None and not Path(folder).exists():
-            how = config.part(kind, name).get("obtain")
-            told = f"To get it: {' '.join(how.split())}" if how else f"Correct {place} in its YAML"
-            raise ConfigError(f"{kind} {name}: {place} {folder} does not exist. {told}")
-    checkpoint = config.checkpoint(run)
-    if checkpoint is not None:
-        _check_checkpoint(config, run, Path(checkpoint))
-
-
-def _check_method(config: Config, run: Run) -> None:
-    method = config.method(run)
-    check_schema(
-        {"label": run.method, **method}, "method", f"{run.path}, method with its overrides"
-    )
-    reads = bool(config.adapter(run).source_layers)
-    if any(method.get("finetune", {}).get("backbone", {}).values()):
-        if not reads:
-            raise ConfigError(f"method {run.method!r} tunes a backbone that it does not read")
-        if not config.online(run):
-            raise ConfigError(
-                f"method {run.method!r}: finetune.backbone changes the backbone's tokens, but the "
-                "cache holds those of the frozen one: set `features: online` for its runs"
-            )
-    if reads and config.part("backbone", run.backbone)["loader"] == "disabled":
-        raise ConfigError(
-            f"method {run.method} reads tokens, but backbone {run.backbone} gives none; it is for "
-            "methods such as blind"
-        )
-
-
-def _check_checkpoint(config: Config, run: Run, folder: Path) -> None:
-    for name in (WEIGHTS, RECORD):
-        if not (folder / name).is_file():
-            raise ConfigError(f"{run.path}: its checkpoint {folder} has no {name}")
-    if str(folder) == config.settings.get("checkpoint"):
-        return  # it fits the run that was asked for, if any: its job will tell
-    method = {key: value for key, value in config.method(run).items() if key != "version"}
-    llm = config.part("llm", run.llm)
-    known: dict[str, Any] = {
-        "method": method,
-        "llm": {key: llm[key] for key in ("family", "shape")},
-    }
-    if config.adapter(run).source_layers:
-        known["backbone"] = {"shape": config.part("backbone", run.backbone)["shape"]}
-    try:
-        read_record(folder / RECORD, known)
-    except AdapterError as error:
-        raise ConfigError(f"{run.path}: {error}") from error
-
-
-def _check_table(config: Config, table: Mapping[str, Any], root: Path) -> None:
-    for axis in AXES:
-        there = {getattr(run, axis) for run in config.runs()}
-        for name in table.get(f"{axis}s") or []:
-            if name not in there:
-                raise ConfigError(
-                    f"table {table['name']}: {axis}s names {name!r}, which no run of the grid "
-                    f"has{nearest(name, there)}"
-                )
-    published = table.get("published")
-    if published is not None and not (root / published).is_file():
-        raise ConfigError(f"table {table['name']}: there is no file {root / published}")
-    if table.get("rows") == "methods":
-        models: dict[tuple[str, ...], set[str]] = {}
-        for run in config.table_runs(table):
-            cell = (run.method, run.dataset, run.fraction)
-            models.setdefault(cell, set()).add(f"{run.backbone}+{run.llm}")
-        for place, used in models.items():
-            if len(used) > 1:
-                raise ConfigError(
-                    f"table {table['name']} has a row for each method, but {' '.join(place)} runs "
-                    f"with {', '.join(sorted(used))}: filter its backbones and llms"
-                )
-
-
-def _sorted(value: Any) -> Any:
+def in_order(value: Any) -> Any:
     """The same with the keys of all mappings in order, for Snakemake compares parameters as text:
     without this, to move a line in a file would rerun what depends on it.
     """
     if isinstance(value, Mapping):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return [_sorted(item) for item in value] if isinstance(value, list) else value
+        return {key: in_order(value[key]) for key in sorted(value)}
+    return [in_order(item) for item in value] if isinstance(value, list) else value
 
 
 def _deep_merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

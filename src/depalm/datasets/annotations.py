@@ -25,9 +25,19 @@ class Annotation:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        return json.loads(text, object_pairs_hook=_distinct)
     except (OSError, ValueError) as error:
         raise AnnotationError(f"{path} cannot be read: {error}") from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object, {content!s:.100}")
+    return content
 
 
 def read_rows(path: Path, key: str | None = None) -> list[Any]:
@@ -46,7 +56,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=_distinct)
             except ValueError as error:
                 raise AnnotationError(f"{path}, line {number}: not JSON: {error}") from error
             if not isinstance(row, dict):
@@ -58,7 +68,11 @@ def read_csv(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a CSV file by its header; fields beyond the header come under the key ''."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            yield from csv.DictReader(stream, restkey="", restval="")
+            rows = csv.DictReader(stream, restkey="", restval="")
+            header = rows.fieldnames or []
+            if twice := sorted({name for name in header if header.count(name) > 1}):
+                raise AnnotationError(f"{path}, line 1: the header has {', '.join(twice)} twice")
+            yield from rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AnnotationError(f"{path} cannot be read: {error}") from error
 

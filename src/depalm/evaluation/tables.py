@@ -4,7 +4,6 @@ A row is a method between a backbone and an LLM, a score column is a metric on a
 fraction of its training set, and a cell is the mean over the seeds.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from depalm.datasets.annotations import read_csv
 from depalm.errors import DepalmError
 from depalm.evaluation.metrics import METRICS
 from depalm.files import read_json
@@ -135,12 +135,24 @@ def read_runs(paths: Iterable[Path | str]) -> list[Run]:
 
 
 def read_published(path: Path | str) -> Published:
-    """Scores that somebody published: a CSV of method, dataset, fraction, metric, mean."""
+    """Scores that somebody published: a CSV of method, dataset, fraction, metric, mean.
+
+    Raises AnnotationError if it cannot be read, TableError if a column is missing or a row given
+    twice.
+    """
     keys = ("method", "dataset", "fraction", "metric")
-    with Path(path).open(newline="") as stream:
-        return {
-            tuple(row[key] for key in keys): float(row["mean"]) for row in csv.DictReader(stream)
-        }
+    published: dict[tuple[str, ...], float] = {}
+    for number, row in enumerate(read_csv(Path(path)), start=2):
+        try:
+            cell, mean = tuple(row[key] for key in keys), float(row["mean"])
+        except (KeyError, ValueError) as error:
+            raise TableError(
+                f"{path}, line {number}: not {', '.join(keys)}, mean (a number): {error}"
+            ) from error
+        if cell in published:
+            raise TableError(f"{path}, line {number}: a second row of {' '.join(cell)}")
+        published[cell] = mean
+    return published
 
 
 def build_table(

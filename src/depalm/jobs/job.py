@@ -8,8 +8,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from depalm.config.schema import nearest
 from depalm.errors import DepalmError
+from depalm.specs import nearest
 
 Kind = TypeVar("Kind")
 TOLD = {

@@ -1,0 +1,22 @@
+"""What YAML may say: one strict model for each kind of part file, and for the settings of a run."""
+
+from depalm.specs.backbone import BackboneSpec
+from depalm.specs.base import Names, Spec, nearest
+from depalm.specs.dataset import DatasetSpec
+from depalm.specs.llm import LLMSpec
+from depalm.specs.method import MethodSpec
+from depalm.specs.settings import SettingsSpec, TableSpec
+from depalm.specs.train import TrainSpec
+
+__all__ = [
+    "BackboneSpec",
+    "DatasetSpec",
+    "LLMSpec",
+    "MethodSpec",
+    "Names",
+    "SettingsSpec",
+    "Spec",
+    "TableSpec",
+    "TrainSpec",
+    "nearest",
+]

@@ -1,0 +1,136 @@
+"""What all specs share: strictness, names that a registry knows, and errors that help."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Self
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+Names = Mapping[str, Iterable[str]]  # the names that each registry holds: the context of validation
+
+Positive = Annotated[int, Ge(1)]
+Natural = Annotated[int, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]  # both ends included
+Probability = Annotated[float, Ge(0), Lt(1)]
+Rate = Annotated[float, Gt(0)]
+Version = Annotated[int, Field(description="raise it to rebuild all that depends on this file")]
+KEY = "@"
+OURS = "depalm"  # the type of errors that are in our words already
+LENGTHS = {"too_short": "{min_length} or more items", "too_long": "at most {max_length} items"}
+QUOTED = re.compile(r"'([^']*)'")
+NAME_BYTES = 255  # of a file name, for names become folders
+
+
+def _is_file_name(name: str) -> str:
+    if not name or "/" in name or "\0" in name or name in (".", ".."):
+        raise fault("a name is part of a path: no slash, and not empty")
+    if len(name.encode()) > NAME_BYTES:
+        raise fault(f"a name has at most {NAME_BYTES} bytes")
+    return name
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    seen = [value for i, value in enumerate(values) if value in values[:i]]
+    if seen:
+        raise fault(f"{seen[0]!r} stands here twice")
+    return values
+
+
+PartName = Annotated[str, AfterValidator(_is_file_name)]
+PartNames = Annotated[list[PartName], MinLen(1), AfterValidator(_distinct)]
+Distinct = AfterValidator(_distinct)
+
+
+def registered(kind: str) -> AfterValidator:
+    """A name that the registry `kind` holds. Without a context any name passes."""
+
+    def check(name: str, info: ValidationInfo) -> str:
+        known = (info.context or {}).get(kind)
+        if known is not None and name not in known:
+            raise fault(f"unknown value {name!r}{nearest(name, known)}")
+        return name
+
+    return AfterValidator(check)
+
+
+class Spec(BaseModel):
+    """A mapping in YAML: no key that it does not know, no value of another type, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_unknown_keys(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            details = [cls._detail(line) for line in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(cls.__name__, details) from None
+
+    @classmethod
+    def _detail(cls, line: Any) -> InitErrorDetails:
+        """An error of pydantic's in our words."""
+        place = line["loc"]
+        if line["type"] == "extra_forbidden" and len(place) == 1:
+            known = [field.alias or name for name, field in cls.model_fields.items()]
+            text, place = f"unknown key {place[0]!r}{nearest(place[0], known)}", ()
+        elif line["type"] == "missing":
+            text, place = f"{place[-1]!r} is missing", place[:-1]
+        else:
+            text = _explained(line)
+            place = (*place, *key_of(line))
+        return InitErrorDetails(type=fault(text), loc=place, input=line["input"])
+
+
+def _explained(line: Any) -> str:
+    value, context = line["input"], line.get("ctx", {})
+    if line["type"] == OURS:
+        return str(line["msg"])
+    if line["type"] == "literal_error":
+        return f"unknown value {value!r}{nearest(value, QUOTED.findall(context['expected']))}"
+    if line["type"] == "union_tag_invalid":
+        tag = context["tag"]
+        return f"unknown value {tag!r}{nearest(tag, QUOTED.findall(context['expected_tags']))}"
+    if line["type"] == "union_tag_not_found":
+        return f"{context['discriminator']} is missing"
+    if line["type"] == "model_type":
+        return f"{value!r:.100} must be a mapping of keys to values"
+    if line["type"] == "string_pattern_mismatch":
+        return f"{value!r:.100} must match {context['pattern']}"
+    if line["type"] in ("too_short", "too_long"):
+        return f"{value!r:.100} must have {LENGTHS[line['type']].format(**context)}"
+    text = str(line["msg"]).replace("Input should", "must", 1)
+    return f"{value!r:.100} {text}" if text.startswith("must") else f"{text}, not {value!r:.100}"
+
+
+def nearest(name: Any, known: Iterable[Any]) -> str:
+    """How to go on from an unknown name: the nearest known one, or all of them."""
+    names = [str(value) for value in known]
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(names))}"
+
+
+def key_of(line: Any) -> tuple[str, ...]:
+    """The key that an error of :func:`fault` is about, as a part of its location: KEY in front of
+    it tells it from the names that pydantic has for a union's members.
+    """
+    at = line.get("ctx", {}).get("at")
+    return () if at is None else (f"{KEY}{at}",)
+
+
+def fault(text: Any, at: str | None = None) -> PydanticCustomError:
+    """An error of validation that says `text`, of the key `at` of a mapping."""
+    kind: Any = OURS
+    return PydanticCustomError(kind, text, None if at is None else {"at": at})

@@ -1,0 +1,76 @@
+"""A dataset's file: config/datasets/{name}.yaml."""
+
+from typing import Annotated, Literal, Self
+
+from annotated_types import MinLen
+from pydantic import Field, model_validator
+
+from depalm.specs.base import Distinct, Fraction, Natural, Spec, Version, fault, registered
+from depalm.specs.llm import SHA256, URI, one_of_source_and
+from depalm.specs.train import TrainSpec
+
+Split = Literal["train", "val", "test"]
+# the other readers look for the media below the annotations
+NAMING_READERS = ("easy_vqa", "generic", "textcaps", "textvqa")
+
+
+class DatasetSource(Spec):
+    """Where a dataset, or a file of it, is published."""
+
+    uri: URI = Field(description="hf://, https://, http://, file:// or pypi://, see docs/index.md")
+    sha256: SHA256 | None = Field(None, description="of what is published there")
+    unpack: bool = Field(False, description="it is a zip or tar archive; its contents are meant")
+
+
+class Templates(Spec):
+    """The prompts that samples get."""
+
+    texts: Annotated[list[str], MinLen(1), Distinct] = Field(
+        description="{question} stands for the question; an empty prompt is left to the LLM"
+    )
+    selection: Literal["first", "random"] | Natural = Field(
+        "first", description="the first, the index of one, or drawn for each sample"
+    )
+    seed: Natural = Field(0, description="of `selection: random`")
+
+
+class DatasetSpec(Spec):
+    """Samples, their media, and how they are scored."""
+
+    version: Version
+    modality: Literal["image", "audio", "video"]
+    reader: Annotated[str, registered("reader")] = Field(description="annotation format")
+    source: DatasetSource | Annotated[list[DatasetSource], MinLen(1)] | None = Field(
+        None, description="where it is fetched from; the files of a list lie together"
+    )
+    root: str | None = Field(None, description="where it is on this machine, instead of source")
+    media_root: Annotated[str, Field(pattern=r"[^/]")] | None = Field(
+        None, description="folder of the media, if it is not that of the annotations"
+    )
+    obtain: str | None = Field(None, description="how to get what belongs in root")
+    convert: Annotated[str, registered("converter")] | None = Field(
+        None, description="conversion of what was fetched"
+    )
+    splits: Annotated[list[Split], MinLen(2), Distinct]
+    test_split: Split = Field(description="the split that is scored")
+    templates: Templates
+    max_reject_fraction: Fraction | None = Field(
+        None, description="bad samples and files that are tolerated, over data.max_reject_fraction"
+    )
+    metrics: Annotated[list[Annotated[str, registered("metric")]], MinLen(1)] = Field(
+        description="metrics of its table cells, the main one first"
+    )
+    train: TrainSpec = Field(TrainSpec(), description="over the settings' train")
+
+    @model_validator(mode="after")
+    def _check_places(self) -> Self:
+        one_of_source_and("root", self)
+        if self.obtain is not None and self.root is None:
+            raise fault("obtain says how to get what belongs in root, but there is no root")
+        if self.media_root is not None and self.reader not in NAMING_READERS:
+            raise fault(
+                f"for readers whose annotations name the media: {', '.join(NAMING_READERS)}; "
+                f"{self.reader} looks for them below root",
+                at="media_root",
+            )
+        return self

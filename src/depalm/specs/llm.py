@@ -1,0 +1,56 @@
+"""An LLM's file: config/llms/{name}.yaml."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from depalm.specs.base import Positive, Spec, Version, fault, registered
+
+URI = Annotated[str, Field(pattern="^(hf|https?|file|pypi)://")]
+SHA256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class SourceSpec(Spec):
+    """Where something is published."""
+
+    uri: URI = Field(description="hf://, https://, http://, file:// or pypi://, see docs/index.md")
+    sha256: SHA256 | None = Field(None, description="of what is published there")
+
+
+def one_of_source_and(place: str, spec: Spec) -> None:
+    """Raise an error unless just one of `source` and `place` is given."""
+    given = [key for key in ("source", place) if getattr(spec, key) is not None]
+    if len(given) != 1:
+        raise fault(f"give either source or {place}, not {' and '.join(given) or 'neither'}")
+    if getattr(spec, "convert", None) is not None and spec.model_dump()["source"] is None:
+        raise fault("convert is for what was fetched from a source")
+
+
+class LLMShape(Spec):
+    """The size of an LLM."""
+
+    layers: Positive
+    width: Positive
+
+
+class LLMSpec(Spec):
+    """A frozen language model."""
+
+    version: Version
+    family: Annotated[str, registered("family")] = Field(description="model_type of transformers")
+    source: SourceSpec | None = Field(None, description="where it is fetched from")
+    path: str | None = Field(
+        None, description="Hugging Face directory on this machine, instead of source"
+    )
+    answer_prompt: str = Field(
+        "", description="stands where a sample has no prompt, as in captioning"
+    )
+    convert: Annotated[str, registered("converter")] | None = Field(
+        None, description="conversion of the fetched weights"
+    )
+    shape: LLMShape
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        one_of_source_and("path", self)
+        return self

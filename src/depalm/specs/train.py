@@ -1,0 +1,34 @@
+"""Training settings: the `train` block of the settings, an override, a dataset or a method."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from depalm.specs.base import Fraction, Positive, Probability, Rate, Spec
+
+
+class TrainSpec(Spec):
+    """What is not said here, a more general place says; the settings say the rest."""
+
+    batch_size: Positive = Field(16, description="samples that go through the LLM at a time")
+    accumulate: Positive = Field(1, description="batches that make one optimizer step")
+    steps: Positive | None = Field(None, description="optimizer steps; or give epochs")
+    epochs: Rate | None = Field(None, description="passes over the data (8); or give steps")
+    lr: Rate = Field(8e-4, description="highest learning rate")
+    weight_decay: float = Field(0.1, ge=0, description="of AdamW")
+    adam_epsilon: Rate = Field(1e-4, description="of AdamW")
+    warmup: Probability = Field(0.2, description="fraction of the steps over which the rate rises")
+    final_lr: Fraction = Field(1e-4, description="fraction of lr at the last step")
+    clip_norm: Rate = Field(0.8, description="norm that gradients are clipped to")
+    label_smoothing: Probability = Field(2e-3, description="of the cross entropy")
+    max_answer_tokens: Positive = Field(50, description="longer references are cut")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="of the frozen LLM; the adapter is always float32"
+    )
+    checkpoint_seconds: float = Field(300.0, ge=0, description="time between checkpoints")
+    init_from: str | None = Field(
+        None, description="folder of an adapter that training starts from"
+    )
+    augment: bool = Field(
+        True, description="with `features: online`: change every file anew in each epoch"
+    )
