@@ -36,7 +36,7 @@ def write_view(folder: Path, view: int, rejected: tuple[str, ...] = ()) -> list[
 def test_training_reads_the_augmented_views_or_the_only_one() -> None:
     assert [training_views(count) for count in (1, 2, 4)] == [[0], [1], [1, 2, 3]]
     assert Config({"cache": {"views": 3}}, []).training_views == [1, 2]
-    assert Config({"cache": {}}, []).training_views == [0]
+    assert Config({"cache": {"views": 1}}, []).training_views == [0]
 
 
 def test_epochs_read_the_views_in_turn(tmp_path: Path) -> None:
