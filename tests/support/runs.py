@@ -76,7 +76,7 @@ def common(
         "backbone": SPEC,
         "llm": LLM,
         "device": "cpu",
-        "threads": torch.get_num_threads(),
+        "threads": THREADS,
     }
 
 
@@ -118,10 +118,12 @@ def generate(
     return [json.loads(line)["prediction"] for line in lines]
 
 
+THREADS = 1  # bytes depend on them, and what ran before in this process may have changed them
 LONG = replace(SETTINGS, steps=40, checkpoint_seconds=0)
 MEDIA = [f"images/{i}.png" for i in range(100)]
 
 
 def extraction(data: Path, output: Path) -> None:
+    torch.set_num_threads(THREADS)
     settings = Extraction(batch_size=4, max_reject_fraction=0.1)
     extract(SPEC, data / "weights", data, MEDIA, [11], output, settings, "cpu")
