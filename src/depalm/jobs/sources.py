@@ -70,13 +70,23 @@ class FetchShardJob(Job):
 
     def run(self) -> None:
         """Raises CacheError, DownloadError, or JobError for an output outside of results/."""
-        from depalm.cache.store import TokenCache
+        from depalm.cache.store import CacheError, TokenCache
         from depalm.media.decoders import token_identity
         from depalm.sources.download import download_url
 
+        fetched = {}
         for output in map(Path, (self.shard, self.rejects)):
             if not output.is_relative_to("results"):
                 raise JobError(f"{output} is not in results/, so {self.url} has no copy of it")
+            fetched[output] = output.parent / ".fetched" / output.name
+            fetched[output].parent.mkdir(parents=True, exist_ok=True)
             place = output.relative_to("results").as_posix()
-            download_url(f"{self.url.rstrip('/')}/{place}", output)
-        TokenCache([self.shard], token_identity(self.backbone, self.view)).verify()
+            download_url(f"{self.url.rstrip('/')}/{place}", fetched[output])
+        shard = fetched[Path(self.shard)]
+        try:
+            TokenCache([shard], token_identity(self.backbone, self.view)).verify()
+        except CacheError:
+            shard.unlink()  # to be fetched anew
+            raise
+        for output, path in fetched.items():
+            path.replace(output)
