@@ -91,6 +91,11 @@ def queue(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def signal(job: str, name: str) -> None:
+    """Send a signal to all processes of a job."""
+    subprocess.run(["scancel", f"--signal={name}", "--full", job], check=True)
+
+
 def _foreign(path: Path) -> bool:
     return path.exists() and not path.read_text().startswith(MARK)
 

@@ -140,6 +140,7 @@ def running() -> list[str]:
     return slurm_site.queue("--states=running", "--format=%i")
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("site")
 def test_a_second_job_of_a_run_harms_nothing(folder: Path, tmp_path: Path) -> None:
     """The controller is killed outright while its job trains; after --unlock the same command
@@ -157,11 +158,14 @@ def test_a_second_job_of_a_run_harms_nothing(folder: Path, tmp_path: Path) -> No
             training = folder / RUN / "training"
             wait_until(lambda: any(training.glob("checkpoint*")), "a first checkpoint", 180)
             (first,) = running()
+        # it lives, but does not end before the second one is there
+        slurm_site.signal(first, "STOP")
         unlocked = snakemake_in(folder, *configuration, "--unlock")
         assert unlocked.returncode == 0, unlocked.stderr
         with started(folder, *command) as controller:
-            wait_until(lambda: len(running()) == 2, "two jobs at once", 120)
+            wait_until(lambda: len(running()) == 2, "two jobs at once", 300)
             assert first in running()
+            slurm_site.signal(first, "CONT")
             code = controller.wait(timeout=400)
         wait_until(lambda: not running(), "the end of both jobs", 120)
         assert local.wait(timeout=240) == 0
