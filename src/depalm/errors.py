@@ -1,5 +1,9 @@
 """The one ancestor of all expected errors: what a user can mend, told in one message."""
 
+from collections.abc import Sequence
+
+NAMED = 5  # so many names stand in a message
+
 
 class DepalmError(Exception):
     """Something that a user can mend; the message says what is wrong, where, and what to do.
@@ -11,3 +15,10 @@ class DepalmError(Exception):
 
 class AnnotationError(DepalmError):
     """Annotations that are missing or not in their format; the message names the file and row."""
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first of `names`, and how many more there are."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - NAMED} more" if len(distinct) > NAMED else ""
+    return ", ".join(distinct[:NAMED]) + more

@@ -3,13 +3,10 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from tqdm import tqdm
 
-Item = TypeVar("Item")
 logger = logging.getLogger("depalm")
 
 
@@ -50,11 +47,3 @@ class Progress:
                 postfix=note or None,
             )
             logger.info(meter)
-
-
-def track(items: Iterable[Item], total: int, what: str, unit: str) -> Iterator[Item]:
-    """Iterate over `items`, logging progress as :class:`Progress` does."""
-    progress = Progress(total, what, unit)
-    for item in items:
-        yield item
-        progress.advance()

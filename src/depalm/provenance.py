@@ -43,15 +43,18 @@ def commit() -> str:
     return result.stdout.strip()
 
 
+def versions() -> dict[str, str]:
+    """The releases of PACKAGES, by name."""
+    return {package: version(package) for package in PACKAGES}
+
+
 def provenance(device: torch.device) -> dict[str, Any]:
-    versions = {package: version(package) for package in PACKAGES}
-    return {"commit": commit(), "versions": versions, "device": device_name(device)}
+    return {"commit": commit(), "versions": versions(), "device": device_name(device)}
 
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the bytes of a result depend on besides its inputs and settings, as JSON."""
-    versions = {package: version(package) for package in PACKAGES}
-    return {"threads": torch.get_num_threads(), "device": str(device), "versions": versions}
+    return {"threads": torch.get_num_threads(), "device": str(device), "versions": versions()}
 
 
 def model_source(directory: Path) -> dict[str, Any]:

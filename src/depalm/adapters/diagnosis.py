@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from depalm.adapters.adapter import Adapter
+from depalm.errors import shortened
 from depalm.llms.base import LLM
-
-NAMED = 5  # so many names stand in a message
 
 
 def cause(llm: LLM, adapter: Adapter, features: Tensor | None, media: Sequence[str]) -> str | None:
@@ -38,13 +37,6 @@ def cause(llm: LLM, adapter: Adapter, features: Tensor | None, media: Sequence[s
     if llm.dtype == torch.float16:
         return "the LLM overflows in float16: set dtype to bfloat16 or float32"
     return None
-
-
-def shortened(names: Sequence[str]) -> str:
-    """The first of `names`, and how many more there are."""
-    distinct = list(dict.fromkeys(names))
-    more = f" and {len(distinct) - NAMED} more" if len(distinct) > NAMED else ""
-    return ", ".join(distinct[:NAMED]) + more
 
 
 def _first_bad(tensors: Mapping[str, Tensor]) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from depalm.adapters.saved import RECORD, WEIGHTS, read_record
 from depalm.adapters.selection import AdapterError
@@ -51,8 +51,7 @@ def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ConfigError with all that is wrong with them.
     """
-    check_schema(settings, "config", "configuration")
-    spec = SettingsSpec.model_validate(settings)
+    spec = cast(SettingsSpec, check_schema(settings, "config", "configuration"))
     said = spec.model_dump(exclude_none=True, exclude={"grid", "overrides", "train", "tables"})
     tables = [table.model_dump(exclude_none=True) for table in spec.tables]
     return {"overrides": [], "train": {}, **settings, **said, "tables": tables}

@@ -77,10 +77,10 @@ _Loader.add_implicit_resolver(
 )
 
 
-def check_schema(content: Any, kind: str, where: str) -> None:
-    """Check `content` against the spec of its `kind`. Raises ConfigError with all that is wrong."""
+def check_schema(content: Any, kind: str, where: str) -> Spec:
+    """The spec of `content`, of its `kind`. Raises ConfigError with all that is wrong with it."""
     try:
-        SPECS[kind].model_validate(content, context=REGISTRIES)
+        return SPECS[kind].model_validate(content, context=REGISTRIES)
     except ValidationError as error:
         faults: defaultdict[str, list[str]] = defaultdict(list)
         for line in error.errors(include_url=False):

@@ -22,7 +22,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from depalm.errors import DepalmError
+from depalm.errors import DepalmError, shortened
 from depalm.evaluation.vqa_accuracy import vqa_accuracy
 from depalm.files import read_json
 
@@ -97,12 +97,12 @@ def score(
         raise MetricError(f"{name}: {reason}")
     different = sorted(references.keys() ^ predictions.keys())
     if different:
-        raise MetricError(f"samples without prediction, or the other way: {shorten(different)}")
+        raise MetricError(f"samples without prediction, or the other way: {shortened(different)}")
     if not references:
         raise MetricError("there is no prediction to score")
     bare = [key for key, texts in references.items() if not texts]
     if bare:
-        raise MetricError(f"samples without any reference cannot be scored: {shorten(bare)}")
+        raise MetricError(f"samples without any reference cannot be scored: {shortened(bare)}")
     raw = tokenized = (references, predictions)
     if any(METRICS[name].captions for name in metrics):
         tokenized = tokenize(references, predictions)
@@ -111,12 +111,6 @@ def score(
         metric = METRICS[name]
         scores[name] = 100 * float(metric.compute(*(tokenized if metric.captions else raw)))
     return scores
-
-
-def shorten(names: Sequence[str], shown: int = 5) -> str:
-    """The first names of a list and how many more there are, for a message."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def tokenize(references: References, predictions: Predictions) -> tuple[References, Predictions]:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from depalm.evaluation.metrics import MetricError, References, require, score, shorten, unavailable
+from depalm.errors import shortened
+from depalm.evaluation.metrics import MetricError, References, require, score, unavailable
 from depalm.progress import logger
 
 
@@ -50,12 +51,12 @@ def evaluate(
     texts = read_predictions(predictions)
     unknown = sorted(texts.keys() - references.keys())
     if unknown:
-        raise MetricError(f"{predictions}: ids that the manifest lacks: {shorten(unknown)}")
+        raise MetricError(f"{predictions}: ids that the manifest lacks: {shortened(unknown)}")
     missing = [key for key in references if key not in texts]
     if len(missing) != generated["rejects"]:
         raise MetricError(
             f"{predictions}: {len(missing)} samples of the manifest have no prediction "
-            f"({shorten(missing) or 'none'}), but generation rejected {generated['rejects']}: "
+            f"({shortened(missing) or 'none'}), but generation rejected {generated['rejects']}: "
             "delete the predictions and generate again"
         )
     reasons = unavailable(metrics)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from depalm.adapters.adapter import Adapter
-from depalm.adapters.diagnosis import cause, shortened
+from depalm.adapters.diagnosis import cause
 from depalm.datasets.manifest import Sample
-from depalm.errors import DepalmError
+from depalm.errors import DepalmError, shortened
 from depalm.features.cached import CachedViews, read_each
 from depalm.files import atomic_file
 from depalm.llms.base import LLM
