@@ -16,6 +16,7 @@ from depalm.config.run import AXES, Run
 from depalm.config.schema import ConfigError, check_schema, load_yaml
 from depalm.features.cached import training_views
 from depalm.specs import TrainSpec, nearest
+from depalm.specs.base import in_order
 
 # what a training needs to be told
 TRAIN_DEFAULTS = {"epochs": 8, **TrainSpec().model_dump(include={"batch_size", "lr"})}
@@ -176,15 +177,6 @@ class Config:
         """What is tolerated of bad samples and files of a dataset: its own, or that of `data`."""
         default: float = self.settings["data"]["max_reject_fraction"]
         return self.part("dataset", dataset).get("max_reject_fraction", default)
-
-
-def in_order(value: Any) -> Any:
-    """The same with the keys of all mappings in order, for Snakemake compares parameters as text:
-    without this, to move a line in a file would rerun what depends on it.
-    """
-    if isinstance(value, Mapping):
-        return {key: in_order(value[key]) for key in sorted(value)}
-    return [in_order(item) for item in value] if isinstance(value, list) else value
 
 
 def _deep_merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from typing import Any, cast
 
 from depalm.adapters.saved import RECORD, WEIGHTS, read_record
 from depalm.adapters.selection import AdapterError
-from depalm.config.experiment import Config, in_order
+from depalm.config.experiment import Config
 from depalm.config.run import AXES, Run
 from depalm.config.schema import ConfigError, check_schema
 from depalm.datasets.manifest import ManifestError, parse_fraction
 from depalm.evaluation.metrics import MetricError, require
 from depalm.specs import SettingsSpec, nearest
+from depalm.specs.base import in_order
 
 LOCAL_PLACES = (
     ("dataset", "root"),

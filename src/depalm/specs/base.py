@@ -70,6 +70,17 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    def given(self) -> dict[str, Any]:
+        """The keys that were given, as JSON, in alphabetical order.
+
+        A key that is left out stays so: a default that is added to a spec later changes nothing
+        that is recorded or compared.
+        """
+        content: dict[str, Any] = in_order(
+            self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        )
+        return content
+
     @model_validator(mode="wrap")
     @classmethod
     def _name_unknown_keys(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
@@ -92,6 +103,15 @@ class Spec(BaseModel):
             text = _explained(line)
             place = (*place, *key_of(line))
         return InitErrorDetails(type=fault(text), loc=place, input=line["input"])
+
+
+def in_order(value: Any) -> Any:
+    """The same with the keys of all mappings in order, for Snakemake compares parameters as text:
+    without this, to move a line in a file would rerun what depends on it.
+    """
+    if isinstance(value, Mapping):
+        return {key: in_order(value[key]) for key in sorted(value)}
+    return [in_order(item) for item in value] if isinstance(value, list) else value
 
 
 def _explained(line: Any) -> str:
