@@ -136,8 +136,8 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float) -> No
 
 
 def running() -> list[str]:
-    """Ids of the jobs that run."""
-    return slurm_site.queue("--states=running", "--format=%i")
+    """Ids of the jobs that run, or would if no signal had stopped them."""
+    return slurm_site.queue("--states=running,stopped", "--format=%i")
 
 
 @pytest.mark.nightly
