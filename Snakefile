@@ -24,19 +24,15 @@ include: "workflow/rules/table.smk"
 rule all:
     default_target: True
     input:
-        [f"results/tables/{table['name']}.html" for table in config["tables"]],
-        [f"{run.path}/{test_split(run.dataset)}.scores.json" for run in CONFIG.runs()],
+        [f"{paths.filled(paths.TABLE, table=table.name)}.html" for table in SETTINGS.tables],
+        scores(CONFIG.runs),
 
 
 rule scores:
     input:
-        [f"{run.path}/{test_split(run.dataset)}.scores.json" for run in CONFIG.runs()],
+        scores(CONFIG.runs),
 
 
 rule caches:
     input:
-        [
-            shard
-            for c in caches()
-            for shard in shards(c["dataset"], c["backbone"], c["split"], [c["view"]])
-        ],
+        [shard for run in CONFIG.runs for shard in CONFIG.plan(run).cached_shards],

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from depalm.specs import BackboneSpec, DatasetSpec, LLMSpec, MethodSpec, SettingsSpec
+from depalm.specs import BackboneSpec, DatasetSpec, LLMSpec, MethodFile, SettingsSpec
 from depalm.specs.describe import options
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -20,7 +20,7 @@ KINDS = {
     "Dataset (config/datasets)": DatasetSpec,
     "Backbone (config/backbones)": BackboneSpec,
     "LLM (config/llms)": LLMSpec,
-    "Method (config/methods)": MethodSpec,
+    "Method (config/methods)": MethodFile,
 }
 
 

@@ -1,5 +1,6 @@
 """The command line, as a user runs it."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from depalm.jobs import JOBS
 from depalm.jobs.job import hints_of
 from depalm.jobs.manifest import SubsetJob
 
+ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "transformers", "timm", "av", "decord", "pandas", "snakemake")
 HELP = f"""
 import sys
@@ -100,3 +102,44 @@ def test_a_job_runs_under_a_debugger(job: SubsetJob, tmp_path: Path) -> None:
     done = depalm(tmp_path, "subset", "job.json", before=("-m", "pdb"), typed=typed)
     assert "('stopped', '50pct')" in done.stdout
     assert (tmp_path / job.ids).is_file()
+
+
+def test_the_plan_names_each_run_with_its_adapter_and_files() -> None:
+    done = depalm(ROOT, "plan", "--configfile", "config/demo.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    runs = {(run["method"], run["seed"]): run for run in json.loads(done.stdout)}
+    assert len(runs) == 5
+    run = runs["qp_l0", 1]
+    place = "results/easy-vqa/runs/100pct/dinov2-S+smollm2-135m/qp_l0/seed1"
+    assert (run["dataset"], run["fraction"]) == ("easy-vqa", "100pct")
+    assert (run["backbone"], run["llm"]) == ("dinov2-S", "smollm2-135m")
+    assert run["trainable_parameters"] == 1_040_768  # as the demo's table in the README
+    assert run["target_layers"] == [0]
+    assert "results/easy-vqa/manifest/test.parquet" in run["reads"]
+    assert f"{place}/adapter.safetensors" in run["writes"]
+    assert f"{place}/test.scores.json" in run["writes"]
+    assert not any(
+        place.startswith("results/easy-vqa/cache") for place in runs["blind", 0]["reads"]
+    )
+    table = depalm(ROOT, "plan", "--configfile", "config/demo.yaml").stdout.splitlines()
+    assert len(table) == 1 + len(runs)
+    assert sum("1,040,768" in line for line in table) == 2
+
+
+def test_what_is_wrong_with_a_configuration_is_one_line_and_later_files_win(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("train: {lrr: 1}\n")
+    configuration = ("--configfile", "config/demo.yaml", str(tmp_path / "mine.yaml"))
+    wrong = depalm(ROOT, "plan", *configuration)
+    assert wrong.returncode == 1
+    assert "train: unknown key 'lrr'; did you mean 'lr'?" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    missing = depalm(ROOT, "plan", "--configfile", str(tmp_path / "none.yaml"))
+    assert f"there is no file {tmp_path}/none.yaml" in missing.stderr
+
+
+def test_the_schema_of_a_kind_of_file_is_printed() -> None:
+    done = depalm(ROOT, "schema", "method")
+    schema = json.loads(done.stdout)
+    assert schema["additionalProperties"] is False
+    assert {"label", "inject", "connector", "train"} <= schema["properties"].keys()
+    assert depalm(ROOT, "schema", "recipe").returncode == 2

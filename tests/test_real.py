@@ -31,7 +31,7 @@ from depalm.training.loop import Settings, train
 ROOT = Path(__file__).parents[1]
 DEMO = load_config(load_yaml(ROOT / "config/demo.yaml"), ROOT)
 BACKBONE, LANGUAGE, DATASET = (
-    DEMO.part(kind, name)
+    DEMO.parts.part(kind, name).given()
     for kind, name in [("backbone", "dinov2-S"), ("llm", "smollm2-135m"), ("dataset", "easy-vqa")]
 )
 

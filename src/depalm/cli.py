@@ -1,10 +1,12 @@
 """The command line: what a rule of the workflow runs, without Snakemake."""
 
 import argparse
+import json
 import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from depalm import __version__
 from depalm.jobs import JOBS, Job
@@ -23,6 +25,7 @@ folder where Snakemake ran:
 
 `depalm COMMAND --help` explains the keys of a job. Whole experiments are run by `snakemake`.
 """
+KINDS = ("config", "dataset", "backbone", "llm", "method")
 ENDS = (
     "The exit code is 0, or 1 after an error, which is told in one line; a bug ends in a traceback."
 )
@@ -47,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     commands = program.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for kind in JOBS.values():
         add_job(commands, kind)
-    # commands that are no jobs, such as `plan` and `schema`, are added here
+    add_plan(commands)
+    add_schema(commands)
     return program
 
 
@@ -65,6 +69,54 @@ def add_job(
     command.add_argument("job", metavar="JOB.json", help="the job; its paths start from here")
     command.add_argument("--log", metavar="FILE", help="append the log to FILE too")
     command.set_defaults(run=lambda options: kind.from_file(options.job).run())
+
+
+def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command that shows what a configuration runs."""
+    summary = "Check a configuration and show its runs."
+    text = (
+        "Says all that is wrong with the configuration, or else prints a line for each run: "
+        "dataset, fraction, backbone, llm, method, seed, trainable_parameters (- for a method that "
+        "tunes a frozen model besides), source_layers and target_layers. --json adds the files "
+        "that each run reads and writes. Run it in the folder that the Snakefile is in."
+    )
+    command = commands.add_parser(
+        "plan",
+        help=summary,
+        description=f"{summary}\n\n{textwrap.fill(text, 90)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument(
+        "--configfile",
+        metavar="FILE",
+        nargs="+",
+        default=["config/config.yaml"],
+        help="YAML of the configuration; of several, the later ones win (config/config.yaml)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON, with each run's files")
+    command.set_defaults(run=_plan, log=None)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from depalm.config.load import load_files
+    from depalm.config.report import as_json, as_table
+
+    config = load_files(options.configfile, Path.cwd())
+    print(as_json(config) if options.json else as_table(config))
+
+
+def add_schema(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command that prints what YAML may say, for editors that complete and check it."""
+    summary = "Print the JSON schema of a kind of YAML file."
+    command = commands.add_parser("schema", help=summary, description=summary)
+    command.add_argument("kind", choices=KINDS, help="what the file is about")
+    command.set_defaults(run=_schema, log=None)
+
+
+def _schema(options: argparse.Namespace) -> None:
+    from depalm.config.schema import SPECS
+
+    print(json.dumps(SPECS[options.kind].model_json_schema(), indent=2))
 
 
 def explained(kind: type[Job]) -> tuple[str, str]:

@@ -50,6 +50,13 @@ def reported(log: Path | str | None) -> Iterator[None]:
         raise
 
 
+def gpu_here() -> bool:
+    """Whether this machine seems to have a GPU that processes may use, without loading torch."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    devices = [*Path("/dev").glob("nvidia[0-9]*"), Path("/dev/kfd"), Path("/dev/dxg")]
+    return not hidden and any(device.exists() for device in devices)
+
+
 def end_with_parent() -> None:
     """Let the kernel kill this process when its parent ends; only Linux can."""
     if sys.platform == "linux":

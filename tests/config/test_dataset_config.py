@@ -9,6 +9,7 @@ import yaml
 
 from depalm.config.experiment import Config
 from depalm.config.load import load_config
+from depalm.config.parts import Parts
 from depalm.config.schema import ConfigError, check_schema, load_yaml
 from depalm.datasets.manifest import Sample, choose_template
 from depalm.datasets.readers import READERS
@@ -32,7 +33,7 @@ PAPER = {  # modality, main metric, prompt, test split (METHODS: training and ge
 
 
 def dataset(name: str) -> dict[str, Any]:
-    return Config({}, [ROOT / "config"]).part("dataset", name)
+    return Parts([ROOT / "config"]).dataset(name).given()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,7 +111,7 @@ def test_a_missing_root_is_told_with_how_to_get_it(load: Any, tmp_path: Path) ->
     )
     root.mkdir()
     config = load(source=None, root=str(root), obtain="Ask the authors.")
-    assert config.data_directory("mine") == str(root)
+    assert config.parts.directory("dataset", "mine") == str(root)
 
 
 def test_an_index_beyond_the_templates_is_told(load: Any) -> None:
@@ -125,18 +126,18 @@ def test_a_datasets_own_tolerance_is_over_the_general_one(load: Any) -> None:
 
 
 def test_fetched_and_converted_datasets_have_their_own_directories(load: Any) -> None:
-    assert load().data_directory("mine") == "resources/downloads/datasets/mine"
-    converted = load(convert="textvqa_parquet").data_directory("mine")
+    assert load().parts.directory("dataset", "mine") == "resources/downloads/datasets/mine"
+    converted = load(convert="textvqa_parquet").parts.directory("dataset", "mine")
     assert converted == "resources/models/datasets/mine"
 
 
 def test_the_answer_prompt_of_an_llm_stands_where_a_sample_has_none() -> None:
     samples = [Sample("1", "a.png", "", ["x"]), Sample("2", "a.png", "What?", ["y"])]
-    assert [s.prompt for s in with_prompt(samples, {"answer_prompt": "Answer: "})] == [
+    assert [s.prompt for s in with_prompt(samples, "Answer: ")] == [
         "Answer: ",
         "What?",
     ]
-    assert with_prompt(samples, {}) == samples
+    assert with_prompt(samples, "") == samples
 
 
 def test_media_root_is_for_readers_that_name_their_media(load: Any, tmp_path: Path) -> None:
@@ -144,9 +145,9 @@ def test_media_root_is_for_readers_that_name_their_media(load: Any, tmp_path: Pa
         load(media_root=str(tmp_path / "photos"))
     (tmp_path / "photos").mkdir()
     config = load(media_root=f"{tmp_path}/photos/")
-    assert config.media_directory("mine") == str(tmp_path / "photos")
-    assert config.data_directory("mine") == "resources/downloads/datasets/mine"
-    assert load().media_directory("mine") == "resources/downloads/datasets/mine"
+    assert config.parts.media_directory("mine") == str(tmp_path / "photos")
+    assert config.parts.directory("dataset", "mine") == "resources/downloads/datasets/mine"
+    assert load().parts.media_directory("mine") == "resources/downloads/datasets/mine"
     with pytest.raises(ConfigError, match=r"media_root: for readers .*; coco_2014 looks for"):
         load(media_root=str(tmp_path / "photos"), reader="coco_2014")
     with pytest.raises(ConfigError, match="media_root: '/' must match"):

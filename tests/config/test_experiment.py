@@ -42,7 +42,7 @@ def test_every_shipped_configuration_is_valid(
             (tmp_path / part.get(key, "")).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(tmp_path)
     config = load_config(load_yaml(ROOT / "config" / name), ROOT)
-    assert config.runs()
+    assert config.runs
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
@@ -52,16 +52,14 @@ def test_every_shipped_part_follows_its_schema(path: Path) -> None:
 
 def test_runs_are_the_products_of_the_blocks_each_once() -> None:
     config = demo(grid=[block(seeds=[0, 1]), block(methods=["blind"], seeds=[1, 2])])
-    assert [(run.method, run.seed) for run in config.runs()] == [
+    assert [(run.method, run.seed) for run in config.runs] == [
         ("blind", 0),
         ("blind", 1),
         ("qp_l0", 0),
         ("qp_l0", 1),
         ("blind", 2),
     ]
-    assert config.runs()[0].path == (
-        "results/easy-vqa/runs/100pct/dinov2-S+smollm2-135m/blind/seed0"
-    )
+    assert config.runs[0].path == ("results/easy-vqa/runs/100pct/dinov2-S+smollm2-135m/blind/seed0")
 
 
 def test_only_layers_that_a_method_reads_whole_are_cached() -> None:
@@ -85,18 +83,19 @@ def test_settings_come_from_the_most_specific_place() -> None:
         grid=[block(fractions=["100pct", "1pct"])],
         overrides=overrides,
     )
-    runs = {(run.method, run.fraction): run for run in config.runs()}
+    runs = {(run.method, run.fraction): run for run in config.runs}
     blind, whole, part = (
-        config.train_settings(runs[key])
+        config.plan(runs[key]).train.given()
         for key in [("blind", "1pct"), ("qp_l0", "100pct"), ("qp_l0", "1pct")]
     )
     assert blind == {"steps": 5, "lr": 1.0, "batch_size": 2}
     assert whole == {"steps": 5, "lr": 1e-3, "batch_size": 4}
     assert part == {"epochs": 30, "lr": 2e-3, "batch_size": 4}
-    method = config.method(runs["qp_l0", "1pct"])
+    method = config.plan(runs["qp_l0", "1pct"]).method.given()
     assert method["connector"]["adapter_dim"] == 64
     assert method["connector"]["mapper"]["queries"] == 32
-    assert config.method(runs["qp_l0", "100pct"])["connector"]["adapter_dim"] != 64
+    whole_method = config.plan(runs["qp_l0", "100pct"]).method
+    assert whole_method.connector.adapter_dim != 64
 
 
 def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
@@ -107,9 +106,10 @@ def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
     own.write_text("\n".join(reversed_lines[-2:] + reversed_lines[:-2]) + "\n")
     train = dict(reversed(DEMO["train"].items()))
     first, second = demo(), demo(parts=[str(tmp_path), "config"], train=train)
-    for run in first.runs():
-        assert str(first.method(run)) == str(second.method(run))
-        assert str(first.train_settings(run)) == str(second.train_settings(run))
+    for run in first.runs:
+        one, other = first.plan(run), second.plan(run)
+        assert str(one.method.given()) == str(other.method.given())
+        assert str(one.train.given()) == str(other.train.given())
 
 
 def set_key(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -196,8 +196,8 @@ def test_a_part_of_the_users_own_folder_wins(tmp_path: Path) -> None:
         (ROOT / "config/methods/qp_l0.yaml").read_text().replace("version: 1", "version: 9")
     )
     config = demo(parts=[str(tmp_path), "config"])
-    assert config.part("method", "qp_l0")["version"] == 9
-    assert config.part("method", "blind")["version"] == 1
+    assert config.parts.method("qp_l0").version == 9
+    assert config.parts.method("blind").version == 1
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_without_java_a_caption_metric_is_refused_before_anything_runs(
     text = (ROOT / "config/datasets/easy-vqa.yaml").read_text()
     own.write_text(text.replace("metrics: [vqa_accuracy]", "metrics: [cider]"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert demo().runs()
+    assert demo().runs
     with pytest.raises(ConfigError, match="cider: caption metrics need Java"):
         demo(parts=[str(tmp_path), "config"])
 
@@ -242,12 +242,12 @@ def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
 
 def test_the_shortest_configuration_is_a_grid() -> None:
     config = load_config({"grid": DEMO["grid"]}, ROOT)
-    run = config.runs()[0]
-    assert config.train_settings(run) == {"batch_size": 16, "epochs": 8, "lr": 8e-4}
-    assert config.training_views == [0]
+    run = config.runs[0]
+    assert config.plan(run).train.given() == {"batch_size": 16, "epochs": 8, "lr": 8e-4}
+    assert config.settings.cache.views == 1
     assert config.max_reject_fraction(run.dataset) == 0.001
-    assert [table["name"] for table in config.settings["tables"]] == ["main"]
-    assert config.settings["device"] == "auto"
+    assert [table.name for table in config.settings.tables] == ["main"]
+    assert config.settings.device == "auto"
 
 
 def test_defaults_are_those_of_what_they_are_for() -> None:

@@ -42,7 +42,7 @@ def override(method: dict[str, Any], **rule: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_fits_the_demos_models(name: str) -> None:
     config = load(name)
-    adapter = config.adapter(config.runs()[0])
+    adapter = config.plan(config.runs[0]).adapter
     assert adapter.trainable_parameters > 0
     assert all(parameter.is_meta for parameter in adapter.parameters())
 
@@ -117,7 +117,7 @@ def test_a_method_of_everything_is_built(tmp_path: Path) -> None:
         (parts / kind).symlink_to(ROOT / "config" / kind)
     (parts / "methods" / "everything.yaml").write_text(yaml.safe_dump(FULL))
     config = load("everything", parts=[str(parts)], overrides=[])
-    adapter = config.adapter(config.runs()[0])
+    adapter = config.plan(config.runs[0]).adapter
     assert adapter.source_layers == [4, 6, 8, 10]
     assert adapter.target_layers == [19, 21, 23, 25, 27]
     assert len(adapter.connectors) == 4
@@ -187,11 +187,11 @@ TUNED = {"finetune": {"backbone": {"linears": True}}}
 
 def test_a_backbone_in_the_loop_can_be_tuned_and_needs_no_cache() -> None:
     config = load("qp_inner", **override(TUNED, features="online"))
-    assert config.online(RUN)
+    assert config.plan(RUN).online
     assert config.layers(RUN.dataset, RUN.backbone) == []
-    assert load("qp_l0", features="online", **override(TUNED)).online(RUN)
+    assert load("qp_l0", features="online", **override(TUNED)).plan(RUN).online
     back = override({}, features="cached")
-    assert not load("qp_l0", features="online", **back).online(RUN)
+    assert not load("qp_l0", features="online", **back).plan(RUN).online
     with pytest.raises(ConfigError, match="set `features: online`"):
         load("qp_l0", features="online", **override(TUNED, features="cached"))
     with pytest.raises(ConfigError, match="tunes a backbone that it does not read"):
@@ -210,16 +210,16 @@ def test_cached_layers_are_those_that_the_methods_read() -> None:
 
 def test_a_checkpoint_is_tested_and_not_trained(tmp_path: Path) -> None:
     rule = override({}, checkpoint=str(tmp_path))
-    assert load().checkpoint(RUN) is None
+    assert load().plan(RUN).checkpoint is None
     with pytest.raises(ConfigError, match=r"has no adapter\.safetensors"):
         load(**rule)
     (tmp_path / "adapter.safetensors").touch()
-    plain = load(overrides=[]).method(RUN)
+    plain = load(overrides=[]).plan(RUN).method.given()
     method = {key: value for key, value in plain.items() if key != "version"}
     backbone = {"shape": {"layers": 12, "tokens": 65, "width": 384}}
     record = {"method": method, "backbone": backbone, "llm": MADE_FOR}
     write_json(tmp_path / "adapter.json", record)
-    assert load(**rule).checkpoint(RUN) == str(tmp_path)
+    assert load(**rule).plan(RUN).checkpoint == str(tmp_path)
     with pytest.raises(ConfigError, match=r"another method.*connector"):
         load(**override({"connector": {"adapter_dim": 64}}, checkpoint=str(tmp_path)))
     write_json(tmp_path / "adapter.json", {**record, "llm": {**MADE_FOR, "family": "opt"}})
@@ -230,6 +230,6 @@ def test_a_checkpoint_is_tested_and_not_trained(tmp_path: Path) -> None:
 def test_seeds_can_be_overridden_alone() -> None:
     rule = {"where": {"seeds": [1]}, "train": {"init_from": "results/first"}}
     config = load(overrides=[rule])
-    assert "init_from" not in config.train_settings(RUN)
+    assert config.plan(RUN).train.init_from is None
     other = Run(**{**vars(RUN), "seed": 1})
-    assert config.train_settings(other)["init_from"] == "results/first"
+    assert config.plan(other).train.init_from == "results/first"

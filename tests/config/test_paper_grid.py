@@ -5,12 +5,15 @@ their layers, and every count given.
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from depalm.config.experiment import Config
+from depalm.config.parts import Parts
 from depalm.config.run import Run
 from depalm.config.schema import check_schema, load_yaml
+from depalm.specs import SettingsSpec
 
 ROOT = Path(__file__).parents[2]
 ROWS = list(csv.DictReader((ROOT / "tests" / "data" / "paper_grid.csv").open()))
@@ -19,7 +22,8 @@ TUNED = "eva-clip-L-tuned"  # the backbone of the bias tuning suite: its tokens 
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return Config(load_yaml(ROOT / "config" / "paper.yaml"), [ROOT / "config"])
+    settings = check_schema(load_yaml(ROOT / "config" / "paper.yaml"), "config", "paper.yaml")
+    return Config(cast(SettingsSpec, settings), Parts([ROOT / "config"]))
 
 
 def run_of(row: dict[str, str]) -> Run:
@@ -38,38 +42,34 @@ def test_the_grid_is_whole(config: Config) -> None:
     """And each of its runs has five seeds; in addition there is blind."""
     assert len(ROWS) == 183
     assert len([row for row in ROWS if row["trainable_parameters"]]) == 43
-    runs = [run for run in config.runs() if run.method != "blind"]
+    runs = [run for run in config.runs if run.method != "blind"]
     assert len(runs) == 5 * 183
     assert set(runs) == {replace(run_of(row), seed=seed) for row in ROWS for seed in range(5)}
-    blind = {(run.dataset, run.fraction) for run in config.runs() if run.method == "blind"}
+    blind = {(run.dataset, run.fraction) for run in config.runs if run.method == "blind"}
     assert blind == {(run.dataset, run.fraction) for run in runs}
 
 
 def test_the_tuned_backbone_is_the_other_one(config: Config) -> None:
-    assert config.part("backbone", TUNED) == config.part("backbone", "eva-clip-L")
+    assert config.parts.backbone(TUNED) == config.parts.backbone("eva-clip-L")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['suite']}-{row['method']}")
 def test_a_run_of_the_paper(config: Config, row: dict[str, str]) -> None:
     run = run_of(row)
-    method = config.method(run)
-    check_schema({"label": run.method, **method}, "method", run.path)
-    adapter = config.adapter(run)
+    plan = config.plan(run)
+    adapter, connector = plan.adapter, plan.method.connector
     assert adapter.source_layers == [int(layer) for layer in row["source_layers"].split()]
     assert adapter.target_layers == [int(layer) for layer in row["target_layers"].split()]
     if row["trainable_parameters"]:
         assert adapter.trainable_parameters == int(row["trainable_parameters"])
 
-    connector = method.get("connector", {})
-    mapper = (connector.get("mapper") or {}).get("layers", "")
+    mapper = "" if connector.mapper is None else connector.mapper.layers
     assert str(mapper) == row["mapper_layers"]
     width = {"auto": "", "llm_dim": "llm"}.get(row["adapter_dim"], row["adapter_dim"])
-    assert str(connector.get("adapter_dim", "")) == width
-    backbone = config.part("backbone", run.backbone)
+    assert str(connector.adapter_dim or "") == width
     for option in ("time_average", "cls_is_mean_pool"):
-        assert backbone.get(option, False) == (row[option] == "true")
-    tuned = method.get("finetune", {}).get("backbone", {}).get("linears", False)
-    assert tuned == config.online(run) == (row["backbone_bias_tuning"] == "true")
-    train = config.train_settings(run)
+        assert getattr(plan.backbone, option) == (row[option] == "true")
+    tuned = plan.method.finetune.backbone.linears
+    assert tuned == plan.online == (row["backbone_bias_tuning"] == "true")
     for key in ("epochs", "batch_size", "accumulate", "lr", "clip_norm"):
-        assert train[key] == float(row[key])
+        assert getattr(plan.train, key) == float(row[key])

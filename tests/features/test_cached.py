@@ -9,9 +9,9 @@ import torch
 
 from depalm.adapters.adapter import Adapter
 from depalm.cache.store import CacheError, write_shard
-from depalm.config.experiment import Config
+from depalm.config.plan import training_views
 from depalm.datasets.manifest import Sample
-from depalm.features.cached import read_each, training_views
+from depalm.features.cached import read_each
 from depalm.features.source import open_cache, open_views, with_media
 from depalm.media.decoders import token_identity
 from tests.support.vit import SPEC
@@ -35,8 +35,6 @@ def write_view(folder: Path, view: int, rejected: tuple[str, ...] = ()) -> list[
 
 def test_training_reads_the_augmented_views_or_the_only_one() -> None:
     assert [training_views(count) for count in (1, 2, 4)] == [[0], [1], [1, 2, 3]]
-    assert Config({"cache": {"views": 3}}, []).training_views == [1, 2]
-    assert Config({"cache": {"views": 1}}, []).training_views == [0]
 
 
 def test_epochs_read_the_views_in_turn(tmp_path: Path) -> None:

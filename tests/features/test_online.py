@@ -22,10 +22,13 @@ from depalm.jobs.generate import GenerateJob
 from depalm.jobs.train import TrainJob
 from depalm.media.decoders import load_decoder, view_seed
 from depalm.rejects import MediaError, Reject, RejectError, read_rejects
+from depalm.specs import BackboneSpec, LLMSpec, TrainSpec
+from depalm.specs.features import Cached, Online
+from depalm.specs.settings import GenerateSpec
 from depalm.training.loop import Settings
 from tests.support import encoders
 from tests.support.media_files import write_images
-from tests.support.runs import CPU, LLM, write_llm
+from tests.support.runs import CPU, LLM, method_spec, write_llm
 from tests.support.tiny import LLM_SHAPE, METHODS, replace_weights
 from tests.support.training import Killed
 from tests.support.vit import SPEC, tiny_vit
@@ -53,19 +56,19 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def common(files: Path, folder: Path, method: Mapping[str, Any], online: bool) -> dict[str, Any]:
     return {
         "manifest": str(files / "manifest.parquet"),
-        "shards": [] if online else [str(files / "vit.zarr")],
+        "features": Online(media=str(files), max_reject_fraction=0.3)
+        if online
+        else Cached(shards=[str(files / "vit.zarr")]),
         "backbone_directory": str(files / "vit"),
         "llm_directory": str(files / "llm"),
-        "method": dict(method),
-        "backbone": SPEC,
-        "llm": LLM,
+        "method": method_spec(method),
+        "backbone": BackboneSpec.model_validate(SPEC),
+        "llm": LLMSpec.model_validate(LLM),
         "device": "cpu",
         "threads": torch.get_num_threads(),
         "workers": 2,
         "adapter": str(folder / "adapter.safetensors"),
         "record": str(folder / "adapter.json"),
-        "media": str(files) if online else None,
-        "decoding": {"max_reject_fraction": 0.3} if online else {},
     }
 
 
@@ -79,7 +82,7 @@ def train(
     TrainJob(
         **common(files, folder, method, online),
         subset=str(files / "subset.txt"),
-        train=asdict(settings),
+        train=TrainSpec.model_construct(**asdict(settings)),  # lr may be 0 here
         seed=0,
         curve=str(folder / "train.jsonl"),
         rejects=str(folder / "train.rejects.parquet"),
@@ -92,7 +95,7 @@ def generate(
 ) -> dict[str, str]:
     GenerateJob(
         **common(files, folder, method, online),
-        generate={"beams": 2, "max_new_tokens": 4},
+        generate=GenerateSpec(beams=2, max_new_tokens=4),
         predictions=str(folder / "predictions.jsonl"),
         summary=str(folder / "generate.json"),
         rejects=str(folder / "generate.rejects.parquet"),

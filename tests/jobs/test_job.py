@@ -12,14 +12,31 @@ from snakemake.iocontainers import InputFiles, OutputFiles, Params, ResourceList
 
 from depalm.jobs import JOBS, Job, JobError
 from depalm.jobs.extract import ExtractJob
-from depalm.jobs.generate import GenerateJob
 from depalm.jobs.job import hints_of
 from depalm.jobs.manifest import ManifestJob, SubsetJob
 from depalm.jobs.sources import FetchShardJob
 from depalm.jobs.train import TrainJob
+from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, Spec, TrainSpec
+from depalm.specs.dataset import DatasetSource
+from depalm.specs.features import Cached, NoFeatures
+from depalm.specs.settings import GenerateSpec
 
 SUBSET = SubsetJob(manifest="m.parquet", fraction="50pct", seed=2**64 - 1, ids="ids.txt")
 VALUES: dict[Any, Any] = {str: "é\udcff\n", int: 7, float: 1e-4, Any: {"a": [None, True, 0.1]}}
+SHAPE = {"layers": 1, "tokens": 1, "width": 1}
+SPECS: dict[Any, Spec] = {
+    MethodSpec: MethodSpec.model_validate({"version": 1, "inject": {"at": "none"}}),
+    BackboneSpec: BackboneSpec.model_validate(
+        {"version": 1, "modality": "none", "loader": "disabled", "shape": SHAPE}
+    ),
+    LLMSpec: LLMSpec.model_validate(
+        {"version": 1, "family": "opt", "path": "opt", "shape": {"layers": 1, "width": 1}}
+    ),
+    NoFeatures: NoFeatures(),
+    TrainSpec: TrainSpec(lr=1),
+    GenerateSpec: GenerateSpec(),
+    DatasetSource: DatasetSource(uri="hf://owner/name"),
+}
 
 
 def example(kind: type[Job]) -> Job:
@@ -31,7 +48,9 @@ def example(kind: type[Job]) -> Job:
             return [value(arguments[0])] * 2
         if get_origin(hint) is dict:
             return {"b": value(arguments[1]), "a": float("inf")}
-        return VALUES[hint] if hint in VALUES else value(arguments[0])
+        if hint in VALUES or hint in SPECS:
+            return {**VALUES, **SPECS}[hint]
+        return value(arguments[0])
 
     return kind(**{name: value(hint) for name, hint in hints_of(kind).items()})
 
@@ -91,31 +110,28 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("views", ["1"], "views must be a list of whole numbers, but is ['1']"),
-        ("backbone", [], "backbone must be an object, but is []"),
-        ("media", 1, "media must be a string or null, but is 1"),
+        ("backbone_directory", 1, "backbone_directory must be a string or null, but is 1"),
+        ("backbone", [], "backbone: [] must be a mapping of keys to values"),
+        ("train", {"lrr": 1.0}, "train: unknown key 'lrr'; did you mean 'lr'?"),
+        ("train", {"batch_size": 4.0}, "train.batch_size: 4.0 must be a valid integer"),
+        ("features", {"kind": "cach"}, "unknown value 'cach'; did you mean 'cached'?"),
+        (
+            "features",
+            {"kind": "cached", "shards": [], "views": ["1"]},
+            "features.views.0: '1' must be a valid integer",
+        ),
     ],
 )
-def test_types_are_told_in_words(key: str, value: Any, message: str) -> None:
-    values = {**asdict(example(TrainJob)), key: value}
+def test_wrong_values_are_told_in_words(key: str, value: Any, message: str) -> None:
+    values = {**json.loads(example(TrainJob).to_json()), key: value}
     with pytest.raises(JobError, match=re.escape(message)):
         TrainJob.from_json(json.dumps(values))
 
 
-def test_a_wrong_setting_is_an_error_before_anything_is_read() -> None:
-    training = replace(example(TrainJob), threads=1, device="cpu", train={"lrr": 1.0})
-    with pytest.raises(JobError, match=r"^train: unknown key 'lrr'; did you mean 'lr'\?"):
-        training.run()
-    settings = {"batch_size": 4.0, "lr": 1}
-    with pytest.raises(JobError, match=r"^train: batch_size must be a whole number, but is 4\.0$"):
-        replace(training, train=settings).run()
-    generation = replace(example(GenerateJob), threads=1, device="cpu", generate={"beam": 1})
-    with pytest.raises(JobError, match=r"^generate: unknown key 'beam'; did you mean 'beams'\?"):
-        generation.run()
-
-
 def test_a_published_shard_is_one_of_results() -> None:
-    job = FetchShardJob(url="https://host", backbone={}, shard="a.tar", rejects="a.parquet")
+    job = FetchShardJob(
+        url="https://host", backbone=SPECS[BackboneSpec], shard="a.tar", rejects="a.parquet"
+    )
     with pytest.raises(JobError, match=r"a\.tar is not in results/, so https://host has no copy"):
         job.run()
 
@@ -139,29 +155,32 @@ def rule(
 
 def test_a_rule_gives_its_script_a_job() -> None:
     """Also files that an input function leaves out, or gives as a list of one."""
-    parts = {name: {"version": 1} for name in ("method", "backbone", "llm")}
-    params = {**parts, "urls": [], "views": [1, 2], "train": {"lr": 0.1}, "seed": 4}
-    inputs = {"manifest": "m", "subset": "s", "llm_directory": "l", "shards": ["a"], "init": ["i"]}
+    specs = {"method": MethodSpec, "backbone": BackboneSpec, "llm": LLMSpec, "train": TrainSpec}
+    features = Cached(shards=["a"], views=[1, 2])
+    params = {name: SPECS[kind].given() for name, kind in specs.items()}
+    params |= {"features": features.given(), "seed": 4}
+    inputs = {"manifest": "m", "subset": "s", "llm_directory": "l", "places": ["a"], "init": ["i"]}
     outputs = {name: name for name in ("adapter", "record", "curve", "rejects")}
     expected = TrainJob(
-        **parts,
+        **{name: SPECS[kind] for name, kind in specs.items()},
         **outputs,
         manifest="m",
         subset="s",
         llm_directory="l",
-        shards=["a"],
-        views=[1, 2],
-        train={"lr": 0.1},
+        features=features,
         seed=4,
         threads=3,
         workers=2,
     )
     resources = {"workers": 2, "mem_mb": 10}
-    given = rule({**inputs, "media": [], "backbone_directory": []}, outputs, params, resources)
+    given = rule({**inputs, "backbone_directory": []}, outputs, params, resources)
     assert TrainJob.from_snakemake(given) == expected
-    files = {**inputs, "media": ["data"], "backbone_directory": ["b"], "shards": ["a", "b"]}
+    files = {**inputs, "backbone_directory": ["b"]}
     job = TrainJob.from_snakemake(rule(files, outputs, params, resources))
-    assert job == replace(expected, media="data", backbone_directory="b", shards=["a", "b"])
+    assert job == replace(expected, backbone_directory="b")
+    two = {**inputs, "subset": ["s", "t"]}
+    with pytest.raises(JobError, match=r"rule name: subset must be a string, but is \['s', 't'\]"):
+        TrainJob.from_snakemake(rule(two, outputs, params, resources))
 
 
 def test_a_rule_that_gives_no_job_is_refused() -> None:

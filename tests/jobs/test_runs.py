@@ -33,7 +33,8 @@ def trained(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_record_says_what_the_adapter_was_made_for(files: Path, trained: Path) -> None:
     record = read_json(trained / "adapter.json")
     assert record["method"] == {key: value for key, value in METHOD.items() if key != "version"}
-    assert record["llm"] == {**LLM, **model_source(files / "llm")}
+    known = {key: LLM[key] for key in ("family", "shape")}
+    assert record["llm"] == {**known, **model_source(files / "llm")}
     assert record["backbone"]["shape"] == SPEC["shape"]
     assert record["backbone"]["name"] == "vit"
     assert (record["source_layers"], record["target_layers"]) == ([11], [0])

@@ -13,13 +13,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from snakemake.iocontainers import InputFiles, OutputFiles, Params, ResourceList
 sys.modules["torch"] = None
+SHAPE = {"layers": 1, "tokens": 1, "width": 1}
+BACKBONE = {"version": 1, "modality": "none", "loader": "disabled", "shape": SHAPE}
 snakemake = SimpleNamespace(
     rule="extract",
     log=["logs/a.b.log"],
     threads=1,
     input=InputFiles(fromdict={"manifest": "m", "data": "d", "weights": "w"}),
     output=OutputFiles(fromdict={"shard": "s.zarr", "rejects": "r"}),
-    params=Params(fromdict={"backbone": {}, "layers": [1], "shards": 2, **eval(sys.argv[2])}),
+    params=Params(fromdict={"backbone": BACKBONE, "layers": [1], "shards": 2, **eval(sys.argv[2])}),
     resources=ResourceList(fromdict={"workers": 3}),
 )
 script = Path(sys.argv[1]).read_text()

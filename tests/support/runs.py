@@ -17,6 +17,9 @@ from depalm.features.extract import Extraction, extract
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.train import TrainJob
 from depalm.media.decoders import token_identity
+from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, TrainSpec
+from depalm.specs.features import Cached, NoFeatures
+from depalm.specs.settings import GenerateSpec
 from depalm.training.loop import Settings
 from tests.support.tiny import METHODS, tiny_llm
 from tests.support.vit import SPEC, tiny_vit
@@ -25,7 +28,7 @@ SAMPLES = [Sample(str(i), f"media-{i % 4}", "what ?", [["a", "b"][i % 2]]) for i
 SETTINGS = Settings(batch_size=4, lr=5e-3, steps=3, dtype="float32")
 CPU = torch.device("cpu")
 METHOD = {**METHODS["qp_l0"], "version": 1}
-LLM = {"family": "llama", "shape": {"layers": 4, "width": 32}}
+LLM = {"version": 1, "family": "llama", "path": "llm", "shape": {"layers": 4, "width": 32}}
 
 
 def write_llm(folder: Path, seed: int = 0) -> Path:
@@ -60,6 +63,13 @@ def write_files(root: Path) -> Path:
     return root
 
 
+def method_spec(method: Mapping[str, Any]) -> MethodSpec:
+    """The spec of a method's file, as a run has it."""
+    return MethodSpec.model_validate(
+        {key: method[key] for key in method if key not in ("label", "train")}
+    )
+
+
 def common(
     files: Path, folder: Path, method: Mapping[str, Any], llm: str, vit: str
 ) -> dict[str, Any]:
@@ -67,14 +77,14 @@ def common(
     reads = method["inject"]["at"] != "none"
     return {
         "manifest": str(files / "manifest.parquet"),
-        "shards": [str(files / f"{vit}.zarr")],
+        "features": Cached(shards=[str(files / f"{vit}.zarr")]) if reads else NoFeatures(),
         "backbone_directory": str(files / vit) if reads else None,
         "llm_directory": str(files / llm),
         "adapter": str(folder / "adapter.safetensors"),
         "record": str(folder / "adapter.json"),
-        "method": dict(method),
-        "backbone": SPEC,
-        "llm": LLM,
+        "method": method_spec(method),
+        "backbone": BackboneSpec.model_validate(SPEC),
+        "llm": LLMSpec.model_validate(LLM),
         "device": "cpu",
         "threads": THREADS,
     }
@@ -92,7 +102,7 @@ def train(
     TrainJob(
         **common(files, folder, method, llm, vit),
         subset=str(files / "subset.txt"),
-        train=asdict(settings),
+        train=TrainSpec.model_validate(asdict(settings)),
         seed=seed,
         curve=str(folder / "train.jsonl"),
         rejects=str(folder / "train.rejects.parquet"),
@@ -109,7 +119,7 @@ def generate(
 ) -> list[str]:
     GenerateJob(
         **common(files, folder, method, llm, vit),
-        generate={"beams": 2, "max_new_tokens": 4},
+        generate=GenerateSpec(beams=2, max_new_tokens=4),
         predictions=str(folder / "predictions.jsonl"),
         summary=str(folder / "generate.json"),
         rejects=str(folder / "generate.rejects.parquet"),

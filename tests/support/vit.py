@@ -13,6 +13,7 @@ SPEC: dict[str, Any] = {
     "version": 1,
     "modality": "image",
     "loader": "timm",
+    "path": "vit",
     "model": MODEL,
     "image_size": 32,
     "mean": [0.5, 0.5, 0.5],

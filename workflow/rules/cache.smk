@@ -1,35 +1,35 @@
 rule extract:
     input:
-        manifest="results/{dataset}/manifest/{split}.parquet",
-        data=lambda wildcards: CONFIG.media_directory(wildcards.dataset),
-        weights=lambda wildcards: CONFIG.model_directory("backbone", wildcards.backbone),
+        manifest=paths.MANIFEST,
+        data=lambda wildcards: PARTS.media_directory(wildcards.dataset),
+        weights=lambda wildcards: PARTS.directory("backbone", wildcards.backbone),
     output:
-        shard=directory(f"{SHARD}.zarr") if FORMAT == "zarr" else f"{SHARD}{SUFFIX}",
-        rejects=f"{SHARD}.rejects.parquet",
+        shard=directory(SHARD) if CACHE.format == "zarr" else SHARD,
+        rejects=f"{paths.SHARD}.rejects.parquet",
     log:
         "logs/extract/{dataset}/{backbone}/view{view}/{split}/shard-{shard}-of-{shards}.log",
     conda:
         "../../envs/depalm.yaml"
-    threads: config["threads"]["extract"]
+    threads: SETTINGS.threads.extract
     resources:
         gpu=local_gpus,
         gres=cluster_gpus,
-        workers=config["cache"]["workers"],
+        workers=CACHE.workers,
         runtime=720,
         mem_mb=16000,
     params:
-        backbone=part("backbone"),
+        backbone=lambda wildcards: PARTS.backbone(wildcards.backbone).given(),
         layers=lambda wildcards: CONFIG.layers(wildcards.dataset, wildcards.backbone),
         view=lambda wildcards: int(wildcards.view),
         index=lambda wildcards: int(wildcards.shard),
         shards=lambda wildcards: int(wildcards.shards),
-        cache=lambda wildcards: decoding(wildcards.dataset, "dtype", "batch_size"),
-        device=config["device"],
+        cache=lambda wildcards: CONFIG.extraction(wildcards.dataset),
+        device=SETTINGS.device,
     script:
         "../scripts/extract.py"
 
 
-if "url" in config["cache"]:
+if CACHE.url:
 
     ruleorder: fetch_shard > extract
 
@@ -38,8 +38,8 @@ if "url" in config["cache"]:
 
     rule fetch_shard:
         output:
-            shard=f"{SHARD}{SUFFIX}",
-            rejects=f"{SHARD}.rejects.parquet",
+            shard=SHARD,
+            rejects=f"{paths.SHARD}.rejects.parquet",
         log:
             "logs/fetch_shard/{dataset}/{backbone}/view{view}/{split}/shard-{shard}-of-{shards}.log",
         conda:
@@ -48,8 +48,8 @@ if "url" in config["cache"]:
             runtime=720,
             mem_mb=4000,
         params:
-            url=config["cache"]["url"],
-            backbone=part("backbone"),
+            url=CACHE.url,
+            backbone=lambda wildcards: PARTS.backbone(wildcards.backbone).given(),
             view=lambda wildcards: int(wildcards.view),
         script:
             "../scripts/fetch_shard.py"
@@ -62,7 +62,7 @@ localrules:
 rule cache_size:
     input:
         manifests=lambda _: [
-            f"results/{c['dataset']}/manifest/{c['split']}.parquet" for c in caches()
+            manifest(cache["dataset"], cache["split"]) for cache in CONFIG.caches()
         ],
     log:
         "logs/cache_size.log",
@@ -72,7 +72,7 @@ rule cache_size:
         runtime=10,
         mem_mb=4000,
     params:
-        caches=lambda _: caches(),
-        format=FORMAT,
+        caches=lambda _: CONFIG.caches(),
+        format=CACHE.format,
     script:
         "../scripts/cache_size.py"

@@ -1,62 +1,55 @@
 rule generate:
     input:
-        manifest="results/{dataset}/manifest/{split}.parquet",
-        shards=run_shards(None),
-        media=run_media,
-        backbone_directory=run_backbone,
-        llm_directory=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
-        adapter=adapter_file("adapter.safetensors"),
-        record=adapter_file("adapter.json"),
+        manifest=paths.MANIFEST,
+        places=lambda wildcards: plan(wildcards).testing(wildcards.split).places,
+        backbone_directory=lambda wildcards: plan(wildcards).backbone_weights,
+        llm_directory=lambda wildcards: plan(wildcards).llm_directory,
+        adapter=lambda wildcards: plan(wildcards).adapter_files[0],
+        record=lambda wildcards: plan(wildcards).adapter_files[1],
     output:
-        predictions=f"{RUN}/{{split}}.predictions.jsonl",
-        summary=f"{RUN}/{{split}}.generate.json",
-        rejects=f"{RUN}/{{split}}.generate.rejects.parquet",
+        predictions=f"{paths.RUN}/{{split}}.predictions.jsonl",
+        summary=f"{paths.RUN}/{{split}}.generate.json",
+        rejects=f"{paths.RUN}/{{split}}.generate.rejects.parquet",
     log:
-        "logs/generate/{dataset}/{fraction}/{backbone}+{llm}/{method}/seed{seed}/{split}.log",
+        f"logs/generate/{{dataset}}/{paths.CELL}/{{split}}.log",
     conda:
         "../../envs/depalm.yaml"
-    threads: config["threads"]["generate"]
+    threads: SETTINGS.threads.generate
     resources:
         gpu=local_gpus,
         gres=cluster_gpus,
-        workers=config["cache"]["workers"],
+        workers=CACHE.workers,
         runtime=480,
         mem_mb=32000,
     params:
-        method=lambda wildcards: CONFIG.method(run_of(wildcards)),
-        backbone=part("backbone"),
-        llm=part("llm"),
-        urls=run_shards(None, streamed=True),
-        decoding=run_decoding,
-        generate=CONFIG.settings["generate"],
-        device=config["device"],
+        method=lambda wildcards: plan(wildcards).method.given(),
+        backbone=lambda wildcards: plan(wildcards).backbone.given(),
+        llm=lambda wildcards: plan(wildcards).llm.given(),
+        features=lambda wildcards: plan(wildcards).testing(wildcards.split).given(),
+        generate=SETTINGS.generate.filled(),
+        device=SETTINGS.device,
     script:
         "../scripts/generate.py"
 
 
 rule score:
     input:
-        manifest="results/{dataset}/manifest/{split}.parquet",
+        manifest=paths.MANIFEST,
         predictions=rules.generate.output.predictions,
         generated=rules.generate.output.summary,
-        adapter=adapter_file("adapter.safetensors"),
-        record=adapter_file("adapter.json"),
+        adapter=lambda wildcards: plan(wildcards).adapter_files[0],
+        record=lambda wildcards: plan(wildcards).adapter_files[1],
     output:
-        scores=f"{RUN}/{{split}}.scores.json",
+        scores=f"{paths.RUN}/{{split}}.scores.json",
     log:
-        "logs/score/{dataset}/{fraction}/{backbone}+{llm}/{method}/seed{seed}/{split}.log",
+        f"logs/score/{{dataset}}/{paths.CELL}/{{split}}.log",
     conda:
         "../../envs/depalm.yaml"
     resources:
         runtime=60,
         mem_mb=8000,
     params:
-        about=lambda wildcards: {
-            **{axis: wildcards[axis] for axis in ("dataset", "split", "fraction", "backbone")},
-            **{axis: wildcards[axis] for axis in ("llm", "method")},
-            "label": CONFIG.part("method", wildcards.method)["label"],
-            "seed": int(wildcards.seed),
-        },
-        metrics=lambda wildcards: CONFIG.part("dataset", wildcards.dataset)["metrics"],
+        about=lambda wildcards: plan(wildcards).about(wildcards.split),
+        metrics=lambda wildcards: plan(wildcards).dataset.metrics,
     script:
         "../scripts/score.py"

@@ -1,9 +1,9 @@
 rule manifest:
     input:
-        data=lambda wildcards: CONFIG.data_directory(wildcards.dataset),
+        data=lambda wildcards: PARTS.directory("dataset", wildcards.dataset),
     output:
-        manifest="results/{dataset}/manifest/{split}.parquet",
-        rejects="results/{dataset}/manifest/{split}.rejects.parquet",
+        manifest=paths.MANIFEST,
+        rejects=paths.MANIFEST.replace(".parquet", ".rejects.parquet"),
     log:
         "logs/manifest/{dataset}/{split}.log",
     conda:
@@ -12,13 +12,9 @@ rule manifest:
         runtime=60,
         mem_mb=8000,
     params:
-        dataset=lambda wildcards: {
-            key: value
-            for key, value in CONFIG.part("dataset", wildcards.dataset).items()
-            if key in ("version", "reader", "splits", "templates", "media_root")
-        },
+        dataset=lambda wildcards: PARTS.dataset(wildcards.dataset).rows(),
         split="{split}",
-        max_rows=lambda wildcards: config["data"]["max_rows"].get(wildcards.split),
+        max_rows=lambda wildcards: getattr(SETTINGS.data.max_rows, wildcards.split),
         max_reject_fraction=lambda wildcards: CONFIG.max_reject_fraction(wildcards.dataset),
     script:
         "../scripts/manifest.py"
@@ -26,9 +22,9 @@ rule manifest:
 
 rule subset:
     input:
-        manifest="results/{dataset}/manifest/train.parquet",
+        manifest=paths.MANIFEST.replace("{split}", "train"),
     output:
-        ids="results/{dataset}/subsets/{fraction}/seed{seed}.txt",
+        ids=paths.SUBSET,
     log:
         "logs/subset/{dataset}/{fraction}/seed{seed}.log",
     conda:

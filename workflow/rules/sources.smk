@@ -5,7 +5,7 @@ localrules:
 
 rule fetch:
     output:
-        directory=directory("resources/downloads/{kind}/{part}"),
+        directory=directory(paths.DOWNLOAD),
     log:
         "logs/fetch/{kind}/{part}.log",
     conda:
@@ -14,8 +14,8 @@ rule fetch:
         runtime=240,
         mem_mb=4000,
     params:
-        source=lambda wildcards: part_of_kind(wildcards)["source"],
-        version=lambda wildcards: part_of_kind(wildcards)["version"],
+        source=lambda wildcards: part_of_kind(wildcards).given()["source"],
+        version=lambda wildcards: part_of_kind(wildcards).version,
         # derived from an output, so no reason to fetch again
         downloads=lambda wildcards, output: f"{Path(output.directory).parents[1]}/.cache",
     script:
@@ -24,9 +24,9 @@ rule fetch:
 
 rule convert:
     input:
-        download="resources/downloads/{kind}/{part}",
+        download=paths.DOWNLOAD,
     output:
-        directory=directory("resources/models/{kind}/{part}"),
+        directory=directory(paths.MODEL),
     log:
         "logs/convert/{kind}/{part}.log",
     conda:
@@ -35,6 +35,6 @@ rule convert:
         runtime=60,
         mem_mb=8000,
     params:
-        convert=lambda wildcards: part_of_kind(wildcards)["convert"],
+        convert=lambda wildcards: part_of_kind(wildcards).convert,
     script:
         "../scripts/convert.py"

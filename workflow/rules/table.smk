@@ -1,13 +1,13 @@
 rule table:
     input:
-        scores=table_scores,
-        published=table_published,
+        scores=lambda wildcards: scores(CONFIG.table_runs(CONFIG.table(wildcards.table))),
+        published=lambda wildcards: CONFIG.published(wildcards.table, workflow.basedir),
     output:
-        csv="results/tables/{table}.csv",
-        md="results/tables/{table}.md",
-        tex="results/tables/{table}.tex",
+        csv=f"{paths.TABLE}.csv",
+        md=f"{paths.TABLE}.md",
+        tex=f"{paths.TABLE}.tex",
         html=report(
-            "results/tables/{table}.html",
+            f"{paths.TABLE}.html",
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
@@ -20,6 +20,6 @@ rule table:
         runtime=10,
         mem_mb=2000,
     params:
-        table=table_spec,
+        table=lambda wildcards: CONFIG.table(wildcards.table).given(),
     script:
         "../scripts/table.py"

@@ -1,37 +1,34 @@
 rule train:
     input:
-        manifest="results/{dataset}/manifest/train.parquet",
-        subset="results/{dataset}/subsets/{fraction}/seed{seed}.txt",
-        shards=run_shards("train"),
-        media=run_media,
-        backbone_directory=run_backbone,
-        llm_directory=lambda wildcards: CONFIG.model_directory("llm", wildcards.llm),
-        init=init_adapter,
+        manifest=paths.MANIFEST.replace("{split}", "train"),
+        subset=paths.SUBSET,
+        places=lambda wildcards: plan(wildcards).training.places,
+        backbone_directory=lambda wildcards: plan(wildcards).backbone_weights,
+        llm_directory=lambda wildcards: plan(wildcards).llm_directory,
+        init=lambda wildcards: plan(wildcards).starts_from,
     output:
-        adapter=f"{RUN}/adapter.safetensors",
-        record=f"{RUN}/adapter.json",
-        curve=f"{RUN}/train.jsonl",
-        rejects=f"{RUN}/train.rejects.parquet",
+        adapter=f"{paths.RUN}/adapter.safetensors",
+        record=f"{paths.RUN}/adapter.json",
+        curve=f"{paths.RUN}/train.jsonl",
+        rejects=f"{paths.RUN}/train.rejects.parquet",
     log:
-        "logs/train/{dataset}/{fraction}/{backbone}+{llm}/{method}/seed{seed}.log",
+        f"logs/train/{{dataset}}/{paths.CELL}.log",
     conda:
         "../../envs/depalm.yaml"
-    threads: config["threads"]["train"]
+    threads: SETTINGS.threads.train
     resources:
         gpu=local_gpus,
         gres=cluster_gpus,
-        workers=config["cache"]["workers"],
+        workers=CACHE.workers,
         runtime=1440,
         mem_mb=32000,
     params:
-        method=lambda wildcards: CONFIG.method(run_of(wildcards)),
-        backbone=part("backbone"),
-        llm=part("llm"),
-        urls=run_shards("train", streamed=True),
-        views=CONFIG.training_views,
-        decoding=run_decoding,
-        train=lambda wildcards: CONFIG.train_settings(run_of(wildcards)),
+        method=lambda wildcards: plan(wildcards).method.given(),
+        backbone=lambda wildcards: plan(wildcards).backbone.given(),
+        llm=lambda wildcards: plan(wildcards).llm.given(),
+        features=lambda wildcards: plan(wildcards).training.given(),
+        train=lambda wildcards: plan(wildcards).train.given(),
         seed=lambda wildcards: int(wildcards.seed),
-        device=config["device"],
+        device=SETTINGS.device,
     script:
         "../scripts/train.py"

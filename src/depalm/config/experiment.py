@@ -1,126 +1,54 @@
-"""The run configuration and the part files it names, strictly checked before any job is planned."""
+"""A checked configuration: the settings, the parts that they name, and the plan of each run."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.qp_mapper import ConnectorError
 from depalm.adapters.selection import AdapterError
-from depalm.config.run import AXES, Run
-from depalm.config.schema import ConfigError, check_schema, load_yaml
-from depalm.features.cached import training_views
-from depalm.specs import TrainSpec, nearest
-from depalm.specs.base import in_order
+from depalm.config.parts import Parts
+from depalm.config.plan import RunPlan
+from depalm.config.run import Run
+from depalm.config.schema import ConfigError, check_schema
+from depalm.specs import MethodSpec, SettingsSpec, TableSpec, TrainSpec
+from depalm.specs.settings import OverrideSpec
 
 # what a training needs to be told
 TRAIN_DEFAULTS = {"epochs": 8, **TrainSpec().model_dump(include={"batch_size", "lr"})}
+Cell = tuple[str, str, str, tuple[int, ...]]  # method, backbone, LLM, indices of overrides
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
-    """A checked configuration: `settings` as in its file, and the parts by kind and name.
+    """Settings and parts, from which follows the plan of any run, in the grid or not."""
 
-    A part is the file {kind}s/{name}.yaml in the first of `folders` that has it.
-    """
+    settings: SettingsSpec
+    parts: Parts
+    _plans: dict[Run, RunPlan] = field(default_factory=dict, repr=False)
+    _methods: dict[Cell, tuple[MethodSpec, Adapter]] = field(default_factory=dict, repr=False)
 
-    settings: Mapping[str, Any]
-    folders: Sequence[Path]
-    parts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    adapters: dict[Run, Adapter] = field(default_factory=dict, repr=False)
-
-    def part(self, kind: str, name: str) -> dict[str, Any]:
-        """The content of {kind}s/{name}.yaml, checked. Raises ConfigError."""
-        known = self.parts.setdefault(kind, {})
-        if name not in known:
-            files = [folder / f"{kind}s" / f"{name}.yaml" for folder in self.folders]
-            path = next((path for path in files if path.is_file()), None)
-            if path is None:
-                there = {other.stem for path in files for other in path.parent.glob("*.yaml")}
-                wanted = ", ".join(map(str, files))
-                raise ConfigError(f"unknown {kind} {name!r}{nearest(name, there)} (no {wanted})")
-            content = load_yaml(path)
-            check_schema(content, kind, str(path))
-            known[name] = in_order(content)
-        return known[name]
-
+    @cached_property
     def runs(self) -> list[Run]:
         """Every run of the grid, in the order of the file, each once."""
         runs: dict[Run, None] = {}
-        for block in self.settings["grid"]:
-            axes = ("datasets", "fractions", "backbones", "llms", "methods", "seeds")
-            for values in product(*(block[axis] for axis in axes)):
+        for block in self.settings.grid:
+            axes = (block.datasets, block.fractions, block.backbones, block.llms, block.methods)
+            for values in product(*axes, block.seeds):
                 runs[Run(*values)] = None
         return list(runs)
 
-    def train_settings(self, run: Run) -> dict[str, Any]:
-        """Of the configuration, the dataset, the method and the overrides: what says it last."""
-        merged: dict[str, Any] = {}
-        sources = [
-            TRAIN_DEFAULTS,
-            self.settings["train"],
-            self.part("dataset", run.dataset).get("train", {}),
-            self.part("method", run.method).get("train", {}),
-            *(rule.get("train", {}) for rule in self._overrides(run)),
-        ]
-        for source in sources:
-            if source.keys() & {"steps", "epochs"}:  # either replaces the other
-                merged.pop("steps", None)
-                merged.pop("epochs", None)
-            merged |= source
-        if len(merged.keys() & {"steps", "epochs"}) != 1:
-            raise ConfigError(f"{run.path}: train needs either `steps` or `epochs`")
-        return in_order(merged)
-
-    def method(self, run: Run) -> dict[str, Any]:
-        """What a run's method is, overrides included, but not its label or training settings."""
-        method = self.part("method", run.method)
-        for rule in self._overrides(run):
-            method = _deep_merge(method, rule.get("method", {}))
-        return in_order({k: value for k, value in method.items() if k not in ("train", "label")})
-
-    def checkpoint(self, run: Run) -> str | None:
-        """The folder of the adapter that a run only tests; None if it trains its own."""
-        chosen: str | None = self._setting(run, "checkpoint")
-        return chosen
-
-    def online(self, run: Run) -> bool:
-        """Whether a run has its backbone in the loop, rather than a cache of its tokens."""
-        return bool(self._setting(run, "features") == "online")
-
-    def _setting(self, run: Run, key: str) -> Any:
-        """What the last override says that says it, or else the file; None if neither does."""
-        values = [of[key] for of in (self.settings, *self._overrides(run)) if key in of]
-        return values[-1] if values else None
-
-    def _overrides(self, run: Run) -> list[Mapping[str, Any]]:
-        values = asdict(run)
-        return [
-            rule
-            for rule in self.settings["overrides"]
-            if all(values[axis.removesuffix("s")] in names for axis, names in rule["where"].items())
-        ]
-
-    def adapter(self, run: Run) -> Adapter:
-        """The adapter of a run, on the meta device. Raises ConfigError if it cannot be."""
-        if run not in self.adapters:
-            self.adapters[run] = self._build_adapter(run)
-        return self.adapters[run]
-
-    def _build_adapter(self, run: Run) -> Adapter:
-        backbone, llm = self.part("backbone", run.backbone), self.part("llm", run.llm)
-        try:
-            with torch.device("meta"):
-                return Adapter(self.method(run), backbone["shape"], llm["shape"])
-        except (AdapterError, ConnectorError) as error:
-            raise ConfigError(
-                f"method {run.method!r} does not fit {run.backbone} and {run.llm}: {error}"
-            ) from error
+    def plan(self, run: Run) -> RunPlan:
+        """What is decided about a run. Raises ConfigError if it cannot be."""
+        if run not in self._plans:
+            self._plans[run] = self._planned(run)
+        return self._plans[run]
 
     def layers(self, dataset: str, backbone: str) -> list[int]:
         """The layers of which the configured methods read all tokens from the cache, on this
@@ -128,60 +56,165 @@ class Config:
         """
         return self._cached_layers.get((dataset, backbone), [])
 
-    @cached_property
-    def _cached_layers(self) -> dict[tuple[str, str], list[int]]:
-        found: dict[tuple[str, str], set[int]] = {}
-        for run in self.runs():
-            adapter = self.adapter(run)
-            if not (self.online(run) or adapter.cls_only):
-                found.setdefault((run.dataset, run.backbone), set()).update(adapter.source_layers)
-        return {key: sorted(layers) for key, layers in found.items()}
-
-    def table_runs(self, table: Mapping[str, Any]) -> list[Run]:
-        """The runs that the filters of a table let through."""
-        filters = {axis: table[f"{axis}s"] for axis in AXES if table.get(f"{axis}s")}
+    def caches(self) -> list[dict[str, Any]]:
+        """The caches that the runs read from this disk: dataset, backbone and its shape, view,
+        split, and the layers whose tokens are all kept.
+        """
+        read = dict.fromkeys(
+            (run.dataset, run.backbone, view, split)
+            for run in self.runs
+            for split, view in self.plan(run).cached()
+        )
         return [
-            run
-            for run in self.runs()
-            if all(getattr(run, axis) in names for axis, names in filters.items())
+            {
+                "dataset": dataset,
+                "backbone": backbone,
+                "shape": self.parts.backbone(backbone).shape.given(),
+                "view": view,
+                "split": split,
+                "layers": self.layers(dataset, backbone),
+            }
+            for dataset, backbone, view, split in read
         ]
 
-    @property
-    def training_views(self) -> list[int]:
-        return training_views(self.settings["cache"]["views"])
+    def extraction(self, dataset: str) -> dict[str, Any]:
+        """How files are decoded and tokens are kept."""
+        cache = self.settings.cache
+        return {
+            "batch_size": cache.batch_size,
+            "decode_seconds": cache.decode_seconds,
+            "dtype": cache.dtype,
+            "max_reject_fraction": self.max_reject_fraction(dataset),
+        }
 
-    def model_directory(self, kind: str, name: str) -> str:
-        """Where the weights of a backbone or LLM are read: converted, as fetched, or the user's
-        own.
+    def published(self, table: str, root: Path | str) -> list[str]:
+        """The scores that stand beside those of a table; the file lies under `root`.
+
+        The path is relative: in another clone it is the same.
         """
-        part = self.part(kind, name)
-        if "path" in part:
-            return str(part["path"])
-        return f"resources/{'models' if 'convert' in part else 'downloads'}/{kind}s/{name}"
+        name = self.table(table).published
+        return [] if name is None else [os.path.relpath(Path(root) / name)]
 
-    def data_directory(self, dataset: str) -> str:
-        """Where a dataset is read: the user's own directory, converted, or as fetched."""
-        part = self.part("dataset", dataset)
-        if "root" in part:
-            return str(part["root"])
-        return f"resources/{'models' if 'convert' in part else 'downloads'}/datasets/{dataset}"
+    def table(self, name: str) -> TableSpec:
+        return next(table for table in self.settings.tables if table.name == name)
 
-    def media_directory(self, dataset: str) -> str:
-        """Where the media of a dataset lie: in its `media_root`, or else with the annotations."""
-        part = self.part("dataset", dataset)
-        return (
-            str(Path(part["media_root"])) if "media_root" in part else self.data_directory(dataset)
-        )
+    def table_runs(self, table: TableSpec) -> list[Run]:
+        """The runs that the filters of a table let through."""
+        axes = ("dataset", "fraction", "backbone", "llm", "method")
+        filters = {axis: getattr(table, f"{axis}s") for axis in axes}
+        return [
+            run
+            for run in self.runs
+            if all(not names or getattr(run, axis) in names for axis, names in filters.items())
+        ]
 
     def max_reject_fraction(self, dataset: str) -> float:
         """What is tolerated of bad samples and files of a dataset: its own, or that of `data`."""
-        default: float = self.settings["data"]["max_reject_fraction"]
-        return self.part("dataset", dataset).get("max_reject_fraction", default)
+        own = self.parts.dataset(dataset).max_reject_fraction
+        return self.settings.data.max_reject_fraction if own is None else own
+
+    def _planned(self, run: Run) -> RunPlan:
+        parts = self.parts
+        method, adapter = self._method(run)
+        return RunPlan(
+            run=run,
+            dataset=parts.dataset(run.dataset),
+            backbone=parts.backbone(run.backbone),
+            llm=parts.llm(run.llm),
+            method=method,
+            label=parts.method(run.method).label,
+            adapter=adapter,
+            train=self._train(run),
+            cache=self.settings.cache,
+            checkpoint=self._setting(run, "checkpoint"),
+            online=self._setting(run, "features") == "online",
+            media=parts.media_directory(run.dataset),
+            backbone_directory=parts.directory("backbone", run.backbone),
+            llm_directory=parts.directory("llm", run.llm),
+            max_reject_fraction=self.max_reject_fraction(run.dataset),
+        )
+
+    def _method(self, run: Run) -> tuple[MethodSpec, Adapter]:
+        """A run's method, overrides included, and its adapter, each built once for all seeds."""
+        cell = (run.method, run.backbone, run.llm, tuple(self._overriding(run)))
+        if cell not in self._methods:
+            content = self.parts.method(run.method).given()
+            for i in cell[3]:
+                content = deep_merge(content, self.settings.overrides[i].method)
+            for key in ("label", "train"):
+                content.pop(key, None)
+            where = f"{run.path}, method with its overrides"
+            method = cast(MethodSpec, check_schema(content, "adapter", where))
+            backbone, llm = self.parts.backbone(run.backbone), self.parts.llm(run.llm)
+            try:
+                with torch.device("meta"):
+                    adapter = Adapter(method.given(), backbone.shape.given(), llm.shape.given())
+            except (AdapterError, ConnectorError) as error:
+                raise ConfigError(
+                    f"method {run.method!r} does not fit {run.backbone} and {run.llm}: {error}"
+                ) from error
+            self._methods[cell] = method, adapter
+        return self._methods[cell]
+
+    def _train(self, run: Run) -> TrainSpec:
+        """Of the settings, the dataset, the method and the overrides: what says it last."""
+        merged: dict[str, Any] = {}
+        specs = [
+            self.settings.train,
+            self.parts.dataset(run.dataset).train,
+            self.parts.method(run.method).train,
+            *(rule.train for rule in self._overrides(run)),
+        ]
+        for said in (TRAIN_DEFAULTS, *(spec.given() for spec in specs)):
+            if said.keys() & {"steps", "epochs"}:  # either replaces the other
+                merged.pop("steps", None)
+                merged.pop("epochs", None)
+            merged |= said
+        if len(merged.keys() & {"steps", "epochs"}) != 1:
+            raise ConfigError(f"{run.path}: train needs either `steps` or `epochs`")
+        return TrainSpec.model_validate(merged)
+
+    def _setting(self, run: Run, key: str) -> Any:
+        """What the last override says that says it, or else the settings."""
+        values = [getattr(rule, key) for rule in self._overrides(run)]
+        said = [value for value in values if value is not None]
+        return said[-1] if said else getattr(self.settings, key)
+
+    def _overrides(self, run: Run) -> list[OverrideSpec]:
+        return [self.settings.overrides[i] for i in self._overriding(run)]
+
+    def _overriding(self, run: Run) -> list[int]:
+        """The indices of the overrides that are for a run."""
+        values = asdict(run)
+        return [
+            i
+            for i, names in enumerate(self._where)
+            if all(values[axis] in chosen for axis, chosen in names.items())
+        ]
+
+    @cached_property
+    def _where(self) -> list[dict[str, list[Any]]]:
+        """For each override the values of the axes that it is for."""
+        return [
+            {axis.removesuffix("s"): names for axis, names in rule.where if names is not None}
+            for rule in self.settings.overrides
+        ]
+
+    @cached_property
+    def _cached_layers(self) -> dict[tuple[str, str], list[int]]:
+        found: dict[tuple[str, str], set[int]] = {}
+        for run in self.runs:
+            plan = self.plan(run)
+            if not (plan.online or plan.adapter.cls_only):
+                layers = found.setdefault((run.dataset, run.backbone), set())
+                layers.update(plan.adapter.source_layers)
+        return {key: sorted(layers) for key, layers in found.items()}
 
 
-def _deep_merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+def deep_merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `change`, mappings merged key by key, as Snakemake merges files."""
     merged = dict(base)
     for key, value in change.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _deep_merge(merged[key], value) if both else value
+        merged[key] = deep_merge(merged[key], value) if both else value
     return merged

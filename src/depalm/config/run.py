@@ -1,13 +1,15 @@
 """One cell of the comparison, and where its results are."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-AXES = ("dataset", "fraction", "backbone", "llm", "method")  # of a run, besides its seed
+from depalm.config import paths
+
+AXES = ("dataset", "fraction", "backbone", "llm", "method", "seed")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of the comparison; `path` is where its results lie."""
+    """One cell of the comparison: a value for each of AXES; `path` is where its results lie."""
 
     dataset: str
     fraction: str
@@ -18,7 +20,4 @@ class Run:
 
     @property
     def path(self) -> str:
-        return (
-            f"results/{self.dataset}/runs/{self.fraction}/{self.backbone}+{self.llm}/"
-            f"{self.method}/seed{self.seed}"
-        )
+        return paths.filled(paths.RUN, **asdict(self))

@@ -1,8 +1,7 @@
 """YAML files, read without surprises and checked against the specs."""
 
 import re
-from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,24 @@ from depalm.errors import DepalmError
 from depalm.evaluation.metrics import METRICS
 from depalm.llms.base import FAMILIES
 from depalm.sources.convert import CONVERTERS
-from depalm.specs import BackboneSpec, DatasetSpec, LLMSpec, MethodSpec, Names, SettingsSpec, Spec
-from depalm.specs.base import KEY, key_of
+from depalm.specs import (
+    BackboneSpec,
+    DatasetSpec,
+    LLMSpec,
+    MethodFile,
+    MethodSpec,
+    Names,
+    SettingsSpec,
+    Spec,
+    faults,
+)
 
 SPECS: dict[str, type[Spec]] = {
     "dataset": DatasetSpec,
     "backbone": BackboneSpec,
     "llm": LLMSpec,
-    "method": MethodSpec,
+    "method": MethodFile,
+    "adapter": MethodSpec,  # what of a method is left after its overrides
     "config": SettingsSpec,
 }
 # what is valid in YAML is what these hold when it is read
@@ -82,23 +91,8 @@ def check_schema(content: Any, kind: str, where: str) -> Spec:
     try:
         return SPECS[kind].model_validate(content, context=REGISTRIES)
     except ValidationError as error:
-        faults: defaultdict[str, list[str]] = defaultdict(list)
-        for line in error.errors(include_url=False):
-            faults[_place(content, (*line["loc"], *key_of(line)))].append(line["msg"])
-        lines = [f"{where}{place}: {'; '.join(dict.fromkeys(f))}" for place, f in faults.items()]
+        places = faults(content, error).items()
+        lines = [
+            f"{where}, {place}: {said}" if place else f"{where}: {said}" for place, said in places
+        ]
         raise ConfigError("\n".join(lines)) from None
-
-
-def _place(content: Any, location: tuple[int | str, ...]) -> str:
-    """Where an error is, in words, without the names of a union's members."""
-    place: list[str] = []
-    for item in location:
-        if isinstance(item, str) and item.startswith(KEY):
-            place.append(item.removeprefix(KEY))
-        elif isinstance(content, Mapping) and item in content:  # noqa: SIM114
-            place.append(str(item))
-            content = content[item]
-        elif isinstance(item, int) and isinstance(content, list):
-            place.append(str(item))
-            content = content[item]
-    return f", {'.'.join(place)}" if place else ""

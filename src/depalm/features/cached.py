@@ -15,13 +15,6 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-def training_views(count: int) -> list[int]:
-    """The views that training reads of `count`: the augmented ones, or the clean one if it is
-    alone. Evaluation always reads view 0.
-    """
-    return list(range(1, count)) or [0]
-
-
 class CachedViews:
     """The caches of the views that training reads, one for each epoch in turn."""
 

@@ -34,13 +34,6 @@ class Media:
     max_reject_fraction: float = 0.001
 
 
-def online_media(roots: Sequence[str], **decoding: Any) -> Media | None:
-    """The media under the one root that a rule gives a run with its backbone in the loop; None for
-    a run that it gives none.
-    """
-    return Media(Path(roots[0]), **decoding) if roots else None
-
-
 class OnlineFeatures:
     """The tokens of `model` as `adapter` tunes it, for :mod:`depalm.training.loop` and
     :mod:`depalm.generation.generate`; made by :func:`online_features`.

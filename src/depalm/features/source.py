@@ -21,26 +21,25 @@ from depalm.features.online import Media, OnlineFeatures, online_features
 from depalm.media.decoders import token_identity
 from depalm.progress import logger
 from depalm.rejects import Reject
+from depalm.specs.features import Features
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a run reads its features from.
+    """What a run reads its features from: the plan's `features`.
 
     `backbone` is the YAML of the backbone, `directory` that of its weights, or None for a method
-    that reads no backbone. `shards`, paths or URLs, are those of the first of `views`, then as many
-    of the next. With `media` the backbone runs on these files instead.
+    that reads no backbone. `workers` processes decode files where the backbone is in the loop.
     """
 
     backbone: Mapping[str, Any]
     directory: Path | None
-    shards: Sequence[Path | str]
-    views: Sequence[int]
-    media: Media | None
+    features: Features
+    workers: int = 1
 
     def load_model(self, device: torch.device) -> Backbone | None:
         """The backbone, if the run has it in the loop; None if a cache is read, or nothing."""
-        if self.media is None or self.directory is None:
+        if self.features.kind != "online" or self.directory is None:
             return None
         return load_backbone(self.backbone, self.directory).to(device)
 
@@ -56,11 +55,20 @@ class Source:
         :meth:`load_model`), for training augmented by `seed`, or else caches; None if it reads
         none.
         """
-        if model is None or self.media is None:
-            views = open_views(adapter, self.shards, self.views, self.backbone, self.directory)
-            return nullcontext(views)
-        files = unique_media(samples)
-        return online_features(adapter, model, self.backbone, self.media, files, device, seed)
+        planned = self.features
+        if planned.kind == "online" and model is not None:
+            media = Media(
+                Path(planned.media),
+                self.workers,
+                planned.decode_seconds,
+                planned.max_reject_fraction,
+            )
+            files = unique_media(samples)
+            return online_features(adapter, model, self.backbone, media, files, device, seed)
+        shards, views = ([], [0])
+        if planned.kind == "cached":
+            shards, views = planned.shards, planned.views
+        return nullcontext(open_views(adapter, shards, views, self.backbone, self.directory))
 
 
 def open_cache(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from depalm.jobs.job import Job, checked
+from depalm.specs import BackboneSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class ExtractJob(Job):
     manifest: str
     data: str
     weights: str
-    backbone: dict[str, Any]
+    backbone: BackboneSpec
     layers: list[int]
     view: int = 0
     index: int = 0
@@ -51,7 +52,7 @@ class ExtractJob(Job):
         torch.set_num_threads(self.threads)
         media = unique_media(read_manifest(self.manifest))
         rejects = extract(
-            backbone=self.backbone,
+            backbone=self.backbone.given(),
             weights=Path(self.weights),
             root=Path(self.data),
             media=media_of_shard(media, self.index, self.shards),

@@ -1,9 +1,10 @@
 """Generation by one run (rule `generate`)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from depalm.jobs.run import RunJob
+from depalm.specs.settings import GenerateSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,9 +13,9 @@ class GenerateJob(RunJob):
 
     The adapter's weights are the file `adapter`, and `record` says what it was made for. Inputs are
     the samples of `manifest`, the weights of the LLM in `llm_directory`, and those of the backbone
-    in `backbone_directory` (null for a method that reads no backbone). Features are read from the
-    cache `shards`, or streamed from `urls`. If `media` is a folder, the backbone runs in the loop
-    on its files instead, which `workers` processes decode as `decoding` says (decode_seconds,
+    in `backbone_directory` (null for a method that reads no backbone). `features` says what the
+    backbone's tokens are read from: kind none; kind cached, with shards and views; or kind online,
+    with the folder media, whose files `workers` processes decode (decode_seconds,
     max_reject_fraction). `method`, `backbone` and `llm` are the contents of the YAML files,
     `generate` the settings of generation. Outputs are `predictions` in the order of the manifest
     (one JSON object a line), a `summary` (seconds, counts, versions), and in `rejects` the samples
@@ -25,7 +26,7 @@ class GenerateJob(RunJob):
 
     adapter: str
     record: str
-    generate: dict[str, Any]
+    generate: GenerateSpec
     predictions: str
     summary: str
     rejects: str

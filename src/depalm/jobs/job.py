@@ -3,13 +3,25 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from pydantic import TypeAdapter, ValidationError
 
 from depalm.errors import DepalmError
-from depalm.specs import nearest
+from depalm.specs import Spec, faults, nearest
 
 Kind = TypeVar("Kind")
 TOLD = {
@@ -28,8 +40,8 @@ class JobError(DepalmError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a command does: its fields are JSON values, and paths are relative to the working
-    directory.
+    """What a command does: its fields are JSON values or specs, and paths are relative to the
+    working directory.
 
     `command` is its name on the command line. A subclass imports what takes torch only in
     :meth:`run`, so that a job can be read, written and explained at once.
@@ -42,7 +54,8 @@ class Job:
         raise NotImplementedError
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return json.dumps(values, indent=2, default=lambda spec: spec.given()) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str = "job") -> Self:
@@ -88,23 +101,30 @@ def checked(kind: type[Kind], values: Any, where: str) -> Kind:
     if not isinstance(values, Mapping):
         raise JobError(f"{where} must be an object of JSON, but is {values!r:.100}")
     hints = hints_of(kind)
-    known = fields(kind)  # type: ignore[arg-type]
+    read = dict(values)
     problems = [f"unknown key {key!r}{nearest(key, hints)}" for key in values if key not in hints]
-    for field in known:
+    for field in fields(kind):  # type: ignore[arg-type]
+        hint = hints[field.name]
         if field.name not in values:
             if is_required(field):
                 problems.append(f"the key {field.name!r} is missing")
-        elif not _fits(values[field.name], hints[field.name]):
-            wanted = told(hints[field.name])
-            problems.append(f"{field.name} must be {wanted}, but is {values[field.name]!r:.100}")
+        elif has_spec(hint):
+            try:
+                read[field.name] = TypeAdapter(hint).validate_python(values[field.name])
+            except ValidationError as error:
+                for place, said in faults(values[field.name], error).items():
+                    problems.append(f"{'.'.join(filter(None, (field.name, place)))}: {said}")
+        elif not _fits(values[field.name], hint):
+            found = f"{values[field.name]!r:.100}"
+            problems.append(f"{field.name} must be {told(hint)}, but is {found}")
     if problems:
         raise JobError(f"{where}: {'; '.join(problems)}")
-    return kind(**values)
+    return kind(**read)
 
 
 def hints_of(kind: type) -> dict[str, Any]:
     """The types of a dataclass's fields, by name."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in fields(kind)}
 
 
@@ -112,11 +132,22 @@ def is_required(field: "Field[Any]") -> bool:
     return field.default is MISSING and field.default_factory is MISSING
 
 
+def has_spec(hint: Any) -> bool:
+    """Whether a type is a spec, or made of some."""
+    if isinstance(hint, type) and issubclass(hint, Spec):
+        return True
+    return any(has_spec(argument) for argument in get_args(hint))
+
+
 def told(hint: Any) -> str:
     """A type in words, with the article."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return told(arguments[0])
+    if isinstance(hint, type) and issubclass(hint, Spec):
+        return "an object"
     if origin in (Union, UnionType):
-        return " or ".join(told(argument) for argument in arguments)
+        return " or ".join(dict.fromkeys(told(argument) for argument in arguments))
     if origin is list:
         return f"a list of {told(arguments[0]).partition(' ')[2]}s"
     if origin is dict:

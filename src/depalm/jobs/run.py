@@ -1,9 +1,12 @@
 """What the training and the generation of a run have in common."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from depalm.jobs.job import Job
+from depalm.specs import BackboneSpec, LLMSpec, MethodSpec
+from depalm.specs.features import Features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,18 +16,21 @@ class RunJob(Job):
     manifest: str
     llm_directory: str
     backbone_directory: str | None = None
-    shards: list[str] = field(default_factory=list)
-    urls: list[str] = field(default_factory=list)
-    media: str | None = None
-    method: dict[str, Any]
-    backbone: dict[str, Any]
-    llm: dict[str, Any]
-    decoding: dict[str, Any] = field(default_factory=dict)
+    features: Features
+    method: MethodSpec
+    backbone: BackboneSpec
+    llm: LLMSpec
     device: str = "auto"
     threads: int = 1
     workers: int = 1
 
     @property
     def parts(self) -> dict[str, dict[str, Any]]:
-        """The contents of the method's, backbone's and LLM's YAML."""
-        return {"method": self.method, "backbone": self.backbone, "llm": self.llm}
+        """The method, backbone and LLM as JSON."""
+        specs = {"method": self.method, "backbone": self.backbone, "llm": self.llm}
+        return {name: spec.given() for name, spec in specs.items()}
+
+    @property
+    def weights(self) -> Path | None:
+        """The directory of the backbone's weights."""
+        return None if self.backbone_directory is None else Path(self.backbone_directory)

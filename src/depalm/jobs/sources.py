@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from depalm.jobs.job import Job, JobError
+from depalm.specs import BackboneSpec
+from depalm.specs.dataset import DatasetSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class FetchJob(Job):
 
     command: ClassVar[str] = "fetch"
 
-    source: dict[str, Any] | list[dict[str, Any]]
+    source: DatasetSource | list[DatasetSource]
     directory: str
     downloads: str
 
@@ -27,7 +29,11 @@ class FetchJob(Job):
         from depalm.sources.fetch import fetch
 
         sources = self.source if isinstance(self.source, list) else [self.source]
-        fetch(sources, Path(self.directory), downloads=Path(self.downloads))
+        fetch(
+            [source.given() for source in sources],
+            Path(self.directory),
+            downloads=Path(self.downloads),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +69,7 @@ class FetchShardJob(Job):
     command: ClassVar[str] = "fetch-shard"
 
     url: str
-    backbone: dict[str, Any]
+    backbone: BackboneSpec
     view: int = 0
     shard: str
     rejects: str
@@ -84,7 +90,7 @@ class FetchShardJob(Job):
             download_url(f"{self.url.rstrip('/')}/{place}", fetched[output])
         shard = fetched[Path(self.shard)]
         try:
-            TokenCache([shard], token_identity(self.backbone, self.view)).verify()
+            TokenCache([shard], token_identity(self.backbone.given(), self.view)).verify()
         except CacheError:
             shard.unlink()  # to be fetched anew
             raise

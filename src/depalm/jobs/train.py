@@ -1,9 +1,10 @@
 """Training of one run (rule `train`)."""
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from depalm.jobs.run import RunJob
+from depalm.specs import TrainSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,22 +13,20 @@ class TrainJob(RunJob):
 
     Inputs are the samples of `manifest` whose ids the file `subset` lists, the weights of the LLM
     in `llm_directory`, and those of the backbone in `backbone_directory` (null for a method that
-    reads no backbone). Features are read from the cache `shards`, or streamed from `urls`: those of
-    the first of `views`, then as many of the next. If `media` is a folder, the backbone runs in the
-    loop on its files instead, which `workers` processes decode as `decoding` says
-    (decode_seconds, max_reject_fraction). `method`, `backbone` and `llm` are the contents of the
-    YAML files, `train` the training settings. Outputs are the weights `adapter`, its `record`, the
-    learning curve `curve` (one JSON object a line), and in `rejects` the samples that were left
-    out for want of features. Checkpoints and TensorBoard scalars go to the folder training/ beside
-    the adapter; a killed job goes on from there. The same `seed`, `device` and `threads` give the
-    same bytes.
+    reads no backbone). `features` says what the backbone's tokens are read from: kind none; kind
+    cached, with shards and views; or kind online, with the folder media, whose files `workers`
+    processes decode (decode_seconds, max_reject_fraction). `method`, `backbone` and `llm` are the
+    contents of the YAML files, `train` the training settings. Outputs are the weights `adapter`,
+    its `record`, the learning curve `curve` (one JSON object a line), and in `rejects` the samples
+    that were left out for want of features. Checkpoints and TensorBoard scalars go to the folder
+    training/ beside the adapter; a killed job goes on from there. The same `seed`, `device` and
+    `threads` give the same bytes.
     """
 
     command: ClassVar[str] = "train"
 
     subset: str
-    views: list[int] = field(default_factory=lambda: [0])
-    train: dict[str, Any]
+    train: TrainSpec
     seed: int
     adapter: str
     record: str
@@ -35,8 +34,8 @@ class TrainJob(RunJob):
     rejects: str
 
     def run(self) -> None:
-        """Raises AdapterError, CacheError, LLMError or TrainingError; with `urls` also
-        DownloadError, with `media` BackboneError, DecodingError, MediaError and RejectError.
+        """Raises AdapterError, CacheError, LLMError or TrainingError; if shards are
+        streamed DownloadError, online BackboneError, DecodingError, MediaError and RejectError.
         """
         from depalm.jobs.work.train import train_run
 

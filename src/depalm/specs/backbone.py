@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from annotated_types import MaxLen, MinLen
 from pydantic import Field, model_validator
 
-from depalm.specs.base import Positive, Rate, Spec, Version, fault, registered
+from depalm.specs.base import Number, Positive, Rate, Spec, Version, fault, registered
 from depalm.specs.llm import SourceSpec, one_of_source_and
 
 # what a backbone of each kind takes: the keys that it needs, and those that it has no use for
@@ -19,7 +19,7 @@ KEYS: dict[str, tuple[set[str], set[str]]] = {
     "log_mel": (SOUND[0] | {"mel_bins"}, SOUND[1] | {"mean", "std", "frames"}),
     "none": (set(), set()),
 }
-Colours = Annotated[list[float], MinLen(3), MaxLen(3)]
+Colours = Annotated[list[Number], MinLen(3), MaxLen(3)]
 PositiveColours = Annotated[list[Rate], MinLen(3), MaxLen(3)]
 
 
@@ -49,7 +49,7 @@ class BackboneSpec(Spec):
     )
     model: str | None = Field(None, description="architecture of the loader (timm, clap)")
     image_size: Positive | None = Field(None, description="pixels of a side")
-    mean: float | Colours | None = Field(
+    mean: Number | Colours | None = Field(
         None, description="of red, green and blue, or of filterbank energies, for normalisation"
     )
     std: Rate | PositiveColours | None = Field(None, description="likewise")

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Self
 
@@ -12,19 +13,30 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Names = Mapping[str, Iterable[str]]  # the names that each registry holds: the context of validation
 
+
+def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """A number of float's kind; 10 stays 10, and is recorded so, not as 10.0."""
+    number = check(value)
+    return value if isinstance(value, int) else number
+
+
 Positive = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
-Fraction = Annotated[float, Ge(0), Le(1)]  # both ends included
-Probability = Annotated[float, Ge(0), Lt(1)]
-Rate = Annotated[float, Gt(0)]
+Number = Annotated[float, WrapValidator(_as_written), PlainSerializer(lambda number: number)]
+Fraction = Annotated[Number, Ge(0), Le(1)]  # both ends included
+Probability = Annotated[Number, Ge(0), Lt(1)]
+Rate = Annotated[Number, Gt(0)]
 Version = Annotated[int, Field(description="raise it to rebuild all that depends on this file")]
 KEY = "@"
 OURS = "depalm"  # the type of errors that are in our words already
@@ -79,6 +91,11 @@ class Spec(BaseModel):
         content: dict[str, Any] = in_order(
             self.model_dump(mode="json", by_alias=True, exclude_unset=True)
         )
+        return content
+
+    def filled(self) -> dict[str, Any]:
+        """All keys, with the defaults of those not given, as JSON in alphabetical order."""
+        content: dict[str, Any] = in_order(self.model_dump(mode="json", by_alias=True))
         return content
 
     @model_validator(mode="wrap")
@@ -154,3 +171,26 @@ def fault(text: Any, at: str | None = None) -> PydanticCustomError:
     """An error of validation that says `text`, of the key `at` of a mapping."""
     kind: Any = OURS
     return PydanticCustomError(kind, text, None if at is None else {"at": at})
+
+
+def faults(content: Any, error: ValidationError) -> dict[str, str]:
+    """What is wrong with `content`, by the key in it (such as cache.shards), "" for all of it."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for line in error.errors(include_url=False):
+        found[_place(content, (*line["loc"], *key_of(line)))].append(_explained(line))
+    return {place: "; ".join(dict.fromkeys(texts)) for place, texts in found.items()}
+
+
+def _place(content: Any, location: tuple[int | str, ...]) -> str:
+    """Where an error is, in words, without the names of a union's members."""
+    place: list[str] = []
+    for item in location:
+        if isinstance(item, str) and item.startswith(KEY):
+            place.append(item.removeprefix(KEY))
+        elif isinstance(content, Mapping) and item in content:  # noqa: SIM114
+            place.append(str(item))
+            content = content[item]
+        elif isinstance(item, int) and isinstance(content, list):
+            place.append(str(item))
+            content = content[item]
+    return ".".join(place)

@@ -1,6 +1,6 @@
 """A dataset's file: config/datasets/{name}.yaml."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import MinLen
 from pydantic import Field, model_validator
@@ -11,6 +11,7 @@ from depalm.specs.train import TrainSpec
 
 Split = Literal["train", "val", "test"]
 # the other readers look for the media below the annotations
+ROWS = ("version", "reader", "splits", "templates", "media_root")
 NAMING_READERS = ("easy_vqa", "generic", "textcaps", "textvqa")
 
 
@@ -61,6 +62,10 @@ class DatasetSpec(Spec):
         description="metrics of its table cells, the main one first"
     )
     train: TrainSpec = Field(TrainSpec(), description="over the settings' train")
+
+    def rows(self) -> dict[str, Any]:
+        """Of what was given, what decides the rows of the manifest."""
+        return {key: value for key, value in self.given().items() if key in ROWS}
 
     @model_validator(mode="after")
     def _check_places(self) -> Self:

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from depalm.specs.base import (
     Fraction,
     Natural,
+    Number,
     Positive,
     Probability,
     Spec,
@@ -20,7 +21,7 @@ Activation = Literal["gelu", "relu", "silu", "tanh"]
 Positions = Literal["none", "cls", "learned", "rotary"]
 Norm = Literal["none", "rms", "layer"]
 Factor = Annotated[int, Field(ge=2, description="patches that become one")]
-Share = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[Number, Field(gt=0, le=1)]
 
 
 class LayersSpec(Spec):
@@ -92,8 +93,8 @@ class SubsetResampler(Spec):
 
     type: Literal["random_subset"]
     cls: Literal["keep", "drop"] = Field("keep", description="what becomes of CLS")
-    mean: float = Field(0.25, description="mean fraction of the patches")
-    std: float = Field(0.2, ge=0)
+    mean: Number = Field(0.25, description="mean fraction of the patches")
+    std: Number = Field(0.2, ge=0)
     smallest: Share = 0.0625
     largest: Share = 0.5
     largest_probability: Fraction = 0.1
@@ -212,7 +213,6 @@ class MethodSpec(Spec):
     """An adapter: which tokens it reads, and how they come into the LLM."""
 
     version: Version
-    label: str = Field(description="name in the tables")
     source: LayersSpec = Field(LayersSpec(), description="backbone layers that are read")
     tokens: Literal["all", "cls", "patches"] = Field("all", description="tokens that are kept")
     merge: Literal["mean", "concat"] | None = Field(
@@ -225,7 +225,6 @@ class MethodSpec(Spec):
         "embedding", description="every_layer: each LLM layer has its own"
     )
     finetune: FinetuneSpec = Field(FinetuneSpec(), description="tuning of the frozen models")
-    train: TrainSpec = Field(TrainSpec(), description="over the dataset's and the settings' train")
 
     @model_validator(mode="after")
     def _check_blind(self) -> Self:
@@ -234,3 +233,10 @@ class MethodSpec(Spec):
             keys = ", ".join(sorted(useless))
             raise fault(f"{keys}: does not apply to a method that injects nothing")
         return self
+
+
+class MethodFile(MethodSpec):
+    """A method's file: an adapter, its name in the tables, and how it is trained."""
+
+    label: str = Field(description="name in the tables")
+    train: TrainSpec = Field(TrainSpec(), description="over the dataset's and the settings' train")

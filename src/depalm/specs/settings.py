@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Le, MinLen
 from pydantic import Field, model_validator
 
-from depalm.specs.base import Distinct, Fraction, PartNames, Positive, Rate, Spec, fault
+from depalm.specs.base import Distinct, Fraction, Number, PartNames, Positive, Rate, Spec, fault
 from depalm.specs.train import TrainSpec
 
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
@@ -142,7 +142,7 @@ class GenerateSpec(Spec):
     beams: Positive = 3
     max_new_tokens: Positive = 50
     batch_size: Positive = Field(16, description="samples at a time")
-    length_penalty: float = 1.0
+    length_penalty: Number = 1.0
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the frozen LLM"
     )

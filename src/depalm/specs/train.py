@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from depalm.specs.base import Fraction, Positive, Probability, Rate, Spec
+from depalm.specs.base import Fraction, Number, Positive, Probability, Rate, Spec
 
 
 class TrainSpec(Spec):
@@ -15,7 +15,7 @@ class TrainSpec(Spec):
     steps: Positive | None = Field(None, description="optimizer steps; or give epochs")
     epochs: Rate | None = Field(None, description="passes over the data (8); or give steps")
     lr: Rate = Field(8e-4, description="highest learning rate")
-    weight_decay: float = Field(0.1, ge=0, description="of AdamW")
+    weight_decay: Number = Field(0.1, ge=0, description="of AdamW")
     adam_epsilon: Rate = Field(1e-4, description="of AdamW")
     warmup: Probability = Field(0.2, description="fraction of the steps over which the rate rises")
     final_lr: Fraction = Field(1e-4, description="fraction of lr at the last step")
@@ -25,7 +25,7 @@ class TrainSpec(Spec):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="of the frozen LLM; the adapter is always float32"
     )
-    checkpoint_seconds: float = Field(300.0, ge=0, description="time between checkpoints")
+    checkpoint_seconds: Number = Field(300.0, ge=0, description="time between checkpoints")
     init_from: str | None = Field(
         None, description="folder of an adapter that training starts from"
     )

@@ -17,7 +17,6 @@ from depalm.features.source import left_out, with_media
 from depalm.files import sha256_file, sha256_json, write_json
 from depalm.generation.generate import Decoding, generate, write_predictions
 from depalm.jobs.generate import GenerateJob
-from depalm.jobs.job import checked
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.work.models import build_adapter, made_by, source_of, use_processors
 from depalm.lease import Lease, while_owned
@@ -30,7 +29,7 @@ from depalm.rejects import write_rejects
 def generate_run(job: GenerateJob) -> None:
     """Do the job: a prediction for each sample of the manifest that has features, in order."""
     device = use_processors(job)
-    decoding = checked(Decoding, job.generate, "generate")
+    decoding = Decoding(**job.generate.model_dump())
     made = made_by(job)
     samples = read_manifest(job.manifest)
     predictions = Path(job.predictions)
@@ -53,15 +52,15 @@ class _Run:
     def work(self, held: Lease) -> None:
         """Generate, and write the outputs; if they are there already, give them their places."""
         job, folder = self.job, self.folder
-        source = source_of(job, [0])
-        llm = load_llm(job.llm, Path(job.llm_directory), self.decoding.dtype, self.device)
+        source = source_of(job)
+        llm = load_llm(job.llm.given(), Path(job.llm_directory), self.decoding.dtype, self.device)
         model = source.load_model(self.device)
         adapter = self.trained_adapter(llm, model)
         with source.open(adapter, model, self.samples, self.device) as features:
             identity = self.identity(features)
             if publish_again(folder, self.places, identity):
                 return
-            kept = with_prompt(with_media(self.samples, features), job.llm)
+            kept = with_prompt(with_media(self.samples, features), job.llm.answer_prompt)
             started = time.monotonic()
             texts = generate(llm, adapter, kept, features, self.decoding)
             elapsed = time.monotonic() - started

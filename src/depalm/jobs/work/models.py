@@ -1,6 +1,5 @@
 """The models of a run, and where its features come from."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,7 @@ import torch
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.saved import made_for
 from depalm.backbones.base import Backbone
-from depalm.features.online import Media
 from depalm.features.source import Source
-from depalm.jobs.job import checked
 from depalm.jobs.run import RunJob
 from depalm.llms.base import LLM
 from depalm.provenance import choose_device
@@ -25,23 +22,16 @@ def use_processors(job: RunJob) -> torch.device:
 
 def made_by(job: RunJob) -> dict[str, Any]:
     """What the adapter of the job is made for: see :func:`depalm.adapters.saved.made_for`."""
-    return made_for(job.parts, _path(job.backbone_directory), Path(job.llm_directory))
+    return made_for(job.parts, job.weights, Path(job.llm_directory))
 
 
-def source_of(job: RunJob, views: Sequence[int]) -> Source:
-    media = None
-    if job.media is not None:
-        values = {"root": Path(job.media), "workers": job.workers, **job.decoding}
-        media = checked(Media, values, "decoding")
-    shards = [*job.shards, *job.urls]
-    return Source(job.backbone, _path(job.backbone_directory), shards, views, media)
+def source_of(job: RunJob) -> Source:
+    """Where the features of the job come from."""
+    return Source(job.backbone.given(), job.weights, job.features, job.workers)
 
 
 def build_adapter(job: RunJob, llm: LLM, backbone: Backbone | None) -> Adapter:
     """The adapter of a run, with the tuning of its LLM and of a backbone that runs with it."""
     models = {"llm": llm.body, **({} if backbone is None else {"backbone": backbone})}
-    return Adapter(job.method, job.backbone["shape"], job.llm["shape"], models)
-
-
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name)
+    shapes = (job.backbone.shape.given(), job.llm.shape.given())
+    return Adapter(job.method.given(), *shapes, models)

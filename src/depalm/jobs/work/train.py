@@ -14,7 +14,6 @@ from depalm.features.cached import CachedViews
 from depalm.features.online import OnlineFeatures
 from depalm.features.source import left_out, with_media
 from depalm.files import sha256_file, sha256_json
-from depalm.jobs.job import checked
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.train import TrainJob
 from depalm.jobs.work.models import build_adapter, made_by, source_of, use_processors
@@ -30,7 +29,7 @@ from depalm.training.loop import Settings, Training, remove_checkpoints, train
 def train_run(job: TrainJob) -> None:
     """Do the job; what is needed to go on after a kill is removed once the run is whole."""
     device = use_processors(job)
-    settings = checked(Settings, job.train, "train")
+    settings = Settings(**job.train.model_dump())
     made = made_by(job)
     chosen = set(Path(job.subset).read_text(encoding="utf-8").splitlines())
     samples = [sample for sample in read_manifest(job.manifest) if sample.id in chosen]
@@ -53,9 +52,9 @@ class _Run:
     def work(self, held: Lease) -> None:
         """Train, and write the outputs; if they are there already, give them their places."""
         job, settings, folder = self.job, self.settings, self.folder
-        start, source = settings.init_from, source_of(job, job.views)
+        start, source = settings.init_from, source_of(job)
         record = None if start is None else read_record(Path(start, RECORD), self.made)
-        llm = load_llm(job.llm, Path(job.llm_directory), settings.dtype, self.device)
+        llm = load_llm(job.llm.given(), Path(job.llm_directory), settings.dtype, self.device)
         model = source.load_model(self.device)
         adapter = self.new_adapter(llm, model, record)
         config = {
@@ -68,7 +67,7 @@ class _Run:
             identity = self.identity(config, features)
             if publish_again(folder, self.places, identity):
                 return
-            kept = with_prompt(with_media(self.samples, features), job.llm)
+            kept = with_prompt(with_media(self.samples, features), job.llm.answer_prompt)
             data = encode(llm, kept, settings.max_answer_tokens)
             trained = train(
                 llm, adapter, data, features, settings, job.seed, folder, identity, held.check

@@ -1,0 +1,56 @@
+"""The plan of a configuration, told to people and to programs (`depalm plan`)."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from depalm.config.experiment import Config
+from depalm.config.plan import RunPlan
+
+COLUMNS = ("dataset", "fraction", "backbone", "llm", "method", "seed")
+SHAPES = ("trainable_parameters", "source_layers", "target_layers")
+
+
+def rows(config: Config) -> Iterator[dict[str, Any]]:
+    """For each run of the grid: its axes, its adapter, and the files that it reads and writes.
+
+    `trainable_parameters` is null for a method that tunes a frozen model besides: how many there
+    are follows from that model's architecture, and adapter.json tells it after the training.
+    """
+    for run in config.runs:
+        yield {**asdict(run), **_adapter(config.plan(run))}
+
+
+def _adapter(plan: RunPlan) -> dict[str, Any]:
+    return {
+        "trainable_parameters": None
+        if plan.adapter.finetune
+        else plan.adapter.trainable_parameters,
+        "source_layers": plan.adapter.source_layers,
+        "target_layers": plan.adapter.target_layers,
+        "reads": plan.reads(),
+        "writes": plan.writes(),
+    }
+
+
+def as_json(config: Config) -> str:
+    """A JSON list with an object for each run."""
+    return json.dumps(list(rows(config)), indent=2)
+
+
+def as_table(config: Config) -> str:
+    """A line for each run, without its files."""
+    heading = [*COLUMNS, *SHAPES]
+    lines = [heading, *([_cell(row[key]) for key in heading] for row in rows(config))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "-"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
