@@ -11,8 +11,8 @@ from depalm.cache.store import FORMATS
 try:
     for path in workflow.configfiles:
         load_yaml(Path(path))  # Snakemake has read it, but lets a key stand twice
-    CONFIG = load_config(config, Path(workflow.basedir))
-    config |= CONFIG.settings  # with what the files leave out
+    CONFIG = load_config(config, *ROOTS)
+    config = {**config, **CONFIG.settings}  # anew, for the old one may be another workflow's
 except ConfigError as error:
     raise WorkflowError(f"configuration: {error}") from None
 
@@ -192,12 +192,12 @@ def table_scores(wildcards) -> list[str]:
 
 
 def table_published(wildcards) -> list[str]:
-    """The scores that stand beside those of a table; the file lies beside the Snakefile.
+    """The scores that stand beside those of a table.
 
     The path is relative: in another clone it is the same.
     """
     name = table_spec(wildcards).get("published")
-    return [os.path.relpath(Path(workflow.basedir) / name)] if name else []
+    return [os.path.relpath(find(name, ROOTS))] if name else []
 
 
 def init_adapter(wildcards) -> list[str]:

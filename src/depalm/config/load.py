@@ -1,12 +1,13 @@
 """Settings, filled with defaults, and the parts that they name, checked before any job."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from depalm.adapters.saved import RECORD, WEIGHTS, read_record
 from depalm.adapters.selection import AdapterError
 from depalm.config.experiment import Config
+from depalm.config.parts import find, places
 from depalm.config.run import AXES, Run
 from depalm.config.schema import ConfigError, check_schema
 from depalm.datasets.manifest import ManifestError, parse_fraction
@@ -22,13 +23,14 @@ LOCAL_PLACES = (
 )
 
 
-def load_config(settings: Mapping[str, Any], root: Path) -> Config:
+def load_config(settings: Mapping[str, Any], *roots: Path) -> Config:
     """Check `settings` and the parts that it names. Raises ConfigError.
 
-    The folders of parts that it lists lie under `root`.
+    What it names is looked for in `roots`, then in what ships with depalm (see
+    depalm.config.parts).
     """
     filled = with_defaults(settings)
-    config = Config(in_order(filled), [root / name for name in filled["parts"]])
+    config = Config(in_order(filled), places(filled["parts"], roots))
     for rule in filled["overrides"]:
         _check_where(config, rule["where"])
     for run in config.runs():
@@ -41,7 +43,7 @@ def load_config(settings: Mapping[str, Any], root: Path) -> Config:
     except MetricError as error:
         raise ConfigError(str(error)) from error
     for table in filled["tables"]:
-        _check_table(config, table, root)
+        _check_table(config, table, roots)
     for run in config.runs():  # last, for a wrong name is the likelier reason
         _check_files(config, run)
     return config
@@ -147,7 +149,7 @@ def _check_checkpoint(config: Config, run: Run, folder: Path) -> None:
         raise ConfigError(f"{run.path}: {error}") from error
 
 
-def _check_table(config: Config, table: Mapping[str, Any], root: Path) -> None:
+def _check_table(config: Config, table: Mapping[str, Any], roots: Sequence[Path]) -> None:
     for axis in AXES:
         there = {getattr(run, axis) for run in config.runs()}
         for name in table.get(f"{axis}s") or []:
@@ -157,8 +159,10 @@ def _check_table(config: Config, table: Mapping[str, Any], root: Path) -> None:
                     f"has{nearest(name, there)}"
                 )
     published = table.get("published")
-    if published is not None and not (root / published).is_file():
-        raise ConfigError(f"table {table['name']}: there is no file {root / published}")
+    if published is not None and find(published, roots) is None:
+        raise ConfigError(
+            f"table {table['name']}: there is no file {places([published], roots)[0]}"
+        )
     if table.get("rows") == "methods":
         models: dict[tuple[str, ...], set[str]] = {}
         for run in config.table_runs(table):
