@@ -42,7 +42,13 @@ rule score:
         adapter=adapter_file("adapter.safetensors"),
         record=adapter_file("adapter.json"),
     output:
-        scores=f"{RUN}/{{split}}.scores.json",
+        scores=report(
+            f"{RUN}/{{split}}.scores.json",
+            caption="../report/scores.rst",
+            category="Runs",
+            subcategory="{dataset}",
+            labels={axis: f"{{{axis}}}" for axis in (*AXES[1:], "seed", "split")},
+        ),
     log:
         "logs/score/{dataset}/{fraction}/{backbone}+{llm}/{method}/seed{seed}/{split}.log",
     conda:

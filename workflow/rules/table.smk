@@ -3,14 +3,19 @@ rule table:
         scores=table_scores,
         published=table_published,
     output:
-        csv="results/tables/{table}.csv",
+        csv=report(
+            "results/tables/{table}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}", "format": "CSV"},
+        ),
         md="results/tables/{table}.md",
         tex="results/tables/{table}.tex",
         html=report(
             "results/tables/{table}.html",
             caption="../report/table.rst",
             category="Tables",
-            labels={"table": "{table}"},
+            labels={"table": "{table}", "format": "page"},
         ),
     log:
         "logs/table/{table}.log",
