@@ -103,7 +103,7 @@ def test_every_example_has_a_test() -> None:
 
 def test_the_smallest_configuration(follow: Any) -> None:
     mine = follow("index.md")("config/mine.yaml")
-    assert len(load_config(mine, ROOT).runs) == 18
+    assert len(load_config(mine, [ROOT]).runs) == 18
 
 
 def test_the_page_of_all_options_is_that_of_the_specs() -> None:

@@ -29,7 +29,7 @@ from depalm.training.batches import encode
 from depalm.training.loop import Settings, train
 
 ROOT = Path(__file__).parents[1]
-DEMO = load_config(load_yaml(ROOT / "config/demo.yaml"), ROOT)
+DEMO = load_config(load_yaml(ROOT / "config/demo.yaml"), [ROOT])
 BACKBONE, LANGUAGE, DATASET = (
     DEMO.parts.part(kind, name).given()
     for kind, name in [("backbone", "dinov2-S"), ("llm", "smollm2-135m"), ("dataset", "easy-vqa")]

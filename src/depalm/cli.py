@@ -78,7 +78,8 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "Says all that is wrong with the configuration, or else prints a line for each run: "
         "dataset, fraction, backbone, llm, method, seed, trainable_parameters (- for a method that "
         "tunes a frozen model besides), source_layers and target_layers. --json adds the files "
-        "that each run reads and writes. Run it in the folder that the Snakefile is in."
+        "that each run reads and writes. Parts are looked for in this folder, then in what ships "
+        "with depalm."
     )
     command = commands.add_parser(
         "plan",
@@ -101,7 +102,7 @@ def _plan(options: argparse.Namespace) -> None:
     from depalm.config.load import load_files
     from depalm.config.report import as_json, as_table
 
-    config = load_files(options.configfile, Path.cwd())
+    config = load_files(options.configfile, [Path()])
     print(as_json(config) if options.json else as_table(config))
 
 

@@ -126,7 +126,7 @@ def test_without_a_backbone_there_is_just_blind() -> None:
     settings = load_yaml(root / "config" / "demo.yaml")
     [block] = settings["grid"] = [{**settings["grid"][0], "backbones": ["disabled"]}]
     block["methods"] = ["blind"]
-    assert load_config(settings, root).layers("easy-vqa", "disabled") == []
+    assert load_config(settings, [root]).layers("easy-vqa", "disabled") == []
     block["methods"] = ["blind", "limber_1"]
     with pytest.raises(ConfigError, match="limber_1 reads tokens, but backbone disabled gives"):
-        load_config(settings, root)
+        load_config(settings, [root])

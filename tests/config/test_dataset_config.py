@@ -97,7 +97,7 @@ def load(tmp_path: Path) -> Any:
     def load_mine(**changes: Any) -> Config:
         part = {k: v for k, v in {**dataset("easy-vqa"), **changes}.items() if v is not None}
         (tmp_path / "config/datasets/mine.yaml").write_text(yaml.safe_dump(part))
-        return load_config(settings, tmp_path)
+        return load_config(settings, [tmp_path])
 
     return load_mine
 

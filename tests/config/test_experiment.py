@@ -25,7 +25,7 @@ DEMO = load_yaml(ROOT / "config/demo.yaml")
 
 
 def demo(**changes: Any) -> Config:
-    return load_config({**copy.deepcopy(DEMO), **changes}, ROOT)
+    return load_config({**copy.deepcopy(DEMO), **changes}, [ROOT])
 
 
 def block(**axes: Any) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def test_every_shipped_configuration_is_valid(
         for key in ("root", "path"):
             (tmp_path / part.get(key, "")).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    config = load_config(load_yaml(ROOT / "config" / name), ROOT)
+    config = load_config(load_yaml(ROOT / "config" / name), [ROOT])
     assert config.runs
 
 
@@ -161,7 +161,7 @@ def test_what_is_wrong_is_named_with_the_nearest_right_one(
     settings = copy.deepcopy(DEMO)
     change(settings)
     with pytest.raises(ConfigError, match=message):
-        load_config(settings, ROOT)
+        load_config(settings, [ROOT])
 
 
 def test_a_row_for_each_method_needs_one_backbone_in_each_cell() -> None:
@@ -219,7 +219,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "config", tmp_path / "config")
     (tmp_path / "config/methods/blind.yaml").write_text("version: [1\n")
     with pytest.raises(ConfigError, match=r"blind\.yaml is not YAML"):
-        load_config(DEMO, tmp_path)
+        load_config(DEMO, [tmp_path])
 
 
 def test_without_java_a_caption_metric_is_refused_before_anything_runs(
@@ -241,7 +241,7 @@ def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
 
 
 def test_the_shortest_configuration_is_a_grid() -> None:
-    config = load_config({"grid": DEMO["grid"]}, ROOT)
+    config = load_config({"grid": DEMO["grid"]}, [ROOT])
     run = config.runs[0]
     assert config.plan(run).train.given() == {"batch_size": 16, "epochs": 8, "lr": 8e-4}
     assert config.settings.cache.views == 1
@@ -267,7 +267,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     settings = {**copy.deepcopy(DEMO), "trian": {}, "device": "tpu"}
     settings["cache"]["shards"] = 2.0
     with pytest.raises(ConfigError) as error:
-        load_config(settings, ROOT)
+        load_config(settings, [ROOT])
     lines = str(error.value).splitlines()
     assert len(lines) == 3
     assert any("unknown key 'trian'" in line for line in lines)
@@ -299,7 +299,7 @@ def test_what_was_taken_without_a_word_is_an_error(
     settings = copy.deepcopy(DEMO)
     change(settings)
     with pytest.raises(ConfigError, match=message):
-        load_config(settings, ROOT)
+        load_config(settings, [ROOT])
 
 
 def test_a_key_given_twice_is_told_with_its_lines(tmp_path: Path) -> None:

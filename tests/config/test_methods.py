@@ -32,7 +32,7 @@ def load(method: str = "qp_l0", **settings: Any) -> Config:
             "seeds": [0],
         }
     ]
-    return load_config({**demo, **settings}, ROOT)
+    return load_config({**demo, **settings}, [ROOT])
 
 
 def override(method: dict[str, Any], **rule: Any) -> dict[str, Any]:

@@ -31,7 +31,9 @@ def planned(folder: Path, *arguments: str, run: Runner = snakemake) -> dict[str,
     assert done.returncode == 0, done.stdout + done.stderr
     _, _, stats = done.stdout.partition("Job stats:")
     jobs = dict(re.findall(r"^(\w+) +(\d+)$", stats, re.MULTILINE))
-    return {rule: int(count) for rule, count in jobs.items() if rule not in ("all", "total")}
+    return {
+        rule: int(count) for rule, count in jobs.items() if rule not in ("all", "default", "total")
+    }
 
 
 def build(folder: Path) -> Path:

@@ -216,7 +216,12 @@ def test_results_count_in_another_clone_until_a_version_is_raised(
 def test_the_report_needs_no_network(done: Path) -> None:
     outcome = snakemake(done, "--report", "results/report.html")
     assert outcome.returncode == 0, outcome.stderr
-    assert "Tiny random models" in (done / "results/report.html").read_text()
+    report = (done / "results/report.html").read_text()
+    assert "Tiny random models" in report
+    for of_caption in ("floor of every table", "Average rank", "primary_metric"):
+        assert of_caption in report
+    scores = done / RUN / "test.scores.json"
+    assert f"{scores.relative_to(done)}" in report
 
 
 @pytest.fixture

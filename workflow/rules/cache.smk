@@ -33,15 +33,13 @@ if CACHE.url:
 
     ruleorder: fetch_shard > extract
 
-    localrules:
-        fetch_shard,
-
     rule fetch_shard:
         output:
             shard=SHARD,
             rejects=f"{paths.SHARD}.rejects.parquet",
         log:
             "logs/fetch_shard/{dataset}/{backbone}/view{view}/{split}/shard-{shard}-of-{shards}.log",
+        localrule: True
         conda:
             "../../envs/depalm.yaml"
         resources:
@@ -55,10 +53,6 @@ if CACHE.url:
             "../scripts/fetch_shard.py"
 
 
-localrules:
-    cache_size,
-
-
 rule cache_size:
     input:
         manifests=lambda _: [
@@ -66,6 +60,7 @@ rule cache_size:
         ],
     log:
         "logs/cache_size.log",
+    localrule: True
     conda:
         "../../envs/depalm.yaml"
     resources:

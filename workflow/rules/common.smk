@@ -10,7 +10,7 @@ from depalm.process import gpu_here
 from depalm.specs import Spec
 
 try:
-    CONFIG = load_config(config, Path(workflow.basedir), workflow.configfiles)
+    CONFIG = load_config(config, ROOTS, workflow.configfiles)
 except ConfigError as error:
     raise WorkflowError(f"configuration: {error}") from None
 

@@ -40,7 +40,13 @@ rule score:
         adapter=lambda wildcards: plan(wildcards).adapter_files[0],
         record=lambda wildcards: plan(wildcards).adapter_files[1],
     output:
-        scores=f"{paths.RUN}/{{split}}.scores.json",
+        scores=report(
+            f"{paths.RUN}/{{split}}.scores.json",
+            caption="../report/scores.rst",
+            category="Runs",
+            subcategory="{dataset}",
+            labels={axis: f"{{{axis}}}" for axis in (*AXES[1:], "split")},
+        ),
     log:
         f"logs/score/{{dataset}}/{paths.CELL}/{{split}}.log",
     conda:

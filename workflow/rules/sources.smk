@@ -1,13 +1,9 @@
-# on a cluster the nodes that compute may have no network
-localrules:
-    fetch,
-
-
 rule fetch:
     output:
         directory=directory(paths.DOWNLOAD),
     log:
         "logs/fetch/{kind}/{part}.log",
+    localrule: True  # on a cluster the nodes that compute may have no network
     conda:
         "../../envs/depalm.yaml"
     resources:

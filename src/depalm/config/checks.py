@@ -5,6 +5,7 @@ from pathlib import Path
 from depalm.adapters.saved import RECORD, WEIGHTS, read_record
 from depalm.adapters.selection import AdapterError
 from depalm.config.experiment import Config
+from depalm.config.lookup import find, places
 from depalm.config.plan import RunPlan
 from depalm.config.schema import ConfigError
 from depalm.datasets.manifest import ManifestError, parse_fraction
@@ -22,8 +23,8 @@ PARTS = ("dataset", "backbone", "llm", "method")
 FILTERS = ("dataset", "fraction", "backbone", "llm", "method")
 
 
-def check(config: Config, root: Path) -> None:
-    """Raise ConfigError for what cannot be run; files that tables name lie under `root`."""
+def check(config: Config) -> None:
+    """Raise ConfigError for what cannot be run."""
     for rule in config.settings.overrides:
         _check_where(config, rule.where)
     for run in config.runs:
@@ -34,7 +35,7 @@ def check(config: Config, root: Path) -> None:
     except MetricError as error:
         raise ConfigError(str(error)) from error
     for table in config.settings.tables:
-        _check_table(config, table, root)
+        _check_table(config, table)
     for run in config.runs:  # last, for a wrong name is the likelier reason
         _check_files(config, config.plan(run))
 
@@ -119,7 +120,7 @@ def _check_checkpoint(config: Config, plan: RunPlan, folder: Path) -> None:
         raise ConfigError(f"{plan.run.path}: {error}") from error
 
 
-def _check_table(config: Config, table: TableSpec, root: Path) -> None:
+def _check_table(config: Config, table: TableSpec) -> None:
     for axis in FILTERS:
         there = {getattr(run, axis) for run in config.runs}
         for name in getattr(table, f"{axis}s") or []:
@@ -128,8 +129,10 @@ def _check_table(config: Config, table: TableSpec, root: Path) -> None:
                     f"table {table.name}: {axis}s names {name!r}, which no run of the grid "
                     f"has{nearest(name, there)}"
                 )
-    if table.published is not None and not (root / table.published).is_file():
-        raise ConfigError(f"table {table.name}: there is no file {root / table.published}")
+    published = table.published
+    if published is not None and find(published, config.roots) is None:
+        wanted = places([published], config.roots)[0]
+        raise ConfigError(f"table {table.name}: there is no file {wanted}")
     if table.rows == "methods":
         _check_one_model_a_row(config, table)
 

@@ -1,7 +1,7 @@
 """A checked configuration: the settings, the parts that they name, and the plan of each run."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import product
@@ -13,6 +13,7 @@ import torch
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.qp_mapper import ConnectorError
 from depalm.adapters.selection import AdapterError
+from depalm.config.lookup import find
 from depalm.config.parts import Parts
 from depalm.config.plan import RunPlan
 from depalm.config.run import Run
@@ -27,10 +28,14 @@ Cell = tuple[str, str, str, tuple[int, ...]]  # method, backbone, LLM, indices o
 
 @dataclass(frozen=True)
 class Config:
-    """Settings and parts, from which follows the plan of any run, in the grid or not."""
+    """Settings and parts, from which follows the plan of any run, in the grid or not.
+
+    Files that the settings name are looked for in `roots`: see depalm.config.lookup.
+    """
 
     settings: SettingsSpec
     parts: Parts
+    roots: Sequence[Path] = ()
     _plans: dict[Run, RunPlan] = field(default_factory=dict, repr=False)
     _methods: dict[Cell, tuple[MethodSpec, Adapter]] = field(default_factory=dict, repr=False)
 
@@ -87,13 +92,14 @@ class Config:
             "max_reject_fraction": self.max_reject_fraction(dataset),
         }
 
-    def published(self, table: str, root: Path | str) -> list[str]:
-        """The scores that stand beside those of a table; the file lies under `root`.
+    def published(self, table: str) -> list[str]:
+        """The scores that stand beside those of a table.
 
         The path is relative: in another clone it is the same.
         """
         name = self.table(table).published
-        return [] if name is None else [os.path.relpath(Path(root) / name)]
+        found = None if name is None else find(name, self.roots)
+        return [] if found is None else [os.path.relpath(found)]
 
     def table(self, name: str) -> TableSpec:
         return next(table for table in self.settings.tables if table.name == name)

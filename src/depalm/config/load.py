@@ -6,28 +6,30 @@ from typing import Any, cast
 
 from depalm.config.checks import check
 from depalm.config.experiment import Config, deep_merge
+from depalm.config.lookup import places
 from depalm.config.parts import Parts
 from depalm.config.schema import ConfigError, check_schema, load_yaml
 from depalm.specs import SettingsSpec
 
 
 def load_config(
-    settings: Mapping[str, Any], root: Path, files: Sequence[Path | str] = ()
+    settings: Mapping[str, Any], roots: Sequence[Path], files: Sequence[Path | str] = ()
 ) -> Config:
     """Check `settings` and the parts that it names. Raises ConfigError with all that is wrong.
 
-    The folders of parts that it lists lie under `root`. `files` are those that the settings come
+    What it names is looked for in `roots`, then in what ships with depalm (see
+    depalm.config.lookup). `files` are those that the settings come
     from, if Snakemake has read them: it lets a key stand twice.
     """
     for path in files:
         load_yaml(Path(path))
     spec = cast(SettingsSpec, check_schema(settings, "config", "configuration"))
-    config = Config(spec, Parts([root / name for name in spec.parts]))
-    check(config, root)
+    config = Config(spec, Parts(places(spec.parts, roots)), roots)
+    check(config)
     return config
 
 
-def load_files(files: Sequence[Path | str], root: Path) -> Config:
+def load_files(files: Sequence[Path | str], roots: Sequence[Path]) -> Config:
     """The configuration of YAML files, of which the later ones win, as Snakemake merges them.
 
     Raises ConfigError, also for a file that is not there.
@@ -40,4 +42,4 @@ def load_files(files: Sequence[Path | str], root: Path) -> Config:
         if not isinstance(content, Mapping):
             raise ConfigError(f"{path} must be a mapping of keys to values")
         settings = deep_merge(settings, content)
-    return load_config(settings, root)
+    return load_config(settings, roots)
