@@ -34,18 +34,15 @@ from depalm.llms.base import FAMILIES, load_llm
 from depalm.llms.injection import Injection, hidden_states
 from depalm.media.decoders import load_decoder
 from tests.smoke.build import write_llm
+from tests.support.project import FENCE, ROOT, project_files
 from tests.support.vit import tiny_vit
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-CITING = ("src", "workflow", "config", "tests", "bench", "profiles", "docs")  # and files of ROOT
-TEXT = {".py", ".smk", ".yaml", ".yml", ".md", ".rst", ".toml", ".csv", ".cff", ".txt", ""}
 REGISTRIES = (LOADERS, READERS, FAMILIES, METRICS, RESAMPLERS)
 EXAMPLE = re.compile(
     r'^```(?P<language>\w+) title="(?P<title>[^"]+)"\n(?P<content>.*?)^```$', re.M | re.S
 )
-FENCE = re.compile(r"^ *```.*?^ *```$", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CITED = re.compile(r"docs/(?P<page>[\w/-]+\.md)(?:#(?P<anchor>[\w-]+))?")
 
@@ -278,16 +275,6 @@ def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     pages = listed(yaml.safe_load(text)["nav"])
     assert sorted(pages) == [str(path.relative_to(DOCS)) for path in PAGES]
-
-
-def project_files() -> list[Path]:
-    """The text files of the project, which may cite its documentation."""
-    folders = [path for name in CITING for path in (ROOT / name).rglob("*")]
-    return [
-        path
-        for path in (*ROOT.iterdir(), *folders)
-        if path.is_file() and path.suffix in TEXT and "__pycache__" not in path.parts
-    ]
 
 
 def test_cited_anchors_exist() -> None:

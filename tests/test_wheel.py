@@ -28,7 +28,7 @@ SETTINGS = {
     ],
     "tables": [{"name": "a", "title": "A", "published": "config/published.csv"}],
 }
-# depalm of the wheel is the only one that can be imported; what it depends on, from here
+# Of all depalms only the wheel's can be imported; what it depends on comes from this environment.
 PLAN = """
 import sys
 from pathlib import Path

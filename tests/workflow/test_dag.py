@@ -305,7 +305,8 @@ def test_the_comparison_of_the_paper_is_planned(tmp_path: Path) -> None:
 
 
 def test_the_profile_of_slurm_is_found_by_its_name(tmp_path: Path) -> None:
-    pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install 'depalm[slurm]'")
+    needed = "pip install -c constraints.txt -e '.[slurm]'"
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason=needed)
     demo = str(ROOT / "config" / "demo.yaml")
     outcome = snakemake(tmp_path, "--profile", "slurm", "--dry-run", "--configfile", demo)
     assert outcome.returncode == 0, outcome.stderr

@@ -1,5 +1,6 @@
 """The workflow from other places than its root: another working directory, another workflow."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,23 +13,7 @@ from tests.support.workflow import ROOT, SMOKE, build, planned
 
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
 TARGET = "results/shapes-vqa/subsets/100pct/seed0.txt"  # one manifest, and what is drawn from it
-MODULE = f"""\
-configfile: "settings.yaml"
-
-module depalm:
-    snakefile: {str(SNAKEFILE)!r}
-    config: config["adapters"]
-
-use rule * from depalm as depalm_*
-
-rule report_of_mine:
-    default_target: True
-    input: rules.depalm_scores.input
-    output: "mine.txt"
-    shell: "wc --lines {{input}} > {{output}}"
-
-assert "features" not in config["adapters"]  # what the module fills in stays there
-"""
+MODULE = re.compile(r'```python title="workflow/Snakefile"\n(.*?)```', re.S)
 
 pytestmark = pytest.mark.dag
 
@@ -106,14 +91,20 @@ def test_configuration_and_parts_of_a_folder_come_before_those_of_the_checkout(
 def test_as_a_module_of_another_workflow(
     elsewhere: Path, expected: tuple[dict[str, int], str]
 ) -> None:
-    """Under other names of rules, with its settings in a part of the other configuration."""
-    (elsewhere / "workflow").mkdir()
-    (elsewhere / "workflow" / "Snakefile").write_text(MODULE)
-    settings = {"adapters": yaml.safe_load(SMOKE.read_text())}
-    (elsewhere / "settings.yaml").write_text(yaml.safe_dump(settings))
-    jobs = {f"depalm_{rule}": count for rule, count in expected[0].items() if rule != "table"}
-    found = planned(elsewhere, "--cores", "1", run=snakemake_in)
-    assert found == {**jobs, "report_of_mine": 1}
+    """As docs/index.md#elsewhere has it. What the module fills in does not get into its user's
+    configuration.
+    """
+    example = MODULE.search((ROOT / "docs/index.md").read_text())
+    assert example is not None
+    for folder in ("workflow", "config"):
+        (elsewhere / folder).mkdir()
+    text = example[1].replace("path/to/depalm", str(ROOT))
+    unchanged = 'assert "features" not in config["depalm"]\n'
+    (elsewhere / "workflow" / "Snakefile").write_text(text + unchanged)
+    settings = {"depalm": yaml.safe_load(SMOKE.read_text())}
+    (elsewhere / "config" / "config.yaml").write_text(yaml.safe_dump(settings))
+    jobs = {f"depalm_{rule}": count for rule, count in expected[0].items()}
+    assert planned(elsewhere, "--cores", "1", run=snakemake_in) == jobs
     assert made(elsewhere).read_text() == expected[1]
 
 
@@ -123,3 +114,37 @@ def test_braces_in_the_path_of_the_checkout_are_refused(tmp_path: Path) -> None:
     assert outcome.returncode != 0
     assert f"braces in the path {root}" in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize("checkout", [None, ROOT])
+def test_a_conda_environment_gets_the_checkout(tmp_path: Path, checkout: Path | None) -> None:
+    """Snakemake runs a copy of the script in the working directory, here outside the checkout."""
+    script = shutil.copy(ROOT / "envs/depalm.post-deploy.sh", tmp_path)
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@" > "$0.typed"\n')
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    if checkout is not None:
+        environment["DEPALM_CHECKOUT"] = str(checkout)
+    done = subprocess.run(
+        ["bash", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    if checkout is None:
+        assert done.returncode == 1
+        assert (
+            done.stderr
+            == "there is no checkout of depalm in .: set DEPALM_CHECKOUT to its folder\n"
+        )
+    else:
+        typed = (tmp_path / "python.typed").read_text()
+        assert typed == f"-m pip install --constraint {ROOT}/constraints.txt --editable {ROOT}\n"
+
+
+def test_the_catalog_finds_what_it_asks_for() -> None:
+    catalog = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())
+    assert catalog["usage"].keys() == {"mandatory-flags", "software-stack-deployment"}
+    assert catalog["usage"]["software-stack-deployment"] == {
+        **{"conda": True, "apptainer": False, "apptainer+conda": False, "report": True}
+    }
+    assert (ROOT / "config" / "README.md").is_file()
+    assert SNAKEFILE.is_file()

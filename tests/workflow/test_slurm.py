@@ -28,7 +28,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Slurm that accepts jobs."""
-    pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install 'depalm[slurm]'")
+    needed = "pip install -c constraints.txt -e '.[slurm]'"
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason=needed)
     with slurm_site.slurm(tmp_path_factory.mktemp("slurm")):
         yield
 

@@ -155,7 +155,10 @@ def _clap_module() -> ModuleType:
         return sys.modules["clap_module"]
     outer = importlib.util.find_spec("laion_clap")
     if outer is None:
-        raise BackboneError("the loader clap needs laion_clap: pip install 'depalm[clap]'")
+        raise BackboneError(
+            "the loader clap needs laion_clap; in the root of the checkout: "
+            "pip install -c constraints.txt -e '.[clap]'"
+        )
     spec = PathFinder.find_spec("clap_module", list(outer.submodule_search_locations or []))
     if spec is None or spec.loader is None:
         raise BackboneError("laion_clap is damaged: it lacks clap_module; install it again")
