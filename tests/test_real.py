@@ -110,7 +110,7 @@ def test_an_adapter_learns_to_answer(
 ) -> None:
     """A minute of training: questions on images become answers of the right kind."""
     torch.manual_seed(0)
-    adapter = Adapter(DEMO.part("method", "limber_1"), BACKBONE["shape"], LANGUAGE["shape"])
+    adapter = Adapter(DEMO.parts.method("limber_1").given(), BACKBONE["shape"], LANGUAGE["shape"])
     settings = Settings(batch_size=16, lr=5e-3, steps=60)
     views = CachedViews([cache])
     train(llm, adapter, encode(llm, samples, 10), views, settings, 0, tmp_path, "real")
