@@ -12,6 +12,7 @@ from depalm import __version__
 from depalm.jobs import JOBS, Job
 from depalm.jobs.job import hints_of, is_required, told
 from depalm.process import reported
+from depalm.specs import SPECS
 
 DESCRIPTION = """\
 Adapters between frozen backbones and frozen LLMs: the single jobs of the workflow, without
@@ -25,7 +26,6 @@ folder where Snakemake ran:
 
 `depalm COMMAND --help` explains the keys of a job. Whole experiments are run by `snakemake`.
 """
-KINDS = ("config", "dataset", "backbone", "llm", "method")
 ENDS = (
     "The exit code is 0, or 1 after an error, which is told in one line; a bug ends in a traceback."
 )
@@ -110,13 +110,11 @@ def add_schema(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the command that prints what YAML may say, for editors that complete and check it."""
     summary = "Print the JSON schema of a kind of YAML file."
     command = commands.add_parser("schema", help=summary, description=summary)
-    command.add_argument("kind", choices=KINDS, help="what the file is about")
+    command.add_argument("kind", choices=SPECS, help="what the file is about")
     command.set_defaults(run=_schema, log=None)
 
 
 def _schema(options: argparse.Namespace) -> None:
-    from depalm.config.schema import SPECS
-
     print(json.dumps(SPECS[options.kind].model_json_schema(), indent=2))
 
 

@@ -12,6 +12,7 @@ from depalm.config.schema import ConfigError, check_schema, load_yaml
 from depalm.features.extract import Extraction
 from depalm.generation.generate import Decoding
 from depalm.specs import SettingsSpec, TrainSpec
+from depalm.specs.features import Cached
 from depalm.specs.settings import CacheSpec, GenerateSpec
 from depalm.training.loop import Settings
 
@@ -244,7 +245,10 @@ def test_the_shortest_configuration_is_a_grid() -> None:
     config = load_config({"grid": DEMO["grid"]}, [ROOT])
     run = config.runs[0]
     assert config.plan(run).train.given() == {"batch_size": 16, "epochs": 8, "lr": 8e-4}
-    assert config.settings.cache.views == 1
+    reading = next(run for run in config.runs if run.method != "blind")
+    features = config.plan(reading).training
+    assert isinstance(features, Cached)
+    assert features.views == [0]
     assert config.max_reject_fraction(run.dataset) == 0.001
     assert [table.name for table in config.settings.tables] == ["main"]
     assert config.settings.device == "auto"

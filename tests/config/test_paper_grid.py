@@ -5,14 +5,13 @@ their layers, and every count given.
 import csv
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from depalm.config.experiment import Config
 from depalm.config.parts import Parts
 from depalm.config.run import Run
-from depalm.config.schema import check_schema, load_yaml
+from depalm.config.schema import load_yaml, validated
 from depalm.specs import SettingsSpec
 
 ROOT = Path(__file__).parents[2]
@@ -22,8 +21,8 @@ TUNED = "eva-clip-L-tuned"  # the backbone of the bias tuning suite: its tokens 
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    settings = check_schema(load_yaml(ROOT / "config" / "paper.yaml"), "config", "paper.yaml")
-    return Config(cast(SettingsSpec, settings), Parts([ROOT / "config"]))
+    settings = validated(SettingsSpec, load_yaml(ROOT / "config" / "paper.yaml"), "paper.yaml")
+    return Config(settings, Parts([ROOT / "config"]))
 
 
 def run_of(row: dict[str, str]) -> Run:

@@ -11,7 +11,9 @@ import pytest
 from snakemake.iocontainers import InputFiles, OutputFiles, Params, ResourceList
 
 from depalm.jobs import JOBS, Job, JobError
+from depalm.jobs.evaluate import TableJob
 from depalm.jobs.extract import ExtractJob
+from depalm.jobs.generate import GenerateJob
 from depalm.jobs.job import hints_of
 from depalm.jobs.manifest import ManifestJob, SubsetJob
 from depalm.jobs.sources import FetchShardJob
@@ -128,6 +130,12 @@ def test_wrong_values_are_told_in_words(key: str, value: Any, message: str) -> N
         TrainJob.from_json(json.dumps(values))
 
 
+def test_a_wrong_setting_of_generation_is_told_too() -> None:
+    values = {**json.loads(example(GenerateJob).to_json()), "generate": {"beam": 1}}
+    with pytest.raises(JobError, match=r"generate: unknown key 'beam'; did you mean 'beams'\?"):
+        GenerateJob.from_json(json.dumps(values))
+
+
 def test_a_published_shard_is_one_of_results() -> None:
     job = FetchShardJob(
         url="https://host", backbone=SPECS[BackboneSpec], shard="a.tar", rejects="a.parquet"
@@ -181,6 +189,14 @@ def test_a_rule_gives_its_script_a_job() -> None:
     two = {**inputs, "subset": ["s", "t"]}
     with pytest.raises(JobError, match=r"rule name: subset must be a string, but is \['s', 't'\]"):
         TrainJob.from_snakemake(rule(two, outputs, params, resources))
+
+
+def test_a_list_of_files_stays_one_however_many_there_are() -> None:
+    outputs = {name: name for name in ("csv", "md", "tex", "html")}
+    for scores in (["a"], ["a", "b"]):
+        files = {"scores": scores, "published": []}
+        job = TableJob.from_snakemake(rule(files, outputs, {"table": {}}, {}))
+        assert job == TableJob(**outputs, scores=scores, table={})
 
 
 def test_a_rule_that_gives_no_job_is_refused() -> None:

@@ -7,6 +7,7 @@ from depalm.adapters.selection import AdapterError
 from depalm.config.experiment import Config
 from depalm.config.lookup import find, places
 from depalm.config.plan import RunPlan
+from depalm.config.run import FILTERS
 from depalm.config.schema import ConfigError
 from depalm.datasets.manifest import ManifestError, parse_fraction
 from depalm.evaluation.metrics import MetricError, require
@@ -20,7 +21,6 @@ LOCAL_PLACES = (
     ("llm", "path"),
 )
 PARTS = ("dataset", "backbone", "llm", "method")
-FILTERS = ("dataset", "fraction", "backbone", "llm", "method")
 
 
 def check(config: Config) -> None:

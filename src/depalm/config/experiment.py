@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -16,8 +16,8 @@ from depalm.adapters.selection import AdapterError
 from depalm.config.lookup import find
 from depalm.config.parts import Parts
 from depalm.config.plan import RunPlan
-from depalm.config.run import Run
-from depalm.config.schema import ConfigError, check_schema
+from depalm.config.run import AXES, FILTERS, Run
+from depalm.config.schema import ConfigError, validated
 from depalm.specs import MethodSpec, SettingsSpec, TableSpec, TrainSpec
 from depalm.specs.settings import OverrideSpec
 
@@ -44,8 +44,7 @@ class Config:
         """Every run of the grid, in the order of the file, each once."""
         runs: dict[Run, None] = {}
         for block in self.settings.grid:
-            axes = (block.datasets, block.fractions, block.backbones, block.llms, block.methods)
-            for values in product(*axes, block.seeds):
+            for values in product(*(getattr(block, f"{axis}s") for axis in AXES)):
                 runs[Run(*values)] = None
         return list(runs)
 
@@ -106,8 +105,7 @@ class Config:
 
     def table_runs(self, table: TableSpec) -> list[Run]:
         """The runs that the filters of a table let through."""
-        axes = ("dataset", "fraction", "backbone", "llm", "method")
-        filters = {axis: getattr(table, f"{axis}s") for axis in axes}
+        filters = {axis: getattr(table, f"{axis}s") for axis in FILTERS}
         return [
             run
             for run in self.runs
@@ -120,8 +118,9 @@ class Config:
         return self.settings.data.max_reject_fraction if own is None else own
 
     def _planned(self, run: Run) -> RunPlan:
-        parts = self.parts
-        method, adapter = self._method(run)
+        parts, chosen = self.parts, self._overriding(run)
+        overrides = [self.settings.overrides[i] for i in chosen]
+        method, adapter = self._method(run, chosen)
         return RunPlan(
             run=run,
             dataset=parts.dataset(run.dataset),
@@ -130,27 +129,27 @@ class Config:
             method=method,
             label=parts.method(run.method).label,
             adapter=adapter,
-            train=self._train(run),
+            train=self._train(run, overrides),
             cache=self.settings.cache,
-            checkpoint=self._setting(run, "checkpoint"),
-            online=self._setting(run, "features") == "online",
+            checkpoint=self._setting("checkpoint", overrides),
+            online=self._setting("features", overrides) == "online",
             media=parts.media_directory(run.dataset),
             backbone_directory=parts.directory("backbone", run.backbone),
             llm_directory=parts.directory("llm", run.llm),
             max_reject_fraction=self.max_reject_fraction(run.dataset),
         )
 
-    def _method(self, run: Run) -> tuple[MethodSpec, Adapter]:
+    def _method(self, run: Run, overriding: Sequence[int]) -> tuple[MethodSpec, Adapter]:
         """A run's method, overrides included, and its adapter, each built once for all seeds."""
-        cell = (run.method, run.backbone, run.llm, tuple(self._overriding(run)))
+        cell = (run.method, run.backbone, run.llm, tuple(overriding))
         if cell not in self._methods:
             content = self.parts.method(run.method).given()
-            for i in cell[3]:
+            for i in overriding:
                 content = deep_merge(content, self.settings.overrides[i].method)
             for key in ("label", "train"):
                 content.pop(key, None)
             where = f"{run.path}, method with its overrides"
-            method = cast(MethodSpec, check_schema(content, "adapter", where))
+            method = validated(MethodSpec, content, where)
             backbone, llm = self.parts.backbone(run.backbone), self.parts.llm(run.llm)
             try:
                 with torch.device("meta"):
@@ -162,14 +161,14 @@ class Config:
             self._methods[cell] = method, adapter
         return self._methods[cell]
 
-    def _train(self, run: Run) -> TrainSpec:
+    def _train(self, run: Run, overrides: Sequence[OverrideSpec]) -> TrainSpec:
         """Of the settings, the dataset, the method and the overrides: what says it last."""
         merged: dict[str, Any] = {}
         specs = [
             self.settings.train,
             self.parts.dataset(run.dataset).train,
             self.parts.method(run.method).train,
-            *(rule.train for rule in self._overrides(run)),
+            *(rule.train for rule in overrides),
         ]
         for said in (TRAIN_DEFAULTS, *(spec.given() for spec in specs)):
             if said.keys() & {"steps", "epochs"}:  # either replaces the other
@@ -180,14 +179,10 @@ class Config:
             raise ConfigError(f"{run.path}: train needs either `steps` or `epochs`")
         return TrainSpec.model_validate(merged)
 
-    def _setting(self, run: Run, key: str) -> Any:
+    def _setting(self, key: str, overrides: Sequence[OverrideSpec]) -> Any:
         """What the last override says that says it, or else the settings."""
-        values = [getattr(rule, key) for rule in self._overrides(run)]
-        said = [value for value in values if value is not None]
+        said = [value for rule in overrides if (value := getattr(rule, key)) is not None]
         return said[-1] if said else getattr(self.settings, key)
-
-    def _overrides(self, run: Run) -> list[OverrideSpec]:
-        return [self.settings.overrides[i] for i in self._overriding(run)]
 
     def _overriding(self, run: Run) -> list[int]:
         """The indices of the overrides that are for a run."""

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from depalm.config.checks import check
 from depalm.config.experiment import Config, deep_merge
 from depalm.config.lookup import places
 from depalm.config.parts import Parts
-from depalm.config.schema import ConfigError, check_schema, load_yaml
+from depalm.config.schema import ConfigError, load_yaml, validated
 from depalm.specs import SettingsSpec
 
 
@@ -18,12 +18,12 @@ def load_config(
     """Check `settings` and the parts that it names. Raises ConfigError with all that is wrong.
 
     What it names is looked for in `roots`, then in what ships with depalm (see
-    depalm.config.lookup). `files` are those that the settings come
-    from, if Snakemake has read them: it lets a key stand twice.
+    depalm.config.lookup). `files` are those that the settings come from, if Snakemake has read
+    them: it lets a key stand twice.
     """
     for path in files:
         load_yaml(Path(path))
-    spec = cast(SettingsSpec, check_schema(settings, "config", "configuration"))
+    spec = validated(SettingsSpec, settings, "configuration")
     config = Config(spec, Parts(places(spec.parts, roots)), roots)
     check(config)
     return config

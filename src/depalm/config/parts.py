@@ -53,7 +53,7 @@ class Parts:
         if own is not None:
             return str(own)
         place = paths.DOWNLOAD if getattr(part, "convert", None) is None else paths.MODEL
-        return paths.filled(place, kind=f"{kind}s", part=name)
+        return place.format(kind=f"{kind}s", part=name)
 
     def media_directory(self, dataset: str) -> str:
         """Where the media of a dataset lie: in its `media_root`, or else with the annotations."""

@@ -1,9 +1,7 @@
 """The path grammar: where every file of the workflow lies, once.
 
-A name in braces is a wildcard of Snakemake's; :func:`filled` puts values in their places.
+A name in braces is a wildcard of Snakemake's, and a field of :meth:`str.format`.
 """
-
-from typing import Any
 
 RESULTS = "results"
 DOWNLOAD = "resources/downloads/{kind}/{part}"
@@ -32,8 +30,3 @@ WILDCARDS = {
     "shards": "[0-9]+",
     "table": "[A-Za-z0-9_-]+",
 }
-
-
-def filled(place: str, **values: Any) -> str:
-    """The path `place` with `values` in the places of its wildcards."""
-    return place.format(**values)

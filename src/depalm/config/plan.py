@@ -22,7 +22,7 @@ def training_views(count: int) -> list[int]:
 
 
 def manifest(dataset: str, split: str) -> str:
-    return paths.filled(paths.MANIFEST, dataset=dataset, split=split)
+    return paths.MANIFEST.format(dataset=dataset, split=split)
 
 
 def shards(
@@ -30,8 +30,7 @@ def shards(
 ) -> list[str]:
     """The shards of some views of a split: those of one view after those of another."""
     return [
-        paths.filled(
-            f"{paths.SHARD}{FORMATS[cache.format].suffix}",
+        f"{paths.SHARD}{FORMATS[cache.format].suffix}".format(
             dataset=dataset,
             backbone=backbone,
             split=split,
@@ -108,16 +107,6 @@ class RunPlan:
         return [*(("train", view) for view in views), (self.dataset.test_split, 0)]
 
     @property
-    def cached_shards(self) -> list[str]:
-        """The shards that the run reads on this disk."""
-        run, cache = self.run, self.cache
-        return [
-            shard
-            for split, view in self.cached()
-            for shard in shards(cache, run.dataset, run.backbone, split, [view])
-        ]
-
-    @property
     def backbone_weights(self) -> list[str]:
         """The directory of the backbone's weights, unless nothing of it is read."""
         return [self.backbone_directory] if self.reads_backbone else []
@@ -150,7 +139,7 @@ class RunPlan:
         features = [*([] if self.checkpoint else [self.training]), self.testing(split)]
         found = [
             *manifests,
-            *([] if self.checkpoint else [paths.filled(paths.SUBSET, **asdict(run))]),
+            *([] if self.checkpoint else [paths.SUBSET.format(**asdict(run))]),
             *(place for feature in features for place in feature.places),
             *self.backbone_weights,
             self.llm_directory,

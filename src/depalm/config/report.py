@@ -7,8 +7,8 @@ from typing import Any
 
 from depalm.config.experiment import Config
 from depalm.config.plan import RunPlan
+from depalm.config.run import AXES
 
-COLUMNS = ("dataset", "fraction", "backbone", "llm", "method", "seed")
 SHAPES = ("trainable_parameters", "source_layers", "target_layers")
 
 
@@ -23,12 +23,11 @@ def rows(config: Config) -> Iterator[dict[str, Any]]:
 
 
 def _adapter(plan: RunPlan) -> dict[str, Any]:
+    adapter = plan.adapter
     return {
-        "trainable_parameters": None
-        if plan.adapter.finetune
-        else plan.adapter.trainable_parameters,
-        "source_layers": plan.adapter.source_layers,
-        "target_layers": plan.adapter.target_layers,
+        "trainable_parameters": None if adapter.finetune else adapter.trainable_parameters,
+        "source_layers": adapter.source_layers,
+        "target_layers": adapter.target_layers,
         "reads": plan.reads(),
         "writes": plan.writes(),
     }
@@ -41,7 +40,7 @@ def as_json(config: Config) -> str:
 
 def as_table(config: Config) -> str:
     """A line for each run, without its files."""
-    heading = [*COLUMNS, *SHAPES]
+    heading = [*AXES, *SHAPES]
     lines = [heading, *([_cell(row[key]) for key in heading] for row in rows(config))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -53,4 +52,6 @@ def as_table(config: Config) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "-"
-    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None else str(value)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from depalm.config import paths
 
 AXES = ("dataset", "fraction", "backbone", "llm", "method", "seed")
+FILTERS = AXES[:-1]  # of tables, which have all seeds in one cell
 
 
 @dataclass(frozen=True)
@@ -20,4 +21,4 @@ class Run:
 
     @property
     def path(self) -> str:
-        return paths.filled(paths.RUN, **asdict(self))
+        return paths.RUN.format(**asdict(self))

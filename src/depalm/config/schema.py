@@ -3,7 +3,7 @@
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -15,26 +15,9 @@ from depalm.errors import DepalmError
 from depalm.evaluation.metrics import METRICS
 from depalm.llms.base import FAMILIES
 from depalm.sources.convert import CONVERTERS
-from depalm.specs import (
-    BackboneSpec,
-    DatasetSpec,
-    LLMSpec,
-    MethodFile,
-    MethodSpec,
-    Names,
-    SettingsSpec,
-    Spec,
-    faults,
-)
+from depalm.specs import SPECS, Names, Spec, faults
 
-SPECS: dict[str, type[Spec]] = {
-    "dataset": DatasetSpec,
-    "backbone": BackboneSpec,
-    "llm": LLMSpec,
-    "method": MethodFile,
-    "adapter": MethodSpec,  # what of a method is left after its overrides
-    "config": SettingsSpec,
-}
+Kind = TypeVar("Kind", bound=Spec)
 # what is valid in YAML is what these hold when it is read
 REGISTRIES: Names = {
     "reader": READERS,
@@ -87,12 +70,17 @@ _Loader.add_implicit_resolver(
 
 
 def check_schema(content: Any, kind: str, where: str) -> Spec:
-    """The spec of `content`, of its `kind`. Raises ConfigError with all that is wrong with it."""
+    """The spec of `content`, of its `kind`: see :func:`validated`."""
+    return validated(SPECS[kind], content, where)
+
+
+def validated(spec: type[Kind], content: Any, where: str) -> Kind:
+    """`content` as a `spec`. Raises ConfigError with all that is wrong with it."""
     try:
-        return SPECS[kind].model_validate(content, context=REGISTRIES)
+        return spec.model_validate(content, context=REGISTRIES)
     except ValidationError as error:
-        places = faults(content, error).items()
         lines = [
-            f"{where}, {place}: {said}" if place else f"{where}: {said}" for place, said in places
+            f"{where}, {place}: {said}" if place else f"{where}: {said}"
+            for place, said in faults(content, error).items()
         ]
         raise ConfigError("\n".join(lines)) from None

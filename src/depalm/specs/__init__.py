@@ -8,7 +8,17 @@ from depalm.specs.method import MethodFile, MethodSpec
 from depalm.specs.settings import SettingsSpec, TableSpec
 from depalm.specs.train import TrainSpec
 
+# by what a file is about
+SPECS: dict[str, type[Spec]] = {
+    "config": SettingsSpec,
+    "dataset": DatasetSpec,
+    "backbone": BackboneSpec,
+    "llm": LLMSpec,
+    "method": MethodFile,
+}
+
 __all__ = [
+    "SPECS",
     "BackboneSpec",
     "DatasetSpec",
     "LLMSpec",

@@ -10,8 +10,8 @@ from depalm.specs.llm import SHA256, URI, one_of_source_and
 from depalm.specs.train import TrainSpec
 
 Split = Literal["train", "val", "test"]
-# the other readers look for the media below the annotations
 ROWS = ("version", "reader", "splits", "templates", "media_root")
+# the other readers look for the media below the annotations
 NAMING_READERS = ("easy_vqa", "generic", "textcaps", "textvqa")
 
 

@@ -10,7 +10,7 @@ from depalm.specs.base import Fraction, Natural, Rate, Spec
 class _Features(Spec):
     def given(self) -> dict[str, Any]:
         """All of it, for the kind stands in no YAML."""
-        return self.model_dump(mode="json")
+        return self.filled()
 
 
 class NoFeatures(_Features):
