@@ -126,6 +126,14 @@ def test_the_plan_names_each_run_with_its_adapter_and_files() -> None:
     assert sum("1,040,768" in line for line in table) == 2
 
 
+def test_the_plan_tells_a_seed_as_it_is_written(tmp_path: Path) -> None:
+    grid = {"datasets": ["easy-vqa"], "backbones": ["dinov2-S"], "llms": ["smollm2-135m"]}
+    grid |= {"methods": ["limber_1"], "fractions": ["100pct"], "seeds": [1234567]}
+    (tmp_path / "mine.yaml").write_text(json.dumps({"grid": [grid]}))
+    table = depalm(tmp_path, "plan", "--configfile", "mine.yaml").stdout.splitlines()
+    assert table[1].split()[5:7] == ["1234567", "221,760"]
+
+
 def test_what_is_wrong_with_a_configuration_is_one_line_and_later_files_win(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("train: {lrr: 1}\n")
     configuration = ("--configfile", "config/demo.yaml", str(tmp_path / "mine.yaml"))

@@ -41,7 +41,7 @@ def as_json(config: Config) -> str:
 def as_table(config: Config) -> str:
     """A line for each run, without its files."""
     heading = [*AXES, *SHAPES]
-    lines = [heading, *([_cell(row[key]) for key in heading] for row in rows(config))]
+    lines = [heading, *([_cell(key, row[key]) for key in heading] for row in rows(config))]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -49,9 +49,9 @@ def as_table(config: Config) -> str:
     )
 
 
-def _cell(value: Any) -> str:
+def _cell(key: str, value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "-"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return "-" if value is None else str(value)
+    if value is None:
+        return "-"
+    return f"{value:,}" if key == "trainable_parameters" else str(value)
