@@ -13,9 +13,10 @@ from setting import BACKBONE, BATCH, LLM_SHAPE, VOCABULARY, method, random_llm, 
 from torch import Tensor
 
 from depalm.adapters.adapter import Adapter
-from depalm.generation.generate import Decoding, beam_search
+from depalm.generation.generate import beam_search
 from depalm.llms.base import LLM
 from depalm.llms.injection import Injection, hidden_states
+from depalm.specs.settings import GenerateSpec
 
 METHODS = ("qp_l0", "qp_inner", "c_attn")
 BEAMS, NEW_TOKENS, PROMPT = 3, 50, 12
@@ -43,7 +44,7 @@ def compare(name: str, llm: LLM) -> None:
     features = torch.randn(BATCH, len(adapter.source_layers), BACKBONE["tokens"], BACKBONE["width"])
     token_ids = torch.randint(3, VOCABULARY, (BATCH, PROMPT))
     valid = torch.ones_like(token_ids, dtype=torch.bool)
-    decoding = Decoding(BEAMS, NEW_TOKENS, BATCH)
+    decoding = GenerateSpec(beams=BEAMS, max_new_tokens=NEW_TOKENS, batch_size=BATCH)
     ours: list[list[int]] = []
     theirs: list[list[int]] = []
 

@@ -19,14 +19,16 @@ from depalm.evaluation.vqa_accuracy import vqa_accuracy
 from depalm.features.cached import CachedViews
 from depalm.features.extract import Extraction, extract
 from depalm.files import read_json
-from depalm.generation.generate import Decoding, beam_search, generate, pad_left
+from depalm.generation.generate import beam_search, generate, pad_left
 from depalm.llms.base import LLM, load_llm
 from depalm.llms.injection import Injection
 from depalm.media.decoders import token_identity
 from depalm.sources.convert import convert
 from depalm.sources.fetch import fetch
+from depalm.specs import TrainSpec
+from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
-from depalm.training.loop import Settings, train
+from depalm.training.loop import train
 
 ROOT = Path(__file__).parents[1]
 DEMO = load_config(load_yaml(ROOT / "config/demo.yaml"), [ROOT])
@@ -84,7 +86,7 @@ def test_the_llm_continues_a_fact(llm: LLM) -> None:
     (words,) = llm.tokenize(["The capital of France is"])
     token_ids, valid = pad_left([[llm.bos, *words]], llm.eos)
     for beams in (1, 3):
-        decoding = Decoding(beams=beams, max_new_tokens=4)
+        decoding = GenerateSpec(beams=beams, max_new_tokens=4)
         (text,) = beam_search(llm, token_ids, valid, Injection(), decoding)
         assert llm.tokenizer.decode(text).strip().startswith("Paris")
 
@@ -111,14 +113,16 @@ def test_an_adapter_learns_to_answer(
     """A minute of training: questions on images become answers of the right kind."""
     torch.manual_seed(0)
     adapter = Adapter(DEMO.parts.method("limber_1").given(), BACKBONE["shape"], LANGUAGE["shape"])
-    settings = Settings(batch_size=16, lr=5e-3, steps=60)
+    settings = TrainSpec(batch_size=16, lr=5e-3, steps=60)
     views = CachedViews([cache])
     train(llm, adapter, encode(llm, samples, 10), views, settings, 0, tmp_path, "real")
     lines = (tmp_path / "train.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert fmean(losses[-10:]) < 0.25 * fmean(losses[:3])
     asked = samples[:100]
-    texts = generate(llm, adapter, asked, cache, Decoding(1, 5, 50))
+    texts = generate(
+        llm, adapter, asked, cache, GenerateSpec(beams=1, max_new_tokens=5, batch_size=50)
+    )
     references = {sample.id: sample.references for sample in asked}
     predictions = {sample.id: text for sample, text in zip(asked, texts, strict=True)}
     assert vqa_accuracy(references, predictions) > 0.5

@@ -12,9 +12,10 @@ from depalm.adapters.adapter import Adapter
 from depalm.adapters.qp_mapper import ConnectorError
 from depalm.adapters.selection import AdapterError, Selection
 from depalm.datasets.manifest import Sample
-from depalm.generation.generate import Decoding, generate
+from depalm.generation.generate import generate
 from depalm.llms.base import LLM
 from depalm.llms.injection import Injection, hidden_states
+from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import IGNORED, Batch
 from depalm.training.loop import answer_loss
 from tests.support.features import RandomFeatures
@@ -282,12 +283,18 @@ def test_generation_is_that_of_the_tuned_llm() -> None:
     method = {**METHODS["qp_l0"], "finetune": {"llm": {"linears": True}}}
     adapter = random_adapter(method, llm=llm.body)
     samples = [Sample(str(i), f"media-{i}", "abc"[i], []) for i in range(3)]
-    tuned = generate(llm, adapter, samples, RandomFeatures(), Decoding(2, 6))
+    tuned = generate(
+        llm, adapter, samples, RandomFeatures(), GenerateSpec(beams=2, max_new_tokens=6)
+    )
     expected_llm = folded(llm, adapter)
     adapter.finetune, adapter.tuning = {}, nn.ModuleDict()
-    expected = generate(expected_llm, adapter, samples, RandomFeatures(), Decoding(2, 6))
+    expected = generate(
+        expected_llm, adapter, samples, RandomFeatures(), GenerateSpec(beams=2, max_new_tokens=6)
+    )
     assert tuned == expected
-    assert tuned != generate(llm, adapter, samples, RandomFeatures(), Decoding(2, 6))
+    assert tuned != generate(
+        llm, adapter, samples, RandomFeatures(), GenerateSpec(beams=2, max_new_tokens=6)
+    )
 
 
 def test_a_backbone_is_tuned_by_the_same_block() -> None:

@@ -12,10 +12,12 @@ from depalm.cache.http_file import CONNECTIONS
 from depalm.cache.shard import NEAR
 from depalm.cache.store import CacheError, TokenCache, write_shard
 from depalm.features.cached import CachedViews
-from depalm.generation.generate import Decoding, generate
+from depalm.generation.generate import generate
 from depalm.sources.download import DownloadError
+from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
 from depalm.training.loop import train
+from depalm.training.schedule import total_steps
 from tests.support.shards import LAYERS, MEDIA, METADATA, tokens_of, write
 from tests.support.tiny import BACKBONE, tiny_llm
 from tests.support.training import SETTINGS, build, equal, samples, weights
@@ -190,7 +192,9 @@ def runs_from(cache: TokenCache, folder: Path) -> tuple[dict[str, Any], list[str
     run = train(
         *(llm, build("qp_l0"), encode(llm, samples(), 10), views, SETTINGS, 0, folder, "identity")
     )
-    texts = generate(llm, run.adapter, samples(), views, Decoding(2, 6, batch_size=8))
+    texts = generate(
+        llm, run.adapter, samples(), views, GenerateSpec(beams=2, max_new_tokens=6, batch_size=8)
+    )
     return weights(run), texts
 
 
@@ -216,7 +220,7 @@ def test_the_same_is_trained_and_generated(site: RangeServer, of_samples: Path) 
     assert equal(here[0], there[0])
     assert not equal(here[0], build("qp_l0").state_dict())
     assert here[1] == there[1]
-    assert len(site.ranges) > TO_OPEN + SETTINGS.total_steps(30)
+    assert len(site.ranges) > TO_OPEN + total_steps(SETTINGS, 30)
     assert not readers()
 
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from depalm.rejects import MediaError, Reject, RejectError, read_rejects
 from depalm.specs import BackboneSpec, LLMSpec, TrainSpec
 from depalm.specs.features import Cached, Online
 from depalm.specs.settings import GenerateSpec
-from depalm.training.loop import Settings
 from tests.support import encoders
 from tests.support.media_files import write_images
 from tests.support.runs import CPU, LLM, method_spec, write_llm
@@ -35,7 +33,7 @@ from tests.support.vit import SPEC, tiny_vit
 
 MEDIA = [f"images/{i}.png" for i in range(4)]
 SAMPLES = [Sample(str(i), MEDIA[i % 4], "what ?", [["a", "b"][i % 2]]) for i in range(8)]
-SETTINGS = Settings(batch_size=4, lr=5e-3, steps=5, dtype="float32", augment=False)
+SETTINGS = TrainSpec(batch_size=4, lr=5e-3, steps=5, dtype="float32", augment=False)
 METHOD = METHODS["qp_l0"]
 TUNED = {**METHOD, "finetune": {"backbone": {"linears": True, "norms": True}}}
 
@@ -76,13 +74,13 @@ def train(
     files: Path,
     folder: Path,
     method: Mapping[str, Any] = METHOD,
-    settings: Settings = SETTINGS,
+    settings: TrainSpec = SETTINGS,
     online: bool = True,
 ) -> dict[str, torch.Tensor]:
     TrainJob(
         **common(files, folder, method, online),
         subset=str(files / "subset.txt"),
-        train=TrainSpec.model_construct(**asdict(settings)),  # lr may be 0 here
+        train=settings,
         seed=0,
         curve=str(folder / "train.jsonl"),
         rejects=str(folder / "train.rejects.parquet"),
@@ -187,7 +185,7 @@ def test_a_frozen_backbone_trains_and_generates_as_from_the_cache(
 ) -> None:
     """But for the cache's float16."""
     online, cached = (train(files, tmp_path / name, online=name == "o") for name in "oc")
-    start = train(files, tmp_path / "start", settings=replace(SETTINGS, lr=0.0))
+    start = train(files, tmp_path / "start", settings=SETTINGS.model_copy(update={"lr": 0.0}))
     moved = {name: (cached[name] - start[name]).norm() for name in start}
     assert online.keys() == cached.keys()
     for name, distance in moved.items():
@@ -202,7 +200,7 @@ def test_a_frozen_backbone_trains_and_generates_as_from_the_cache(
 def test_augmented_training_differs_but_the_same_seed_gives_the_same_bytes(
     files: Path, tmp_path: Path
 ) -> None:
-    settings = replace(SETTINGS, augment=True)
+    settings = SETTINGS.model_copy(update={"augment": True})
     for name in "ab":
         train(files, tmp_path / name, settings=settings)
     train(files, tmp_path / "clean")
@@ -214,7 +212,7 @@ def test_exactly_the_adapter_and_the_tuning_of_the_backbone_are_trained(
     files: Path, tmp_path: Path
 ) -> None:
     tensors = train(files, tmp_path, TUNED)
-    start = train(files, tmp_path / "start", TUNED, replace(SETTINGS, lr=0.0))
+    start = train(files, tmp_path / "start", TUNED, SETTINGS.model_copy(update={"lr": 0.0}))
     assert tensors.keys() == start.keys()
     assert all(not torch.equal(tensors[name], start[name]) for name in tensors)
     tuning = {name for name in tensors if name.startswith("tuning.")}
@@ -226,7 +224,12 @@ def test_exactly_the_adapter_and_the_tuning_of_the_backbone_are_trained(
 
 
 def test_a_tuned_backbone_comes_back_with_the_adapter(files: Path, tmp_path: Path) -> None:
-    tensors = train(files, tmp_path, TUNED, replace(SETTINGS, batch_size=8, lr=3e-2, steps=100))
+    tensors = train(
+        files,
+        tmp_path,
+        TUNED,
+        SETTINGS.model_copy(update={"batch_size": 8, "lr": 3e-2, "steps": 100}),
+    )
     answers = {sample.id: sample.references[0] for sample in SAMPLES}
     assert generate(files, tmp_path, TUNED) == answers
     # a tuning by which nothing is left of the images
@@ -247,7 +250,7 @@ def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
     tmp_path: Path,
     killed_at: list[int],
 ) -> None:
-    settings = replace(SETTINGS, augment=True, checkpoint_seconds=0.0)
+    settings = SETTINGS.model_copy(update={"augment": True, "checkpoint_seconds": 0.0})
     train(files, tmp_path / "whole", TUNED, settings)
     killed_at += [5 + 3]
     with pytest.raises(Killed):

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from depalm.datasets.manifest import Sample
-from depalm.generation.generate import Decoding, beam_search, generate, pad_left
+from depalm.generation.generate import beam_search, generate, pad_left
 from depalm.llms.base import LLM
 from depalm.llms.injection import Injection, hidden_states
+from depalm.specs.settings import GenerateSpec
 from tests.support.features import RandomFeatures
 from tests.support.tiny import FAMILIES, METHODS, VOCABULARY, Tokenizer, random_adapter, tiny_llm
 
@@ -22,7 +23,9 @@ def test_without_injection_it_is_the_library_beam_search(family: str, beams: int
     for seed in range(5):
         llm = tiny_llm(family, seed)
         token_ids, valid = pad_left(prompts(4), llm.eos)
-        ours = beam_search(llm, token_ids, valid, Injection(), Decoding(beams, max_new_tokens=12))
+        ours = beam_search(
+            llm, token_ids, valid, Injection(), GenerateSpec(beams=beams, max_new_tokens=12)
+        )
         theirs = llm.model.generate(
             input_ids=token_ids,
             attention_mask=valid.long(),
@@ -80,7 +83,13 @@ def test_cached_generation_in_a_batch_equals_uncached_alone(family: str, method:
     with torch.inference_mode():
         token_ids, valid = pad_left(texts, llm.eos)
         for beams in (1, 3):
-            cached = beam_search(llm, token_ids, valid, adapter(features), Decoding(beams, 6))
+            cached = beam_search(
+                llm,
+                token_ids,
+                valid,
+                adapter(features),
+                GenerateSpec(beams=beams, max_new_tokens=6),
+            )
             for i, text in enumerate(texts):
                 assert cached[i] == uncached(llm, text, adapter(features[[i]]), beams, 6)
 
@@ -96,7 +105,11 @@ def test_a_batch_generates_the_same_texts_as_one_by_one(family: str, method: str
         for i, ids in enumerate(prompts(9))
     ]
     features = RandomFeatures()
-    batched = generate(llm, adapter, samples, features, Decoding(3, 10, batch_size=4))
-    alone = generate(llm, adapter, samples, features, Decoding(3, 10, batch_size=1))
+    batched = generate(
+        llm, adapter, samples, features, GenerateSpec(beams=3, max_new_tokens=10, batch_size=4)
+    )
+    alone = generate(
+        llm, adapter, samples, features, GenerateSpec(beams=3, max_new_tokens=10, batch_size=1)
+    )
     assert batched == alone
     assert method == "blind" or family == "opt-projected" or len(set(batched)) > 1

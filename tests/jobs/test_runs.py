@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +74,18 @@ def test_an_adapter_for_something_else_is_refused(
     with pytest.raises(AdapterError, match=message):
         generate(files, trained, **changed)
     with pytest.raises(AdapterError, match=message):
-        train(files, trained, settings=replace(SETTINGS, init_from=str(trained)), **changed)
+        train(
+            files,
+            trained,
+            settings=SETTINGS.model_copy(update={"init_from": str(trained)}),
+            **changed,
+        )
 
 
 def test_training_starts_from_an_adapter(files: Path, trained: Path, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, init_from=str(trained), lr=1e-9, weight_decay=0.0)
+    settings = SETTINGS.model_copy(
+        update={"init_from": str(trained), "lr": 1e-9, "weight_decay": 0.0}
+    )
     again = train(files, tmp_path / "again", settings=settings, seed=1)
     first, second = (load_file(path / "adapter.safetensors") for path in (trained, again))
     anew = load_file(train(files, tmp_path / "anew", seed=1) / "adapter.safetensors")
@@ -97,7 +103,7 @@ def test_a_blind_adapter_asks_for_no_backbone(files: Path, tmp_path: Path) -> No
 
 def test_a_tuned_llm_comes_back_with_the_adapter(files: Path, tmp_path: Path) -> None:
     method = {**METHOD, "finetune": {"llm": {"linears": True, "norms": True}}}
-    settings = replace(SETTINGS, lr=0.3, steps=8)
+    settings = SETTINGS.model_copy(update={"lr": 0.3, "steps": 8})
     folder = train(files, tmp_path, method, settings)
     tensors = load_file(folder / "adapter.safetensors")
     tuned = {name for name in tensors if name.startswith("tuning.llm.parts.")}
@@ -158,7 +164,7 @@ def test_a_damaged_adapter_of_somebody_elses_is_left_as_it_is(
 ) -> None:
     folder = Path(shutil.copytree(trained, tmp_path / "theirs"))
     cut(folder / "adapter.safetensors")
-    settings = replace(SETTINGS, init_from=str(folder))
+    settings = SETTINGS.model_copy(update={"init_from": str(folder)})
     with pytest.raises(DamagedAdapter, match=r"theirs/adapter\.safetensors is damaged.*SHA-256"):
         train(files, tmp_path / "run", settings=settings)
     assert (folder / "adapter.safetensors").is_file()

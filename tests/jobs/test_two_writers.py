@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +147,7 @@ def test_what_snakemake_removed_is_there_again_without_training(
 def test_other_settings_train_anew(files: Path, tmp_path: Path) -> None:
     run = train(files, tmp_path / "run")
     before = sha256_file(run / "adapter.safetensors")
-    train(files, run, settings=replace(SETTINGS, lr=1e-2))
+    train(files, run, settings=SETTINGS.model_copy(update={"lr": 1e-2}))
     assert sha256_file(run / "adapter.safetensors") != before
 
 

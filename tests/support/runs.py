@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,11 @@ from depalm.media.decoders import token_identity
 from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, TrainSpec
 from depalm.specs.features import Cached, NoFeatures
 from depalm.specs.settings import GenerateSpec
-from depalm.training.loop import Settings
 from tests.support.tiny import METHODS, tiny_llm
 from tests.support.vit import SPEC, tiny_vit
 
 SAMPLES = [Sample(str(i), f"media-{i % 4}", "what ?", [["a", "b"][i % 2]]) for i in range(8)]
-SETTINGS = Settings(batch_size=4, lr=5e-3, steps=3, dtype="float32")
+SETTINGS = TrainSpec(batch_size=4, lr=5e-3, steps=3, dtype="float32")
 CPU = torch.device("cpu")
 METHOD = {**METHODS["qp_l0"], "version": 1}
 LLM = {"version": 1, "family": "llama", "path": "llm", "shape": {"layers": 4, "width": 32}}
@@ -94,7 +92,7 @@ def train(
     files: Path,
     folder: Path,
     method: Mapping[str, Any] = METHOD,
-    settings: Settings = SETTINGS,
+    settings: TrainSpec = SETTINGS,
     llm: str = "llm",
     vit: str = "vit",
     seed: int = 0,
@@ -102,7 +100,7 @@ def train(
     TrainJob(
         **common(files, folder, method, llm, vit),
         subset=str(files / "subset.txt"),
-        train=TrainSpec.model_validate(asdict(settings)),
+        train=settings,
         seed=seed,
         curve=str(folder / "train.jsonl"),
         rejects=str(folder / "train.rejects.parquet"),
@@ -129,7 +127,7 @@ def generate(
 
 
 THREADS = 1  # bytes depend on them, and what ran before in this process may have changed them
-LONG = replace(SETTINGS, steps=40, checkpoint_seconds=0)
+LONG = SETTINGS.model_copy(update={"steps": 40, "checkpoint_seconds": 0})
 MEDIA = [f"images/{i}.png" for i in range(100)]
 
 

@@ -4,10 +4,11 @@ import torch
 
 from depalm.adapters.adapter import Adapter
 from depalm.datasets.manifest import Sample
-from depalm.training.loop import Settings, Training
+from depalm.specs import TrainSpec
+from depalm.training.state import Training
 from tests.support.tiny import BACKBONE, LLM_SHAPE, METHODS
 
-SETTINGS = Settings(batch_size=4, lr=5e-3, steps=12, dtype="float32", checkpoint_seconds=0)
+SETTINGS = TrainSpec(batch_size=4, lr=5e-3, steps=12, dtype="float32", checkpoint_seconds=0)
 
 
 def samples(count: int = 30) -> list[Sample]:

@@ -1,7 +1,6 @@
 """Numbers that are not finite end generation and training; samples and likely cause are named."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,19 @@ from torch import Tensor
 
 from depalm.adapters.adapter import Adapter
 from depalm.datasets.manifest import Sample
-from depalm.generation.generate import Decoding, GenerationError, generate
+from depalm.generation.generate import GenerationError, generate
 from depalm.llms.base import LLM
+from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
-from depalm.training.loop import TrainingError, train
+from depalm.training.loop import train
+from depalm.training.schedule import TrainingError
 from tests.support.features import RandomFeatures
 from tests.support.tiny import METHODS, random_adapter, tiny_llm
 from tests.support.training import SETTINGS
 
 # prompts of different lengths, so that generation takes them in another order
 SAMPLES = [Sample(f"q{i}", f"media-{i}", "a" * (1 + i * 5 % 7), ["b"]) for i in range(7)]
-DECODING = Decoding(2, 4, batch_size=4)
+DECODING = GenerateSpec(beams=2, max_new_tokens=4, batch_size=4)
 
 
 class Features(RandomFeatures):
@@ -55,7 +56,7 @@ def test_many_samples_are_counted() -> None:
     llm, adapter = tiny_llm("llama"), random_adapter(METHODS["qp_l0"])
     bad = Features({f"media-{i}": torch.nan for i in range(7)})
     with pytest.raises(GenerationError, match=r"the logits of (q\d, ){4}q\d and 2 more are not"):
-        generate(llm, adapter, SAMPLES, bad, replace(DECODING, batch_size=7))
+        generate(llm, adapter, SAMPLES, bad, DECODING.model_copy(update={"batch_size": 7}))
 
 
 def nan_weight(llm: LLM, adapter: Adapter) -> None:  # noqa: ARG001
@@ -99,7 +100,12 @@ def test_training_tells_what_is_at_fault_and_of_no_checkpoint_that_is_not_there(
 ) -> None:
     llm, adapter = tiny_llm("llama"), random_adapter(METHODS["qp_l0"])
     data = encode(llm, SAMPLES, 10)
-    arguments: tuple[Any, ...] = (replace(SETTINGS, batch_size=7), 0, tmp_path, "identity")
+    arguments: tuple[Any, ...] = (
+        SETTINGS.model_copy(update={"batch_size": 7}),
+        0,
+        tmp_path,
+        "identity",
+    )
     with pytest.raises(TrainingError) as raised:
         train(llm, adapter, data, Features({"media-2": torch.nan}), *arguments)
     assert "step 0: loss nan" in str(raised.value)

@@ -1,7 +1,6 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,20 @@ from safetensors.torch import load_file
 
 from depalm.adapters.selection import AdapterError, select_layers
 from depalm.datasets.manifest import Sample
-from depalm.generation.generate import Decoding, generate
+from depalm.generation.generate import generate
+from depalm.specs import TrainSpec
+from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import IGNORED, batch_stream, collate, encode, epoch_batches
-from depalm.training.loop import Settings, Training, TrainingError, train
+from depalm.training.loop import train
+from depalm.training.schedule import TrainingError, learning_rate, total_steps
+from depalm.training.state import Training
 from tests.support.features import RandomFeatures
 from tests.support.tiny import METHODS, tiny_llm
 from tests.support.training import SETTINGS, Killed, build, equal, samples, weights
 
 
 def run(
-    folder: Path, method: str = "qp_l0", settings: Settings = SETTINGS, seed: int = 0
+    folder: Path, method: str = "qp_l0", settings: TrainSpec = SETTINGS, seed: int = 0
 ) -> Training:
     llm = tiny_llm("llama")
     data = encode(llm, samples(), 10)
@@ -83,8 +86,8 @@ def test_a_stream_that_skips_goes_on_where_it_was() -> None:
 
 
 def test_the_rate_warms_up_over_a_fifth_and_ends_at_a_ten_thousandth() -> None:
-    settings = Settings(batch_size=1, lr=2.0, steps=100)
-    rates = [settings.learning_rate(step, 100) for step in range(100)]
+    settings = TrainSpec(batch_size=1, lr=2.0, steps=100)
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(2.0 / 20)
     assert rates[19] == rates[20] == pytest.approx(2.0)
     assert rates[99] == pytest.approx(2e-4)
@@ -92,9 +95,9 @@ def test_the_rate_warms_up_over_a_fifth_and_ends_at_a_ten_thousandth() -> None:
 
 
 def test_epochs_count_steps_of_accumulated_batches() -> None:
-    settings = Settings(batch_size=4, accumulate=2, lr=1.0, epochs=3)
-    assert settings.total_steps(33) == 14  # 9 batches = 4.5 steps an epoch, 13.5 in three
-    assert Settings(batch_size=4, lr=1.0, steps=7).total_steps(33) == 7
+    settings = TrainSpec(batch_size=4, accumulate=2, lr=1.0, epochs=3)
+    assert total_steps(settings, 33) == 14  # 9 batches = 4.5 steps an epoch, 13.5 in three
+    assert total_steps(TrainSpec(batch_size=4, lr=1.0, steps=7), 33) == 7
 
 
 # training
@@ -117,11 +120,13 @@ def test_exactly_the_adapter_is_trained(tmp_path: Path, method: str) -> None:
 def test_it_learns_what_only_the_features_tell(tmp_path: Path) -> None:
     llm = tiny_llm("llama")
     pictures = [Sample(str(i), f"media-{i}", "what is it?", ["abc"[i % 3]]) for i in range(6)]
-    settings = Settings(batch_size=6, lr=3e-2, steps=200, dtype="float32")
+    settings = TrainSpec(batch_size=6, lr=3e-2, steps=200, dtype="float32")
     adapter = build("qp_l0")
     data = encode(llm, pictures, 10)
     train(llm, adapter, data, RandomFeatures(), settings, 0, tmp_path, "identity")
-    texts = generate(llm, adapter, pictures, RandomFeatures(), Decoding(2, 6))
+    texts = generate(
+        llm, adapter, pictures, RandomFeatures(), GenerateSpec(beams=2, max_new_tokens=6)
+    )
     assert texts == ["a", "b", "c", "a", "b", "c"]
 
 
@@ -143,7 +148,7 @@ def test_features_are_those_of_the_epoch_also_after_a_resume(
 
     llm = tiny_llm("llama")
     data = encode(llm, samples(10), 10)  # 3 batches an epoch
-    arguments = (data, Views(), replace(SETTINGS, steps=7), 0, tmp_path, "identity")
+    arguments = (data, Views(), SETTINGS.model_copy(update={"steps": 7}), 0, tmp_path, "identity")
     killed_at += [5]
     with pytest.raises(Killed):
         train(llm, build("qp_l0"), *arguments)
@@ -223,12 +228,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 
 
 def test_accumulated_batches_count_as_one_step(tmp_path: Path) -> None:
-    settings = Settings(batch_size=2, accumulate=3, lr=1e-3, steps=4, dtype="float32")
+    settings = TrainSpec(batch_size=2, accumulate=3, lr=1e-3, steps=4, dtype="float32")
     assert run(tmp_path, settings=settings).samples == 24
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path: Path) -> None:
-    run(tmp_path, settings=Settings(batch_size=4, lr=1e-3, steps=3, checkpoint_seconds=0))
+    run(tmp_path, settings=TrainSpec(batch_size=4, lr=1e-3, steps=3, checkpoint_seconds=0))
     good = load_file(tmp_path / "checkpoint.safetensors")
 
     class Broken(RandomFeatures):

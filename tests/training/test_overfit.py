@@ -20,11 +20,13 @@ from depalm.config.schema import load_yaml
 from depalm.datasets.manifest import build_manifest, unique_media
 from depalm.features.cached import CachedViews
 from depalm.features.extract import Extraction, extract
-from depalm.generation.generate import Decoding, generate
+from depalm.generation.generate import generate
 from depalm.llms.base import load_llm
 from depalm.media.decoders import token_identity
+from depalm.specs import TrainSpec
+from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import IGNORED, encode
-from depalm.training.loop import Settings, train
+from depalm.training.loop import train
 from tests.support.encoders import AST_SPEC, TIMESFORMER_SPEC, tiny_ast, tiny_timesformer
 from tests.support.media_files import shared
 
@@ -117,12 +119,14 @@ def overfit(root: Path, dataset: dict[str, Any], backbone: dict[str, Any]) -> No
     cache = TokenCache([shard], token_identity(backbone))
     write_llm(root / "llm", [sample.references[0] for sample in samples])
     llm = load_llm(LLM, root / "llm", "float32", "cpu")
-    settings = Settings(len(samples), lr=1e-2, steps=300, label_smoothing=0.0, dtype="float32")
+    settings = TrainSpec(
+        batch_size=len(samples), lr=1e-2, steps=300, label_smoothing=0.0, dtype="float32"
+    )
     train(llm, adapter, encode(llm, samples, 50), CachedViews([cache]), settings, 0, root, "real")
     lines = (root / "train.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert fmean(losses[-5:]) < 0.1 * losses[0]
-    texts = generate(llm, adapter, samples, cache, Decoding(beams=3, max_new_tokens=50))
+    texts = generate(llm, adapter, samples, cache, GenerateSpec(beams=3, max_new_tokens=50))
     right = [text in sample.references for text, sample in zip(texts, samples, strict=True)]
     assert fmean(right) > 0.5
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from depalm.config.run import AXES, FILTERS, Run
 from depalm.config.schema import ConfigError, validated
 from depalm.specs import MethodSpec, SettingsSpec, TableSpec, TrainSpec
 from depalm.specs.settings import OverrideSpec
+from depalm.specs.train import LENGTH, TRAIN_DEFAULTS
 
-# what a training needs to be told
-TRAIN_DEFAULTS = {"epochs": 8, **TrainSpec().model_dump(include={"batch_size", "lr"})}
 Cell = tuple[str, str, str, tuple[int, ...]]  # method, backbone, LLM, indices of overrides
 
 
@@ -163,21 +162,16 @@ class Config:
 
     def _train(self, run: Run, overrides: Sequence[OverrideSpec]) -> TrainSpec:
         """Of the settings, the dataset, the method and the overrides: what says it last."""
-        merged: dict[str, Any] = {}
-        specs = [
+        said = (
             self.settings.train,
             self.parts.dataset(run.dataset).train,
             self.parts.method(run.method).train,
             *(rule.train for rule in overrides),
-        ]
-        for said in (TRAIN_DEFAULTS, *(spec.given() for spec in specs)):
-            if said.keys() & {"steps", "epochs"}:  # either replaces the other
-                merged.pop("steps", None)
-                merged.pop("epochs", None)
-            merged |= said
-        if len(merged.keys() & {"steps", "epochs"}) != 1:
+        )
+        merged = reduce(lambda general, special: special.over(general), said, TRAIN_DEFAULTS)
+        if len(merged.given().keys() & LENGTH) != 1:
             raise ConfigError(f"{run.path}: train needs either `steps` or `epochs`")
-        return TrainSpec.model_validate(merged)
+        return merged
 
     def _setting(self, key: str, overrides: Sequence[OverrideSpec]) -> Any:
         """What the last override says that says it, or else the settings."""

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from depalm.files import atomic_file
 from depalm.llms.base import LLM
 from depalm.llms.injection import DecodingState, Injection, hidden_states
 from depalm.progress import Progress
+from depalm.specs.settings import GenerateSpec
 
 IMPOSSIBLE = -1e9  # score of a beam that cannot be chosen
 
@@ -43,22 +43,9 @@ class Features(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How text is generated: `beams` (1 is greedy), at most `max_new_tokens`, `batch_size` samples
-    at a time.
-    """
-
-    beams: int = 3
-    max_new_tokens: int = 50
-    batch_size: int = 16
-    length_penalty: float = 1.0
-    dtype: str = "float32"
-
-
 @torch.inference_mode()
 def beam_search(
-    llm: LLM, token_ids: Tensor, valid: Tensor, injection: Injection, decoding: Decoding
+    llm: LLM, token_ids: Tensor, valid: Tensor, injection: Injection, decoding: GenerateSpec
 ) -> list[list[int]]:
     """Most probable continuation of each prompt [B, S] (`valid` False at padding): token ids
     without EOS.
@@ -131,7 +118,7 @@ def generate(
     adapter: Adapter,
     samples: Sequence[Sample],
     cache: Features | None,
-    decoding: Decoding,
+    decoding: GenerateSpec,
 ) -> list[str]:
     """The text of each sample, in order. Samples of similar prompt length share a batch.
 

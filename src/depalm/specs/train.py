@@ -6,6 +6,8 @@ from pydantic import Field
 
 from depalm.specs.base import Fraction, Number, Positive, Probability, Rate, Spec
 
+LENGTH = {"steps", "epochs"}  # either replaces the other
+
 
 class TrainSpec(Spec):
     """What is not said here, a more general place says; the settings say the rest."""
@@ -32,3 +34,14 @@ class TrainSpec(Spec):
     augment: bool = Field(
         True, description="with `features: online`: change every file anew in each epoch"
     )
+
+    def over(self, base: "TrainSpec") -> "TrainSpec":
+        """What is said here, and of what is not, what `base` says."""
+        said, kept = self.given(), base.given()
+        if said.keys() & LENGTH:
+            kept = {key: kept[key] for key in kept.keys() - LENGTH}
+        return TrainSpec.model_validate(kept | said)
+
+
+# what a training needs to be told; any other default follows from the spec
+TRAIN_DEFAULTS = TrainSpec(epochs=8, **TrainSpec().model_dump(include={"batch_size", "lr"}))

@@ -15,7 +15,7 @@ from depalm.features.cached import CachedViews
 from depalm.features.online import OnlineFeatures
 from depalm.features.source import left_out, with_media
 from depalm.files import sha256_file, sha256_json, write_json
-from depalm.generation.generate import Decoding, generate, write_predictions
+from depalm.generation.generate import generate, write_predictions
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.work.models import build_adapter, made_by, source_of, use_processors
@@ -29,12 +29,11 @@ from depalm.rejects import write_rejects
 def generate_run(job: GenerateJob) -> None:
     """Do the job: a prediction for each sample of the manifest that has features, in order."""
     device = use_processors(job)
-    decoding = Decoding(**job.generate.model_dump())
     made = made_by(job)
     samples = read_manifest(job.manifest)
     predictions = Path(job.predictions)
     folder = predictions.parent / "generation" / predictions.name.partition(".")[0]
-    run = _Run(job, decoding, device, made, samples, folder)
+    run = _Run(job, device, made, samples, folder)
     while_owned(folder, run.work)
 
 
@@ -43,7 +42,6 @@ class _Run:
     """A run that generates in `folder`; its `samples` are read, its models are not."""
 
     job: GenerateJob
-    decoding: Decoding
     device: torch.device
     made: dict[str, Any]
     samples: list[Sample]
@@ -53,7 +51,7 @@ class _Run:
         """Generate, and write the outputs; if they are there already, give them their places."""
         job, folder = self.job, self.folder
         source = source_of(job)
-        llm = load_llm(job.llm.given(), Path(job.llm_directory), self.decoding.dtype, self.device)
+        llm = load_llm(job.llm.given(), Path(job.llm_directory), job.generate.dtype, self.device)
         model = source.load_model(self.device)
         adapter = self.trained_adapter(llm, model)
         with source.open(adapter, model, self.samples, self.device) as features:
@@ -62,7 +60,7 @@ class _Run:
                 return
             kept = with_prompt(with_media(self.samples, features), job.llm.answer_prompt)
             started = time.monotonic()
-            texts = generate(llm, adapter, kept, features, self.decoding)
+            texts = generate(llm, adapter, kept, features, job.generate)
             elapsed = time.monotonic() - started
             held.check()
             write_rejects(folder / "rejects.parquet", left_out(self.samples, features))
@@ -88,7 +86,7 @@ class _Run:
         return sha256_json(
             {
                 **self.job.parts,
-                "decoding": vars(self.decoding),
+                "decoding": self.job.generate.filled(),
                 "made_for": self.made,
                 "manifest": sha256_file(self.job.manifest),
                 "adapter": sha256_file(self.job.adapter),

@@ -23,18 +23,18 @@ from depalm.llms.prompts import with_prompt
 from depalm.provenance import machine, provenance
 from depalm.rejects import write_rejects
 from depalm.training.batches import encode
-from depalm.training.loop import Settings, Training, remove_checkpoints, train
+from depalm.training.loop import train
+from depalm.training.state import Training, remove_checkpoints
 
 
 def train_run(job: TrainJob) -> None:
     """Do the job; what is needed to go on after a kill is removed once the run is whole."""
     device = use_processors(job)
-    settings = Settings(**job.train.model_dump())
     made = made_by(job)
     chosen = set(Path(job.subset).read_text(encoding="utf-8").splitlines())
     samples = [sample for sample in read_manifest(job.manifest) if sample.id in chosen]
     folder = Path(job.adapter).parent / "training"
-    run = _Run(job, settings, device, made, samples, folder)
+    run = _Run(job, device, made, samples, folder)
     while_owned(folder, run.work)
 
 
@@ -43,7 +43,6 @@ class _Run:
     """A run to be trained in `folder`; its `samples` are read, its models are not."""
 
     job: TrainJob
-    settings: Settings
     device: torch.device
     made: dict[str, Any]
     samples: list[Sample]
@@ -51,7 +50,7 @@ class _Run:
 
     def work(self, held: Lease) -> None:
         """Train, and write the outputs; if they are there already, give them their places."""
-        job, settings, folder = self.job, self.settings, self.folder
+        job, settings, folder = self.job, self.job.train, self.folder
         start, source = settings.init_from, source_of(job)
         record = None if start is None else read_record(Path(start, RECORD), self.made)
         llm = load_llm(job.llm.given(), Path(job.llm_directory), settings.dtype, self.device)
@@ -59,7 +58,7 @@ class _Run:
         adapter = self.new_adapter(llm, model, record)
         config = {
             **job.parts,
-            "train": vars(settings),
+            "train": settings.filled(),
             "features": "cached" if model is None else "online",
         }
         seed = job.seed if settings.augment else None
@@ -85,7 +84,7 @@ class _Run:
         """The adapter that training starts from: initialised by the seed, or that of `init_from`,
         whose `record` this is.
         """
-        start = self.settings.init_from
+        start = self.job.train.init_from
         torch.manual_seed(self.job.seed)
         adapter = build_adapter(self.job, llm, model)
         if start is not None and record is not None:
@@ -96,7 +95,7 @@ class _Run:
         self, config: dict[str, Any], features: CachedViews | OnlineFeatures | None
     ) -> str:
         """What stands for all that decides the bytes of the outputs."""
-        job, start = self.job, self.settings.init_from
+        job, start = self.job, self.job.train.init_from
         return sha256_json(
             {
                 **config,

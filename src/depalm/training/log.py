@@ -1,0 +1,50 @@
+"""The learning curve of a training run: train.jsonl and TensorBoard scalars."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from depalm.files import atomic_file
+from depalm.training.state import Training
+
+
+class TrainingLog:
+    """train.jsonl and TensorBoard scalars, cut back to the step that training resumes from."""
+
+    def __init__(self, folder: Path, step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "train.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.is_file() and step else []
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(lines[:step]))
+        self.stream = path.open("a")
+        if not step:
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def write(self, run: Training, scalars: Mapping[str, float]) -> None:
+        line = {
+            "step": run.step,
+            **scalars,
+            "samples": run.samples,
+            "seconds": round(run.seconds, 3),
+        }
+        self.stream.write(json.dumps(line) + "\n")
+        for name, value in scalars.items():
+            self.board.add_scalar(name, value, run.step)
+
+    def flush(self) -> None:
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.board.flush()
+
+    def __enter__(self) -> "TrainingLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+        self.board.close()
