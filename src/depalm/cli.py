@@ -115,7 +115,9 @@ def add_schema(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _schema(options: argparse.Namespace) -> None:
-    print(json.dumps(SPECS[options.kind].model_json_schema(), indent=2))
+    from depalm.config.schema import json_schema
+
+    print(json.dumps(json_schema(options.kind), indent=2))
 
 
 def explained(kind: type[Job]) -> tuple[str, str]:

@@ -74,6 +74,25 @@ def check_schema(content: Any, kind: str, where: str) -> Spec:
     return validated(SPECS[kind], content, where)
 
 
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON schema of a `kind` of file, with the names that the registries hold now."""
+    schema: dict[str, Any] = _with_names(SPECS[kind].model_json_schema())
+    return schema
+
+
+def _with_names(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_with_names(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    rest = {key: _with_names(value) for key, value in schema.items()}
+    kind = rest.pop("registry", None)
+    if isinstance(kind, str):
+        besides = rest.pop("besides")
+        rest["enum"] = [name for name in REGISTRIES[kind] if name not in besides]
+    return rest
+
+
 def validated(spec: type[Kind], content: Any, where: str) -> Kind:
     """`content` as a `spec`. Raises ConfigError with all that is wrong with it."""
     try:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from annotated_types import MaxLen, MinLen
 from pydantic import Field, model_validator
 
-from depalm.specs.base import Number, Positive, Rate, Spec, Version, fault, registered
+from depalm.specs.base import Number, Positive, Rate, Registered, Spec, Version, fault
 from depalm.specs.llm import SourceSpec, one_of_source_and
 
 # what a backbone of each kind takes: the keys that it needs, and those that it has no use for
@@ -41,10 +41,10 @@ class BackboneSpec(Spec):
 
     version: Version
     modality: Literal["image", "audio", "video", "none"]
-    loader: Annotated[str, registered("loader")] = Field(description="the library that loads it")
+    loader: Annotated[str, Registered("loader")] = Field(description="the library that loads it")
     source: SourceSpec | None = Field(None, description="where it is fetched from")
     path: str | None = Field(None, description="directory with the weights, instead of source")
-    convert: Annotated[str, registered("converter")] | None = Field(
+    convert: Annotated[str, Registered("converter")] | None = Field(
         None, description="conversion of the fetched weights"
     )
     model: str | None = Field(None, description="architecture of the loader (timm, clap)")

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -12,6 +13,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     PlainSerializer,
     ValidationError,
@@ -20,7 +23,7 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 Names = Mapping[str, Iterable[str]]  # the names that each registry holds: the context of validation
 
@@ -65,16 +68,33 @@ PartNames = Annotated[list[PartName], MinLen(1), AfterValidator(_distinct)]
 Distinct = AfterValidator(_distinct)
 
 
-def registered(kind: str) -> AfterValidator:
-    """A name that the registry `kind` holds. Without a context any name passes."""
+@dataclass(frozen=True)
+class Registered:
+    """A name that the registry `kind` holds. Without a context any name passes.
 
-    def check(name: str, info: ValidationInfo) -> str:
-        known = (info.context or {}).get(kind)
+    In a JSON schema stands {"registry": kind}; `depalm.config.schema.json_schema` puts the names in
+    its place, but for those of `besides`, which have a spec of their own.
+    """
+
+    kind: str
+    besides: tuple[str, ...] = ()
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.with_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        registry = {"registry": self.kind, "besides": list(self.besides)}
+        return {**handler(schema), **registry}
+
+    def _check(self, name: str, info: ValidationInfo) -> str:
+        known = (info.context or {}).get(self.kind)
         if known is not None and name not in known:
             raise fault(f"unknown value {name!r}{nearest(name, known)}")
         return name
-
-    return AfterValidator(check)
 
 
 class Spec(BaseModel):

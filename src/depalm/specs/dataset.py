@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import MinLen
 from pydantic import Field, model_validator
 
-from depalm.specs.base import Distinct, Fraction, Natural, Spec, Version, fault, registered
+from depalm.specs.base import Distinct, Fraction, Natural, Registered, Spec, Version, fault
 from depalm.specs.llm import SHA256, URI, one_of_source_and
 from depalm.specs.train import TrainSpec
 
@@ -40,7 +40,7 @@ class DatasetSpec(Spec):
 
     version: Version
     modality: Literal["image", "audio", "video"]
-    reader: Annotated[str, registered("reader")] = Field(description="annotation format")
+    reader: Annotated[str, Registered("reader")] = Field(description="annotation format")
     source: DatasetSource | Annotated[list[DatasetSource], MinLen(1)] | None = Field(
         None, description="where it is fetched from; the files of a list lie together"
     )
@@ -49,7 +49,7 @@ class DatasetSpec(Spec):
         None, description="folder of the media, if it is not that of the annotations"
     )
     obtain: str | None = Field(None, description="how to get what belongs in root")
-    convert: Annotated[str, registered("converter")] | None = Field(
+    convert: Annotated[str, Registered("converter")] | None = Field(
         None, description="conversion of what was fetched"
     )
     splits: Annotated[list[Split], MinLen(2), Distinct]
@@ -58,7 +58,7 @@ class DatasetSpec(Spec):
     max_reject_fraction: Fraction | None = Field(
         None, description="bad samples and files that are tolerated, over data.max_reject_fraction"
     )
-    metrics: Annotated[list[Annotated[str, registered("metric")]], MinLen(1)] = Field(
+    metrics: Annotated[list[Annotated[str, Registered("metric")]], MinLen(1)] = Field(
         description="metrics of its table cells, the main one first"
     )
     train: TrainSpec = Field(TrainSpec(), description="over the settings' train")

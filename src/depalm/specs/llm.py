@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from depalm.specs.base import Positive, Spec, Version, fault, registered
+from depalm.specs.base import Positive, Registered, Spec, Version, fault
 
 URI = Annotated[str, Field(pattern="^(hf|https?|file|pypi)://")]
 SHA256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -37,7 +37,7 @@ class LLMSpec(Spec):
     """A frozen language model."""
 
     version: Version
-    family: Annotated[str, registered("family")] = Field(description="model_type of transformers")
+    family: Annotated[str, Registered("family")] = Field(description="model_type of transformers")
     source: SourceSpec | None = Field(None, description="where it is fetched from")
     path: str | None = Field(
         None, description="Hugging Face directory on this machine, instead of source"
@@ -45,7 +45,7 @@ class LLMSpec(Spec):
     answer_prompt: str = Field(
         "", description="stands where a sample has no prompt, as in captioning"
     )
-    convert: Annotated[str, registered("converter")] | None = Field(
+    convert: Annotated[str, Registered("converter")] | None = Field(
         None, description="conversion of the fetched weights"
     )
     shape: LLMShape

@@ -10,10 +10,10 @@ from depalm.specs.base import (
     Number,
     Positive,
     Probability,
+    Registered,
     Spec,
     Version,
     fault,
-    registered,
 )
 from depalm.specs.train import TrainSpec
 
@@ -100,20 +100,20 @@ class SubsetResampler(Spec):
     largest_probability: Fraction = 0.1
 
 
-class OtherResampler(Spec):
-    """A resampler that somebody has registered; its class checks the options."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: Annotated[str, registered("resampler")]
-
-
 RESAMPLERS: dict[str, str] = {
     "avg": "avg",
     "conv": "conv",
     "qpmapper": "qpmapper",
     "random_subset": "random_subset",
 } | dict.fromkeys(("max", "linear", "random_patch"), "group")
+
+
+class OtherResampler(Spec):
+    """A resampler that somebody has registered; its class checks the options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Annotated[str, Registered("resampler", besides=tuple(RESAMPLERS))]
 
 
 def _resampler(value: Any) -> str:
