@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,8 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from depalm.adapters.adapter import Adapter
-from depalm.adapters.resamplers import RESAMPLERS
+from depalm.adapters.registry import RESAMPLERS
 from depalm.backbones.registry import LOADERS, load_backbone
 from depalm.config.load import load_config
 from depalm.config.schema import check_schema, load_yaml
@@ -35,6 +35,7 @@ from depalm.llms.injection import Injection, hidden_states
 from depalm.media.decoders import load_decoder
 from tests.smoke.build import write_llm
 from tests.support.project import FENCE, ROOT, project_files
+from tests.support.tiny import new_adapter
 from tests.support.vit import tiny_vit
 
 DOCS = ROOT / "docs"
@@ -60,13 +61,14 @@ def follow(
 ) -> Iterator[Callable[[str], Callable[[str], dict[str, Any]]]]:
     """Do what a page says, in an empty folder; returns a reader of the part files that it wrote."""
     monkeypatch.chdir(tmp_path)
+    added: list[tuple[ModuleType, str]] = []
     before = [dict(registry) for registry in REGISTRIES]
 
     def do(page: str) -> Callable[[str], dict[str, Any]]:
         for title, content in examples(page).items():
             if title.startswith("src/"):
                 assert (ROOT / title).is_file(), f"{page} adds to {title}, which does not exist"
-                add(title, content)
+                added.extend(add(title, content))
             else:
                 (tmp_path / title).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / title).write_text(content)
@@ -76,13 +78,17 @@ def follow(
     for registry, content in zip(REGISTRIES, before, strict=True):
         registry.clear()  # what an example added is taken away again
         registry.update(content)
+    for module, name in added:
+        delattr(module, name)
 
 
-def add(title: str, content: str) -> None:
-    """Run `content` as the last lines of the module at `title`, without changing its names."""
+def add(title: str, content: str) -> list[tuple[ModuleType, str]]:
+    """Run `content` as the last lines of the module at `title`; the names that this adds to it."""
     name = ".".join(Path(title).relative_to("src").with_suffix("").parts)
     module = importlib.import_module(name)
-    exec(compile(content, title, "exec"), dict(vars(module)))
+    before = set(vars(module))
+    exec(compile(content, title, "exec"), vars(module))
+    return [(module, name) for name in vars(module).keys() - before]
 
 
 def draw(path: Path, size: int = 40) -> Path:
@@ -219,7 +225,7 @@ LLM_SHAPE = {"layers": 8, "width": 64}
 def test_a_method_as_yaml(follow: Any) -> None:
     method = follow("extend/method.md")("config/methods/qp_late.yaml")
     check_schema(method, "method", "qp_late.yaml")
-    adapter = Adapter(method, BACKBONE, LLM_SHAPE)
+    adapter = new_adapter(method, BACKBONE, LLM_SHAPE)
     assert (adapter.source_layers, adapter.target_layers) == ([10, 11], [2, 3, 4, 5, 6, 7])
     injection = adapter(torch.randn(2, 2, 17, 48))
     assert {tokens.shape for tokens in injection.tokens.values()} == {(2, 8, 64)}
@@ -230,7 +236,7 @@ def test_a_method_as_yaml(follow: Any) -> None:
 def test_a_method_with_a_new_resampler(follow: Any) -> None:
     """Of each 2x2 patches the strongest is kept; CLS is kept in any case."""
     method = follow("extend/method.md")("config/methods/r_strongest_l0.yaml")
-    adapter = Adapter(method, BACKBONE, LLM_SHAPE).eval()
+    adapter = new_adapter(method, BACKBONE, LLM_SHAPE).eval()
     strong = [0, *(1 + place for place in (5, 2, 8, 15))]  # CLS, and one in each 2x2 of the 4x4
     features = torch.randn(1, 1, 17, 48) * 1e-3
     features[0, 0, strong] += torch.randn(5, 48)

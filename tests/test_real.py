@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from depalm.adapters.adapter import Adapter
 from depalm.cache.store import TokenCache
 from depalm.config.load import load_config
 from depalm.config.schema import load_yaml
@@ -29,6 +28,7 @@ from depalm.specs import TrainSpec
 from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
 from depalm.training.loop import train
+from tests.support.tiny import new_adapter
 
 ROOT = Path(__file__).parents[1]
 DEMO = load_config(load_yaml(ROOT / "config/demo.yaml"), [ROOT])
@@ -112,7 +112,8 @@ def test_an_adapter_learns_to_answer(
 ) -> None:
     """A minute of training: questions on images become answers of the right kind."""
     torch.manual_seed(0)
-    adapter = Adapter(DEMO.parts.method("limber_1").given(), BACKBONE["shape"], LANGUAGE["shape"])
+    method = DEMO.parts.method("limber_1").given()
+    adapter = new_adapter(method, BACKBONE["shape"], LANGUAGE["shape"])
     settings = TrainSpec(batch_size=16, lr=5e-3, steps=60)
     views = CachedViews([cache])
     train(llm, adapter, encode(llm, samples, 10), views, settings, 0, tmp_path, "real")

@@ -5,8 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from depalm.adapters.connector import Connector, CrossAttention, mlp
-from depalm.adapters.qp_mapper import ConnectorError, QPMapper, rotate
-from depalm.adapters.resamplers import RESAMPLERS, RandomSubset, grouping
+from depalm.adapters.errors import ConnectorError
+from depalm.adapters.grouping import grouping
+from depalm.adapters.qp_mapper import QPMapper, rotate
+from depalm.adapters.registry import RESAMPLERS
+from depalm.adapters.resamplers import RandomSubset
+from depalm.specs.method import ConnectorSpec
 
 WIDTH = 16
 GRID = torch.arange(36.0).view(6, 6)  # patch numbers of a 6 x 6 grid, row by row
@@ -203,14 +207,15 @@ def test_cross_attention_starts_as_nothing_and_reads_per_position() -> None:
             {"adapter_dim": 12, "mapper": {"layers": 1, "queries": 2}},
             "12 is not divisible by its 8",
         ),
-        ({"mapper": {"layers": 1, "queries": 0}}, "at least one query"),
         ({"resampler": {"type": "avg"}}, "6 patches are not divisible by groups of 4"),
         ({"mapper": {"layers": 1, "heads": 16, "positions": "rotary"}}, "even head width"),
     ],
 )
 def test_parts_that_do_not_fit_are_an_error(options: dict[str, Any], message: str) -> None:
+    spec = ConnectorSpec.model_validate(options)
+    inner = options.get("adapter_dim", WIDTH)
     with pytest.raises(ConnectorError, match=message):
-        Connector(WIDTH, 32, 7, **options)
+        Connector(spec, WIDTH, inner, 32, 7)
 
 
 def test_an_mlp_has_as_many_linears_as_its_depth() -> None:

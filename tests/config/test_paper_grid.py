@@ -10,6 +10,7 @@ import pytest
 
 from depalm.config.experiment import Config
 from depalm.config.parts import Parts
+from depalm.config.report import trainable_parameters
 from depalm.config.run import Run
 from depalm.config.schema import load_yaml, validated
 from depalm.specs import SettingsSpec
@@ -56,11 +57,11 @@ def test_the_tuned_backbone_is_the_other_one(config: Config) -> None:
 def test_a_run_of_the_paper(config: Config, row: dict[str, str]) -> None:
     run = run_of(row)
     plan = config.plan(run)
-    adapter, connector = plan.adapter, plan.method.connector
-    assert adapter.source_layers == [int(layer) for layer in row["source_layers"].split()]
-    assert adapter.target_layers == [int(layer) for layer in row["target_layers"].split()]
+    layout, connector = plan.layout, plan.method.connector
+    assert layout.source_layers == [int(layer) for layer in row["source_layers"].split()]
+    assert layout.target_layers == [int(layer) for layer in row["target_layers"].split()]
     if row["trainable_parameters"]:
-        assert adapter.trainable_parameters == int(row["trainable_parameters"])
+        assert trainable_parameters(plan) == int(row["trainable_parameters"])
 
     mapper = "" if connector.mapper is None else connector.mapper.layers
     assert str(mapper) == row["mapper_layers"]

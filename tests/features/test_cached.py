@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from depalm.adapters.adapter import Adapter
 from depalm.cache.store import CacheError, write_shard
 from depalm.config.plan import training_views
 from depalm.datasets.manifest import Sample
 from depalm.features.cached import read_each
 from depalm.features.source import open_cache, open_views, with_media
 from depalm.media.decoders import token_identity
+from tests.support.tiny import new_adapter
 from tests.support.vit import SPEC
 
 MEDIA = ["a", "b", "c", "d"]
@@ -39,7 +39,7 @@ def test_training_reads_the_augmented_views_or_the_only_one() -> None:
 
 def test_epochs_read_the_views_in_turn(tmp_path: Path) -> None:
     shards = [path for view in (1, 2, 3) for path in write_view(tmp_path, view)]
-    adapter = Adapter(METHOD, SPEC["shape"], LLM_SHAPE)
+    adapter = new_adapter(METHOD, SPEC["shape"], LLM_SHAPE)
     views = open_views(adapter, shards, [1, 2, 3], SPEC)
     assert views is not None
     read = [views.read(["a", "d"], [11], True, epoch).unique().tolist() for epoch in range(5)]
@@ -52,7 +52,7 @@ def test_epochs_read_the_views_in_turn(tmp_path: Path) -> None:
 
 def test_what_one_view_lacks_is_left_out_of_all(tmp_path: Path) -> None:
     shards = write_view(tmp_path, 1, rejected=("b",)) + write_view(tmp_path, 2, rejected=("c",))
-    views = open_views(Adapter(METHOD, SPEC["shape"], LLM_SHAPE), shards, [1, 2], SPEC)
+    views = open_views(new_adapter(METHOD, SPEC["shape"], LLM_SHAPE), shards, [1, 2], SPEC)
     samples = [Sample(name, name, "", ["text"]) for name in MEDIA]
     assert [sample.media for sample in with_media(samples, views)] == ["a", "d"]
 

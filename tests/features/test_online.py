@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from depalm.adapters.adapter import Adapter
-from depalm.adapters.selection import AdapterError
+from depalm.adapters.errors import AdapterError
 from depalm.backbones.registry import load_backbone
 from depalm.datasets.manifest import Sample, write_manifest
 from depalm.features.extract import Extraction, extract
@@ -26,8 +26,8 @@ from depalm.specs.features import Cached, Online
 from depalm.specs.settings import GenerateSpec
 from tests.support import encoders
 from tests.support.media_files import write_images
-from tests.support.runs import CPU, LLM, method_spec, write_llm
-from tests.support.tiny import LLM_SHAPE, METHODS, replace_weights
+from tests.support.runs import CPU, LLM, write_llm
+from tests.support.tiny import LLM_SHAPE, METHODS, method_spec, new_adapter, replace_weights
 from tests.support.training import Killed
 from tests.support.vit import SPEC, tiny_vit
 
@@ -106,7 +106,7 @@ def generate(
 
 
 def untuned() -> Adapter:
-    return Adapter(METHOD, SPEC["shape"], LLM_SHAPE)
+    return new_adapter(METHOD, SPEC["shape"], LLM_SHAPE)
 
 
 def test_features_are_the_backbones_of_each_file_in_any_order(files: Path) -> None:
@@ -165,7 +165,7 @@ def test_gradients_reach_all_that_is_tuned_of_a_backbone_of_every_loader(
     model = load_backbone(spec, tmp_path)
     frozen = model(inputs)
     method = {**TUNED, "source": {"count": 1}}
-    adapter = Adapter(method, spec["shape"], LLM_SHAPE, {"backbone": model})
+    adapter = new_adapter(method, spec["shape"], LLM_SHAPE, {"backbone": model})
     with adapter.tuned("backbone", model):
         tokens = model(inputs)
     torch.testing.assert_close(tokens, frozen)  # a tuning starts from nothing

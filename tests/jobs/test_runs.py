@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from depalm.adapters.errors import AdapterError
 from depalm.adapters.saved import DamagedAdapter
-from depalm.adapters.selection import AdapterError
 from depalm.cache.store import CacheError
 from depalm.files import read_json, sha256_file, write_json
 from depalm.provenance import model_source

@@ -16,10 +16,10 @@ from depalm.features.extract import Extraction, extract
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.train import TrainJob
 from depalm.media.decoders import token_identity
-from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, TrainSpec
+from depalm.specs import BackboneSpec, LLMSpec, TrainSpec
 from depalm.specs.features import Cached, NoFeatures
 from depalm.specs.settings import GenerateSpec
-from tests.support.tiny import METHODS, tiny_llm
+from tests.support.tiny import METHODS, method_spec, tiny_llm
 from tests.support.vit import SPEC, tiny_vit
 
 SAMPLES = [Sample(str(i), f"media-{i % 4}", "what ?", [["a", "b"][i % 2]]) for i in range(8)]
@@ -59,13 +59,6 @@ def write_files(root: Path) -> Path:
             )
             writer.add([f"media-{i}" for i in range(4)], writer.pack(tokens))
     return root
-
-
-def method_spec(method: Mapping[str, Any]) -> MethodSpec:
-    """The spec of a method's file, as a run has it."""
-    return MethodSpec.model_validate(
-        {key: method[key] for key in method if key not in ("label", "train")}
-    )
 
 
 def common(

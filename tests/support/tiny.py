@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from depalm.adapters.adapter import Adapter
 from depalm.config.schema import load_yaml
 from depalm.files import read_json, sha256_file, write_json
 from depalm.llms.base import LLM, LlamaLLM, OptLLM
+from depalm.specs import MethodSpec
+from depalm.specs.backbone import BackboneShape
+from depalm.specs.llm import LLMShape
 
 LAYERS, WIDTH, VOCABULARY = 4, 32, 41
 FAMILIES = ["llama", "opt", "opt-projected"]
@@ -75,10 +79,27 @@ def tiny(value: Any) -> Any:
     return value
 
 
+def method_spec(method: Mapping[str, Any]) -> MethodSpec:
+    """The spec of a method's file, as a run has it."""
+    given = {key: method[key] for key in method if key not in ("label", "train")}
+    return MethodSpec.model_validate({"version": 1, **given})
+
+
+def new_adapter(
+    method: Mapping[str, Any],
+    backbone: Mapping[str, Any] = BACKBONE,
+    llm: Mapping[str, int] = LLM_SHAPE,
+    models: Mapping[str, nn.Module] | None = None,
+) -> Adapter:
+    """The adapter of the content of YAML files."""
+    shapes = BackboneShape.model_validate(backbone), LLMShape.model_validate(llm)
+    return Adapter(method_spec(method), *shapes, models)
+
+
 def random_adapter(method: dict[str, Any], seed: int = 0, **models: Any) -> Adapter:
     """An adapter in which no parameter is zero, as in a trained one; in evaluation mode."""
     torch.manual_seed(seed)
-    adapter = Adapter(method, BACKBONE, LLM_SHAPE, models).eval()
+    adapter = new_adapter(method, models=models).eval()
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -6,7 +6,7 @@ from depalm.adapters.adapter import Adapter
 from depalm.datasets.manifest import Sample
 from depalm.specs import TrainSpec
 from depalm.training.state import Training
-from tests.support.tiny import BACKBONE, LLM_SHAPE, METHODS
+from tests.support.tiny import BACKBONE, LLM_SHAPE, METHODS, new_adapter
 
 SETTINGS = TrainSpec(batch_size=4, lr=5e-3, steps=12, dtype="float32", checkpoint_seconds=0)
 
@@ -26,7 +26,7 @@ def samples(count: int = 30) -> list[Sample]:
 
 def build(method: str, seed: int = 0) -> Adapter:
     torch.manual_seed(seed)
-    return Adapter(METHODS[method], BACKBONE, LLM_SHAPE)
+    return new_adapter(METHODS[method], BACKBONE, LLM_SHAPE)
 
 
 def weights(training: Training) -> dict[str, torch.Tensor]:

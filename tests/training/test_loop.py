@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from depalm.adapters.selection import AdapterError, select_layers
 from depalm.datasets.manifest import Sample
 from depalm.generation.generate import generate
 from depalm.specs import TrainSpec
@@ -252,21 +251,3 @@ def test_no_samples_is_an_error(tmp_path: Path) -> None:
     llm = tiny_llm("llama")
     with pytest.raises(TrainingError, match="no training samples"):
         train(llm, build("blind"), encode(llm, [], 5), None, SETTINGS, 0, tmp_path, "identity")
-
-
-# adapters
-
-
-def test_layers_are_chosen_from_the_end() -> None:
-    assert select_layers(24, {}) == [23]
-    assert select_layers(32, {"count": 6, "end": -4}) == [23, 24, 25, 26, 27, 28]
-    assert select_layers(12, {"count": 3, "stride": 2, "end": 8}) == [4, 6, 8]
-    for wrong in (
-        {"count": 25},
-        {"end": 24},
-        {"end": -25},
-        {"count": 0},
-        {"count": 4, "stride": 8},
-    ):
-        with pytest.raises(AdapterError, match="do not fit into 24 layers"):
-            select_layers(24, wrong)

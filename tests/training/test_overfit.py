@@ -14,7 +14,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from depalm.adapters.adapter import Adapter
 from depalm.cache.store import TokenCache
 from depalm.config.schema import load_yaml
 from depalm.datasets.manifest import build_manifest, unique_media
@@ -29,6 +28,7 @@ from depalm.training.batches import IGNORED, encode
 from depalm.training.loop import train
 from tests.support.encoders import AST_SPEC, TIMESFORMER_SPEC, tiny_ast, tiny_timesformer
 from tests.support.media_files import shared
+from tests.support.tiny import new_adapter
 
 METHOD = {
     **load_yaml(Path(__file__).parents[2] / "config/methods/qp_l0.yaml"),
@@ -104,7 +104,7 @@ def overfit(root: Path, dataset: dict[str, Any], backbone: dict[str, Any]) -> No
     dataset = {**dataset, "splits": ["train"], "templates": {"texts": [""]}}
     samples, rejects = build_manifest(root / "data", dataset, "train")
     assert not rejects
-    adapter = Adapter(METHOD, backbone["shape"], LLM["shape"])
+    adapter = new_adapter(METHOD, backbone["shape"], LLM["shape"])
     shard = root / "shard-0-of-1.zarr"
     assert not extract(
         backbone=backbone,

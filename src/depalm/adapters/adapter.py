@@ -2,126 +2,94 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from depalm.adapters.bias_tuning import Tuning
-from depalm.adapters.connector import NORMS, Connector, CrossAttention
-from depalm.adapters.selection import AdapterError, Selection, select_layers
+from depalm.adapters.connector import Connector
+from depalm.adapters.errors import AdapterError
+from depalm.adapters.layout import Sources, inner_width, layout
+from depalm.adapters.registry import INJECTORS
 from depalm.llms.injection import Injection
-
-
-class TokenScale(nn.Module):
-    """What each target layer does to its tokens [B, K, D]: norm, then a learned scale and bias."""
-
-    def __init__(self, width: int, norm: str, scale: bool, bias: bool, gate: bool):
-        super().__init__()
-        self.norm = NORMS[norm](width)
-        self.scale = nn.Parameter(torch.ones(width)) if scale else None
-        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
-        self.gate = nn.Parameter(torch.zeros(1)) if gate else None
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = self.norm(tokens)
-        if self.scale is not None:
-            tokens = tokens * self.scale
-        if self.bias is not None:
-            tokens = tokens + self.bias
-        return tokens if self.gate is None else tokens * torch.tanh(self.gate)
+from depalm.specs import MethodSpec
+from depalm.specs.backbone import BackboneShape
+from depalm.specs.llm import LLMShape
 
 
 class Adapter(nn.Module):
     """A method (config/methods/*.yaml) between a backbone and an LLM of the given shapes.
 
-    Everything in it is float32 and trainable. `source_layers` are the backbone layers that it
-    reads, `target_layers` the LLM layers it acts on. What `finetune` tunes of the "llm" or the
-    "backbone" follows the architecture of that one of `models` (which may lie on the meta device);
-    it is left out without, as where a configuration is checked before any model is there.
+    Everything in it is float32 and trainable. `layout` says which layers of the backbone it reads
+    and on which of the LLM it acts. What `finetune` tunes of the "llm" or the "backbone" follows
+    the architecture of that one of `models` (which may lie on the meta device); it is left out
+    without, as where a configuration is checked before any model is there.
 
     Raises AdapterError or ConnectorError for a method that does not fit the shapes.
     """
 
     def __init__(
         self,
-        method: Mapping[str, Any],
-        backbone_shape: Mapping[str, Any],
-        llm_shape: Mapping[str, int],
+        method: MethodSpec,
+        backbone: BackboneShape,
+        llm: LLMShape,
         models: Mapping[str, nn.Module] | None = None,
     ):
         super().__init__()
-        self.inject: Mapping[str, Any] = method["inject"]
-        self.selection: Selection | None = None
-        self.target_layers: list[int] = []
-        width, layers = llm_shape["width"], llm_shape["layers"]
-        if self.inject["at"] != "none":
-            self.selection = Selection(method, backbone_shape)
-            self.target_layers = (
-                [0]
-                if self.inject["at"] == "l0"
-                else select_layers(layers, self.inject.get("targets", {}))
+        self.layout = layout(method, backbone, llm)
+        sources, connector = self.layout.sources, method.connector
+        inner = llm.width if sources is None else inner_width(connector, sources, llm)
+        place = INJECTORS[method.inject.at]
+        self.injector = place(method.inject, self.layout.target_layers, llm, inner)
+        if self.injector.reader is not None:
+            self.cross_attention = self.injector.reader
+        self.connectors = nn.ModuleList()
+        if sources is not None:
+            per_layer = connector.mapper is not None and connector.mapper.query_per_layer
+            self.connectors.extend(
+                Connector(
+                    connector,
+                    sources.width,
+                    inner,
+                    self.injector.width,
+                    sources.tokens,
+                    sources.grid,
+                    sources.count if per_layer and connector.shared else 1,
+                )
+                for _ in range(1 if connector.shared else sources.count)
             )
-            self._build_connectors(method, self.selection, width)
-        count = method.get("prompt_tokens", 0)
-        self.prompt = nn.Parameter(torch.randn(count, width)) if count else None
+        self.scales = nn.ModuleList(self.injector.scales)
+        count = method.prompt_tokens
+        self.prompt = nn.Parameter(torch.randn(count, llm.width)) if count else None
         self.layer_prompts = None
-        if count and method.get("prompt_at") == "every_layer":
-            self.layer_prompts = nn.Parameter(torch.randn(layers - 1, count, width))
-        finetune: Mapping[str, Mapping[str, bool]] = method.get("finetune", {})
-        self.finetune = {part: kinds for part, kinds in finetune.items() if any(kinds.values())}
+        if count and method.prompt_at == "every_layer":
+            self.layer_prompts = nn.Parameter(torch.randn(llm.layers - 1, count, llm.width))
+        tuned = {"llm": method.finetune.llm, "backbone": method.finetune.backbone}
+        self.finetune = {part: kinds for part, kinds in tuned.items() if kinds.any}
         self.tuning = nn.ModuleDict(
             {
-                part: Tuning(model, **self.finetune[part])
+                part: Tuning(model, self.finetune[part].linears, self.finetune[part].norms)
                 for part, model in (models or {}).items()
                 if part in self.finetune
             }
         )
-        if not self.trainable_parameters and not self.finetune:
-            raise AdapterError("there is nothing to train: no tokens, no prompt and no finetune")
-
-    def _build_connectors(
-        self, method: Mapping[str, Any], selection: Selection, llm_width: int
-    ) -> None:
-        inject, targets = self.inject, len(self.target_layers)
-        if selection.count > targets:
-            raise AdapterError(
-                f"{selection.count} source layers, but {targets} target layers to read them: merge "
-                "the sources (mean or concat), or take fewer"
-            )
-        options = dict(method.get("connector") or {})
-        shared = options.pop("shared", True)
-        if options.get("adapter_dim") == "llm":
-            options["adapter_dim"] = llm_width
-        options["mapper"] = _mapper(options.get("mapper"), selection.count if shared else 1)
-        _check_tokens(selection, options, inject["at"])
-        output: int = llm_width
-        if inject["at"] == "cross_attention":
-            output = inject.get("width") or options.get("adapter_dim") or selection.width
-            cross = {key: inject[key] for key in ("heads", "gate") if key in inject}
-            self.cross_attention = CrossAttention(output, llm_width, **cross)
-        self.connectors = nn.ModuleList(
-            Connector(selection.width, output, selection.tokens, grid=selection.grid, **options)
-            for _ in range(1 if shared else selection.count)
-        )
-        scaling = {
-            "norm": inject.get("token_norm", "none"),
-            **{key: inject.get(key, False) for key in ("scale", "bias", "gate")},
-        }
-        self.scales = nn.ModuleList()
-        if inject["at"] != "cross_attention" and (
-            scaling["norm"] != "none" or any(scaling[key] for key in ("scale", "bias", "gate"))
-        ):
-            self.scales.extend(TokenScale(llm_width, **scaling) for _ in self.target_layers)
 
     @property
     def source_layers(self) -> list[int]:
-        return [] if self.selection is None else self.selection.layers
+        """The backbone layers that it reads."""
+        return self.layout.source_layers
+
+    @property
+    def target_layers(self) -> list[int]:
+        """The LLM layers that it acts on."""
+        return self.layout.target_layers
 
     @property
     def cls_only(self) -> bool:
-        """Whether the CLS tokens suffice, of which the cache holds those of every layer."""
-        return self.selection is not None and self.selection.cls_only
+        """Whether the summary tokens suffice, of which the cache holds those of every layer."""
+        return self.layout.cls_only
 
     @property
     def trainable_parameters(self) -> int:
@@ -147,62 +115,34 @@ class Adapter(nn.Module):
         """Features of the source layers [B, L, T, D] (T = 1: CLS only) -> what the LLM receives.
 
         A method that reads no layer takes None. Each source goes through its connector once,
-        however many targets read it; target i of n reads source (i * sources) // n.
+        however many targets read it.
         """
-        prompts: dict[int, Tensor] = {}
-        if self.layer_prompts is not None:
-            prompts = dict(enumerate(self.layer_prompts, start=1))
-        if self.selection is None:
-            return Injection(prompt=self.prompt, layer_prompts=prompts)
+        return replace(
+            self.injector.inject(self._connected(features)),
+            prompt=self.prompt,
+            layer_prompts=dict(enumerate(self.layer_prompts, start=1))
+            if self.layer_prompts is not None
+            else {},
+        )
+
+    def _connected(self, features: Tensor | None) -> list[Tensor]:
+        """[B, L, T, D] -> the tokens [B, K, D_out] of each source."""
+        if self.layout.sources is None:
+            return []
         if features is None:
             raise AdapterError("this method reads backbone features, but was given none")
-        sources = [
+        return [
             self.connectors[i % len(self.connectors)](tokens, i)
-            for i, tokens in enumerate(self.selection(features.float()))
+            for i, tokens in enumerate(chosen(self.layout.sources, features.float()))
         ]
-        count = len(self.target_layers)
-        read = {t: (i * len(sources)) // count for i, t in enumerate(self.target_layers)}
-        if self.inject["at"] == "cross_attention":
-            pairs = [self.cross_attention.keys_values(tokens) for tokens in sources]
-            return Injection(
-                prompt=self.prompt,
-                layer_prompts=prompts,
-                cross={target: pairs[source] for target, source in read.items()},
-                reader=self.cross_attention,
-            )
-        tokens = {target: sources[source] for target, source in read.items()}
-        for scale, target in zip(self.scales, self.target_layers, strict=False):
-            tokens[target] = scale(tokens[target])
-        last = (
-            None if self.inject.get("keep", self.inject["at"] == "l0") else self.target_layers[-1]
-        )
-        return Injection(tokens, last, self.prompt, prompts)
 
 
-def _mapper(options: Mapping[str, Any] | None, sources: int) -> dict[str, Any] | None:
-    """The options of QPMapper that a method's `mapper` stands for, with `sources` behind it."""
-    if options is None:
-        return None
-    chosen = dict(options)
-    if chosen.pop("query_per_layer", False):
-        if chosen.get("queries") is None:
-            raise AdapterError("query_per_layer asks for queries of each layer, but there are none")
-        chosen["query_sets"] = sources
-    return chosen
-
-
-def _check_tokens(selection: Selection, options: Mapping[str, Any], place: str) -> None:
-    """Refuse what would mistake one token for another, or leave targets of unequal length."""
-    resampler, mapper = options.get("resampler") or {}, options["mapper"] or {}
-    positions = mapper.get("positions", "none")
-    if selection.kept == "patches" and (resampler or positions == "cls"):
-        what = "a resampler" if resampler else "positions: cls"
-        raise AdapterError(f"{what} takes the first token for CLS: use tokens: all (and cls: drop)")
-    if resampler.get("type") == "random_subset":
-        if positions == "learned":
-            raise AdapterError("positions: learned needs fixed places, which a random subset lacks")
-        if place == "inner" and selection.count > 1:
-            raise AdapterError(
-                "a random subset has another size for each source, but inner targets must receive "
-                "equally many tokens: read one source layer, or merge them"
-            )
+def chosen(sources: Sources, features: Tensor) -> list[Tensor]:
+    """Features of the layers [B, L, T, D] -> the tokens of each source [B, T', D']."""
+    kept = {"all": slice(None), "patches": slice(1, None), "cls": slice(1)}[sources.kept]
+    tokens = features[:, :, kept]
+    if sources.merge == "mean":
+        return [tokens.mean(dim=1)]
+    if sources.merge == "concat":
+        return [tokens.transpose(1, 2).flatten(2)]  # [B, T, L D]
+    return list(tokens.unbind(dim=1))

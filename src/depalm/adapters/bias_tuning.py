@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from depalm.adapters.selection import AdapterError
+from depalm.adapters.errors import AdapterError
 
 
 class Affine(nn.Module):

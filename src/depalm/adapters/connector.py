@@ -2,17 +2,19 @@
 
     tokens -> [Linear to adapter_dim] -> [resampler] -> [mapper] -> [norm] -> Linear (or MLP)
 
-as in METHODS, "Shared vocabulary". Tokens come CLS first; P = T - 1 is the number of patches.
+(docs/methods.md#connector). Tokens come CLS first; P = T - 1 is the number of patches.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from depalm.adapters.qp_mapper import ACTIVATIONS, ConnectorError, QPMapper
-from depalm.adapters.resamplers import RESAMPLERS, RandomSubset, Resampler
+from depalm.adapters.errors import ConnectorError
+from depalm.adapters.qp_mapper import ACTIVATIONS, QPMapper
+from depalm.adapters.registry import RESAMPLERS
+from depalm.adapters.resamplers import RandomSubset, Resampler
+from depalm.specs.method import ConnectorSpec
 
 NORMS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
@@ -35,41 +37,39 @@ def mlp(
 class Connector(nn.Module):
     """The part of an adapter between backbone and injection, for the tokens of one source layer.
 
-    adapter_dim: width inside; None keeps the backbone's, and no Linear stands in front.
-    resampler: `type` of RESAMPLERS and its options, or None.
-    mapper: options of :class:`QPMapper`, or None.
-    norm: norm in front of the last Linear; None is "rms" behind a resampler, else "none".
-    mlp_depth: number of Linear layers at the end, with `activation` between them.
-    grid: how the patches lie, where they are not a square or a sequence (see `grouping`).
+    spec: the method's `connector`; its `norm` is "rms" behind a resampler, else "none", unless it
+        says another.
+    width, inner, output: of what goes in, of what is inside, and of what comes out.
+    tokens, grid: how many tokens go in (CLS counted), and how the patches lie (see `grouping`).
+    query_sets: sets of queries of the mapper, one for each source layer if it is not 1.
 
-    Raises ConnectorError where the parts do not fit together or the tokens.
+    Raises ConnectorError if the parts do not fit together, or the tokens.
     """
 
     def __init__(
         self,
+        spec: ConnectorSpec,
         width: int,
+        inner: int,
         output: int,
         tokens: int,
-        adapter_dim: int | None = None,
-        resampler: Mapping[str, Any] | None = None,
-        mapper: Mapping[str, Any] | None = None,
-        norm: str | None = None,
-        mlp_depth: int = 1,
-        activation: str = "gelu",
         grid: Sequence[int] | None = None,
+        query_sets: int = 1,
     ):
         super().__init__()
-        inner = adapter_dim or width
-        self.project_in = nn.Linear(width, inner) if adapter_dim else nn.Identity()
+        self.project_in = nn.Linear(width, inner) if spec.adapter_dim else nn.Identity()
         self.resampler: Resampler | RandomSubset | None = None
-        if resampler is not None:
-            options = {key: value for key, value in resampler.items() if key != "type"}
-            self.resampler = RESAMPLERS[resampler["type"]](inner, tokens, grid, **options)
+        if spec.resampler is not None:
+            options = spec.resampler.model_dump(exclude={"type"})
+            self.resampler = RESAMPLERS[spec.resampler.type](inner, tokens, grid, **options)
             tokens = self.resampler.count
-        self.mapper = None if mapper is None else QPMapper(inner, tokens, **mapper)
-        norm = norm or ("none" if resampler is None else "rms")
+        self.mapper = None
+        if spec.mapper is not None:
+            options = spec.mapper.model_dump(exclude={"query_per_layer"})
+            self.mapper = QPMapper(inner, tokens, query_sets=query_sets, **options)
+        norm = spec.norm or ("none" if spec.resampler is None else "rms")
         self.norm = NORMS[norm](inner)
-        self.project_out = mlp(inner, output, mlp_depth, activation)
+        self.project_out = mlp(inner, output, spec.mlp_depth, spec.activation)
 
     def forward(self, tokens: Tensor, source: int = 0) -> Tensor:
         """[B, T, D] of the `source`-th source layer -> [B, K, D_out]."""
@@ -82,7 +82,7 @@ class Connector(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Reads the connector's tokens from the LLM's hidden states (METHODS, "c_attn").
+    """Reads the connector's tokens from the LLM's hidden states (docs/methods.md#cross-attention).
 
     Query: MLP 4096 -> 1024 -> 1024 and RMS norm, then a projection; key and value projections of
     the tokens; heads; RMS norm and a projection back to the LLM's width, times tanh(gate). The gate

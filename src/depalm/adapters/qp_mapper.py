@@ -1,11 +1,11 @@
-"""The QPMapper: learned queries and a transformer encoder (METHODS, "Mapper")."""
+"""The QPMapper: learned queries and a transformer encoder (docs/methods.md#mapper)."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from depalm.errors import DepalmError
+from depalm.adapters.grouping import check_heads
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
@@ -13,11 +13,6 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
 }
-POSITIONS = ("none", "cls", "learned", "rotary")
-
-
-class ConnectorError(DepalmError):
-    """A connector whose parts do not fit together; says which and why."""
 
 
 class EncoderLayer(nn.Module):
@@ -108,12 +103,7 @@ class QPMapper(nn.Module):
         query_sets: int = 1,
     ):
         super().__init__()
-        if width % heads:
-            raise ConnectorError(f"mapper width {width} is not divisible by its {heads} heads")
-        if queries is not None and queries < 1:
-            raise ConnectorError("a mapper needs at least one query (null keeps every token)")
-        if positions == "rotary" and (width // heads) % 2:
-            raise ConnectorError(f"rotary positions need an even head width, not {width // heads}")
+        check_heads(width, heads, positions)
         self.layers = nn.ModuleList(
             EncoderLayer(width, heads, dropout, activation, norm_first, positions == "rotary")
             for _ in range(layers)

@@ -1,53 +1,22 @@
-"""Resamplers: fewer tokens from many, keeping their arrangement (METHODS, "Resamplers").
+"""Resamplers: fewer tokens from many, keeping their arrangement (docs/methods.md#resamplers).
 
 The CLS token is set apart, the P patches are put into groups of `factor` neighbours (squares on a
 grid, for a video in each frame; runs of neighbours in a sequence), each group becomes one token,
 and CLS stands in front again.
 """
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from depalm.adapters.qp_mapper import ConnectorError, QPMapper
+from depalm.adapters.errors import ConnectorError
+from depalm.adapters.grouping import grouped, grouping
+from depalm.adapters.qp_mapper import QPMapper
 
 CLS = ("keep", "drop", "duplicate")
-
-
-def grouping(
-    patches: int, factor: int, grid: Sequence[int] | None = None
-) -> tuple[int, int, int, int] | None:
-    """(frames, rows, columns, side of a square) of patches that are grouped in squares: those on a
-    `grid` of [rows, columns] or [frames, rows, columns], by a `factor` that is a square number.
-
-    Without a `grid`, as many patches as a square has are taken for one. None is for runs of
-    neighbours: patches that are a sequence, or another factor. Raises ConnectorError where the
-    patches cannot be grouped without a rest.
-    """
-    side, square = math.isqrt(patches), math.isqrt(factor)
-    if grid is None and side * side == patches and side > 1:
-        grid = (side, side)
-    if grid is not None and math.prod(grid) != patches:
-        raise ConnectorError(f"a grid of {_by(grid)} patches has not {patches} of them")
-    if grid is not None and len(grid) > 1 and square * square == factor:
-        *frames, rows, columns = grid
-        if rows % square or columns % square:
-            raise ConnectorError(
-                f"a grid of {rows}x{columns} patches is not divisible by groups of "
-                f"{square}x{square}"
-            )
-        return math.prod(frames), rows, columns, square
-    if patches % factor:
-        raise ConnectorError(f"{patches} patches are not divisible by groups of {factor}")
-    return None
-
-
-def _by(extents: Sequence[int]) -> str:
-    return "x".join(map(str, extents))
 
 
 class Resampler(nn.Module, ABC):
@@ -68,12 +37,9 @@ class Resampler(nn.Module, ABC):
         super().__init__()
         if cls not in CLS:
             raise ConnectorError(f"cls is one of {CLS}, not {cls!r}")
-        if tokens < 2:
-            raise ConnectorError("there are no patches to resample, just CLS")
         self.width, self.factor, self.cls = width, factor, cls
-        self.patches = tokens - 1
-        self.grid = grouping(self.patches, factor, grid)
-        self.count = self.patches // factor + (cls != "drop")
+        self.count = grouped(tokens, factor, cls, grid)
+        self.grid = grouping(tokens - 1, factor, grid)
 
     def forward(self, tokens: Tensor) -> Tensor:
         cls, patches = tokens[:, :1], tokens[:, 1:]
@@ -101,7 +67,7 @@ class Resampler(nn.Module, ABC):
 class Average(Resampler):
     """The mean of each group. `fidelity: released` is the released code's slip: it pools
     neighbouring
-    channels of the four tokens laid side by side, not the four tokens (METHODS, "Faults", 1).
+    channels of the four tokens laid side by side, not the four tokens (docs/methods.md#faults).
     """
 
     def __init__(
@@ -255,14 +221,3 @@ class RandomSubset(nn.Module):
         if self.cls == "keep":
             kept = torch.cat((torch.zeros(1, dtype=kept.dtype), kept))
         return tokens[:, kept.to(tokens.device)]
-
-
-RESAMPLERS: dict[str, Callable[..., Resampler | RandomSubset]] = {
-    "avg": Average,
-    "max": Maximum,
-    "linear": LinearReduction,
-    "conv": Convolution,
-    "qpmapper": MapperReduction,
-    "random_patch": RandomPatch,
-    "random_subset": RandomSubset,
-}

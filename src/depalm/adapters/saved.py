@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from depalm.adapters.adapter import Adapter
-from depalm.adapters.selection import AdapterError
+from depalm.adapters.errors import AdapterError
 from depalm.files import atomic_file, read_json, sha256_file, write_json
 from depalm.media.decoders import token_identity
 from depalm.progress import logger

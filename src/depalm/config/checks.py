@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from depalm.adapters.errors import AdapterError
 from depalm.adapters.saved import RECORD, WEIGHTS, read_record
-from depalm.adapters.selection import AdapterError
 from depalm.config.experiment import Config
 from depalm.config.lookup import find, places
 from depalm.config.plan import RunPlan

@@ -8,11 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from depalm.adapters.adapter import Adapter
-from depalm.adapters.qp_mapper import ConnectorError
-from depalm.adapters.selection import AdapterError
+from depalm.adapters.errors import AdapterError, ConnectorError
+from depalm.adapters.layout import Layout, layout
 from depalm.config.lookup import find
 from depalm.config.parts import Parts
 from depalm.config.plan import RunPlan
@@ -36,7 +33,7 @@ class Config:
     parts: Parts
     roots: Sequence[Path] = ()
     _plans: dict[Run, RunPlan] = field(default_factory=dict, repr=False)
-    _methods: dict[Cell, tuple[MethodSpec, Adapter]] = field(default_factory=dict, repr=False)
+    _methods: dict[Cell, tuple[MethodSpec, Layout]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -119,7 +116,7 @@ class Config:
     def _planned(self, run: Run) -> RunPlan:
         parts, chosen = self.parts, self._overriding(run)
         overrides = [self.settings.overrides[i] for i in chosen]
-        method, adapter = self._method(run, chosen)
+        method, shape = self._method(run, chosen)
         return RunPlan(
             run=run,
             dataset=parts.dataset(run.dataset),
@@ -127,7 +124,7 @@ class Config:
             llm=parts.llm(run.llm),
             method=method,
             label=parts.method(run.method).label,
-            adapter=adapter,
+            layout=shape,
             train=self._train(run, overrides),
             cache=self.settings.cache,
             checkpoint=self._setting("checkpoint", overrides),
@@ -138,8 +135,8 @@ class Config:
             max_reject_fraction=self.max_reject_fraction(run.dataset),
         )
 
-    def _method(self, run: Run, overriding: Sequence[int]) -> tuple[MethodSpec, Adapter]:
-        """A run's method, overrides included, and its adapter, each built once for all seeds."""
+    def _method(self, run: Run, overriding: Sequence[int]) -> tuple[MethodSpec, Layout]:
+        """A run's method, overrides included, and its layout, worked out once for all seeds."""
         cell = (run.method, run.backbone, run.llm, tuple(overriding))
         if cell not in self._methods:
             content = self.parts.method(run.method).given()
@@ -151,13 +148,12 @@ class Config:
             method = validated(MethodSpec, content, where)
             backbone, llm = self.parts.backbone(run.backbone), self.parts.llm(run.llm)
             try:
-                with torch.device("meta"):
-                    adapter = Adapter(method.given(), backbone.shape.given(), llm.shape.given())
+                fitted = layout(method, backbone.shape, llm.shape)
             except (AdapterError, ConnectorError) as error:
                 raise ConfigError(
                     f"method {run.method!r} does not fit {run.backbone} and {run.llm}: {error}"
                 ) from error
-            self._methods[cell] = method, adapter
+            self._methods[cell] = method, fitted
         return self._methods[cell]
 
     def _train(self, run: Run, overrides: Sequence[OverrideSpec]) -> TrainSpec:
@@ -200,9 +196,9 @@ class Config:
         found: dict[tuple[str, str], set[int]] = {}
         for run in self.runs:
             plan = self.plan(run)
-            if not (plan.online or plan.adapter.cls_only):
+            if not (plan.online or plan.layout.cls_only):
                 layers = found.setdefault((run.dataset, run.backbone), set())
-                layers.update(plan.adapter.source_layers)
+                layers.update(plan.layout.source_layers)
         return {key: sorted(layers) for key, layers in found.items()}
 
 

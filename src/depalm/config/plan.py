@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from depalm.adapters.adapter import Adapter
+from depalm.adapters.layout import Layout
 from depalm.adapters.saved import RECORD, WEIGHTS
 from depalm.cache.store import FORMATS
 from depalm.config import paths
@@ -50,8 +50,8 @@ class RunPlan:
 
     `checkpoint` is the folder of a trained adapter that it only tests; None if it trains its own.
     `online`: its backbone runs in the loop, rather than being read from a cache. `media` is where
-    the dataset's files lie, the directories are those of the models' weights. `adapter` is on the
-    meta device: shapes alone.
+    the dataset's files lie, the directories are those of the models' weights. `layout` says which
+    layers it reads, and on which it acts.
     """
 
     run: Run
@@ -60,7 +60,7 @@ class RunPlan:
     llm: LLMSpec
     method: MethodSpec
     label: str
-    adapter: Adapter
+    layout: Layout
     train: TrainSpec
     cache: CacheSpec
     checkpoint: str | None
@@ -73,7 +73,7 @@ class RunPlan:
     @property
     def reads_backbone(self) -> bool:
         """Whether the method reads any token at all; blind reads none."""
-        return bool(self.adapter.source_layers)
+        return bool(self.layout.source_layers)
 
     @property
     def training(self) -> Features:

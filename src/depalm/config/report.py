@@ -18,19 +18,31 @@ def rows(config: Config) -> Iterator[dict[str, Any]]:
     `trainable_parameters` is null for a method that tunes a frozen model besides: how many there
     are follows from that model's architecture, and adapter.json tells it after the training.
     """
+    counts: dict[int, int | None] = {}  # of a method, backbone and LLM, whose runs share a layout
     for run in config.runs:
-        yield {**asdict(run), **_adapter(config.plan(run))}
+        plan = config.plan(run)
+        cell = id(plan.layout)
+        if cell not in counts:
+            counts[cell] = trainable_parameters(plan)
+        yield {
+            **asdict(run),
+            "trainable_parameters": counts[cell],
+            "source_layers": plan.layout.source_layers,
+            "target_layers": plan.layout.target_layers,
+            "reads": plan.reads(),
+            "writes": plan.writes(),
+        }
 
 
-def _adapter(plan: RunPlan) -> dict[str, Any]:
-    adapter = plan.adapter
-    return {
-        "trainable_parameters": None if adapter.finetune else adapter.trainable_parameters,
-        "source_layers": adapter.source_layers,
-        "target_layers": adapter.target_layers,
-        "reads": plan.reads(),
-        "writes": plan.writes(),
-    }
+def trainable_parameters(plan: RunPlan) -> int | None:
+    """Those of the adapter, which is built without memory; None if they depend on tuned models."""
+    import torch
+
+    from depalm.adapters.adapter import Adapter
+
+    with torch.device("meta"):
+        adapter = Adapter(plan.method, plan.backbone.shape, plan.llm.shape)
+    return None if adapter.finetune else adapter.trainable_parameters
 
 
 def as_json(config: Config) -> str:

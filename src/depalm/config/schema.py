@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from depalm.adapters.resamplers import RESAMPLERS
+from depalm.adapters.registry import INJECTORS, RESAMPLERS
 from depalm.backbones.registry import LOADERS
 from depalm.datasets.readers import READERS
 from depalm.errors import DepalmError
@@ -23,6 +23,7 @@ REGISTRIES: Names = {
     "reader": READERS,
     "loader": LOADERS,
     "resampler": RESAMPLERS,
+    "injector": INJECTORS,
     "metric": METRICS,
     "family": FAMILIES,
     "converter": CONVERTERS,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from depalm.adapters.adapter import Adapter
-from depalm.adapters.selection import AdapterError
+from depalm.adapters.errors import AdapterError
 from depalm.backbones.base import Backbone
 from depalm.backbones.registry import load_backbone, weights_identity
 from depalm.cache.store import TokenCache

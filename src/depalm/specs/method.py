@@ -72,7 +72,6 @@ class ConvolutionResampler(Spec):
 class MapperOptions(Spec):
     """Layers of a QPMapper."""
 
-    layers: Natural | None = Field(None, description="encoder layers")
     heads: Positive = Field(8, description="attention heads")
     dropout: Probability = 0.1
     activation: Activation = "gelu"
@@ -84,6 +83,7 @@ class MapperResampler(MapperOptions):
     """A QPMapper with one query over each group."""
 
     type: Literal["qpmapper"]
+    layers: Natural = Field(4, description="encoder layers")
     factor: Factor = 4
     cls: Literal["keep", "drop", "duplicate"] = Field("keep", description="what becomes of CLS")
 
@@ -189,9 +189,30 @@ class CrossAttentionInjection(Spec):
     width: Positive | None = Field(None, description="width inside (adapter_dim)")
 
 
+INJECTIONS = ("none", "l0", "inner", "cross_attention")
+
+
+class OtherInjection(Spec):
+    """A place that somebody has registered; its class checks the options."""
+
+    model_config = ConfigDict(extra="allow")
+
+    at: Annotated[str, Registered("injector", besides=INJECTIONS)]
+    targets: LayersSpec = Field(LayersSpec(), description="LLM layers that it acts on")
+
+
+def _injection(value: Any) -> str:
+    place = value.get("at") if isinstance(value, dict) else getattr(value, "at", None)
+    return place if place in INJECTIONS else "other"
+
+
 InjectSpec = Annotated[
-    NoInjection | L0Injection | InnerInjection | CrossAttentionInjection,
-    Field(discriminator="at"),
+    Annotated[NoInjection, Tag("none")]
+    | Annotated[L0Injection, Tag("l0")]
+    | Annotated[InnerInjection, Tag("inner")]
+    | Annotated[CrossAttentionInjection, Tag("cross_attention")]
+    | Annotated[OtherInjection, Tag("other")],
+    Discriminator(_injection),
 ]
 
 
@@ -200,6 +221,10 @@ class TuningSpec(Spec):
 
     linears: bool = Field(False, description="a scale and a bias behind every Linear")
     norms: bool = Field(False, description="scale and bias of every norm")
+
+    @property
+    def any(self) -> bool:
+        return self.linears or self.norms
 
 
 class FinetuneSpec(Spec):

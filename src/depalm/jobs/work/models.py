@@ -33,5 +33,4 @@ def source_of(job: RunJob) -> Source:
 def build_adapter(job: RunJob, llm: LLM, backbone: Backbone | None) -> Adapter:
     """The adapter of a run, with the tuning of its LLM and of a backbone that runs with it."""
     models = {"llm": llm.body, **({} if backbone is None else {"backbone": backbone})}
-    shapes = (job.backbone.shape.given(), job.llm.shape.given())
-    return Adapter(job.method.given(), *shapes, models)
+    return Adapter(job.method, job.backbone.shape, job.llm.shape, models)
