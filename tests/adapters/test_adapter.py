@@ -95,7 +95,7 @@ def batch(count: int = 3) -> tuple[Batch, list[str]]:
 def features_of(adapter: Adapter, media: list[str]) -> Tensor | None:
     if not adapter.source_layers:
         return None
-    return RandomFeatures().read(media, adapter.source_layers, adapter.cls_only)
+    return RandomFeatures(adapter).read(media)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -282,12 +282,12 @@ def test_generation_is_that_of_the_tuned_llm() -> None:
     method = {**METHODS["qp_l0"], "finetune": {"llm": {"linears": True}}}
     adapter = random_adapter(method, llm=llm.body)
     samples = [Sample(str(i), f"media-{i}", "abc"[i], []) for i in range(3)]
-    tuned = generate(llm, adapter, samples, RandomFeatures(), Decoding(2, 6))
+    tuned = generate(llm, adapter, samples, RandomFeatures(adapter), Decoding(2, 6))
     expected_llm = folded(llm, adapter)
     adapter.finetune, adapter.tuning = {}, nn.ModuleDict()
-    expected = generate(expected_llm, adapter, samples, RandomFeatures(), Decoding(2, 6))
+    expected = generate(expected_llm, adapter, samples, RandomFeatures(adapter), Decoding(2, 6))
     assert tuned == expected
-    assert tuned != generate(llm, adapter, samples, RandomFeatures(), Decoding(2, 6))
+    assert tuned != generate(llm, adapter, samples, RandomFeatures(adapter), Decoding(2, 6))
 
 
 def test_a_backbone_is_tuned_by_the_same_block() -> None:

@@ -13,7 +13,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.diagnosis import cause
 from depalm.errors import DepalmError
-from depalm.features.cached import CachedViews, read_each
+from depalm.features.base import FeatureSource, read_each
 from depalm.files import atomic_file
 from depalm.llms.base import LLM
 from depalm.llms.injection import hidden_states
@@ -37,16 +37,6 @@ CHECKPOINT = "checkpoint.safetensors"
 
 class TrainingError(DepalmError):
     """Training that cannot go on: no samples, or a loss or gradient that is not finite."""
-
-
-class Features(Protocol):
-    """What training reads, in each epoch another view: see
-    :class:`depalm.features.cached.CachedViews` and :class:`depalm.features.online.OnlineFeatures`.
-    """
-
-    def read(self, media: list[str], layers: list[int], cls_only: bool, epoch: int) -> Tensor:
-        """-> [B, L, T, D]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -235,7 +225,7 @@ def train(
     llm: LLM,
     adapter: Adapter,
     data: TrainingSet,
-    cache: Features | None,
+    source: FeatureSource,
     settings: Settings,
     seed: int,
     folder: Path,
@@ -244,11 +234,10 @@ def train(
 ) -> Training:
     """Train `adapter` on `data`; checkpoints, log and TensorBoard scalars go to `folder`.
 
-    `cache` is None for a method that sees no features. A run that was killed goes on from its last
-    checkpoint and ends with the same bytes as an undisturbed one; `identity` stands for everything
-    that decides those bytes. `before_writing` is called in each step, and ends training by what it
-    raises. Raises TrainingError for a loss or gradient that is not finite; the last good checkpoint
-    is kept.
+    A run that was killed goes on from its last checkpoint and ends with the same bytes as an
+    undisturbed one; `identity` stands for everything that decides those bytes. `before_writing` is
+    called in each step, and ends training by what it raises. Raises TrainingError for a loss or
+    gradient that is not finite; the last good checkpoint is kept.
     """
     if not len(data):
         raise TrainingError(
@@ -274,13 +263,9 @@ def train(
     due = islice(batches, (total - run.step) * settings.accumulate)
 
     def read(batch: Batch) -> Tensor | None:
-        if cache is None:
-            return None
-        layers = adapter.source_layers
-        return cache.read(batch.media, layers, adapter.cls_only, batch.epoch).to(device)
+        return source.read(batch.media, batch.epoch)
 
-    # what a tuned backbone gives depends on the step before
-    reader = closing(read_each(due, read, ahead=isinstance(cache, CachedViews)))
+    reader = closing(read_each(due, read, ahead=source.read_ahead))
     # on CPU, fused attention's backward pass takes longer than plain attention's
     attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
     with attention, adapter.tuned("llm", llm.body), _Log(folder, run.step) as log, reader as pairs:
