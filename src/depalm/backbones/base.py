@@ -19,8 +19,8 @@ class Backbone(nn.Module, ABC):
 
     Slot 0 of T is the summary token: the class says whether that is CLS, a pooled output, or a
     mean. The patches follow in reading order. With `mean_pool` (`cls_is_mean_pool` of the spec) the
-    mean of the patches is the summary token instead, as in the paper's runs on single tokens of
-    MAViL. `shape` is {"layers": L, "tokens": T, "width": D}.
+    mean of the other tokens is the summary token instead, as in the paper's runs on single tokens
+    of MAViL. `shape` is {"layers": L, "tokens": T, "width": D}.
     """
 
     def __init__(self, layers: int, tokens: int, width: int, mean_pool: bool = False):

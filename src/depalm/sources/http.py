@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager
@@ -89,7 +89,7 @@ def _new_pool(proxy: str | None) -> PoolManager:
         return PoolManager(maxsize=CONNECTIONS, timeout=TIMEOUT)
     address = proxy if "://" in proxy else f"http://{proxy}"
     login = parse_url(address).auth
-    headers = make_headers(proxy_basic_auth=login) if login else None
+    headers = make_headers(proxy_basic_auth=unquote(login)) if login else None
     return ProxyManager(address, proxy_headers=headers, maxsize=CONNECTIONS, timeout=TIMEOUT)
 
 
