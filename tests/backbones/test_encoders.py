@@ -409,6 +409,29 @@ def test_every_part_is_valid(name: str) -> None:
     assert spec.get("time_average", False) == (name == "timesformer_avg")
 
 
+# ---------------------------------------------------------------- the summary token
+
+
+@pytest.mark.parametrize(
+    ("tiny", "content", "inputs"),
+    [
+        (tiny_clip, CLIP_SPEC, PIXELS),
+        (tiny_open_clip, OPEN_CLIP_SPEC, PIXELS),
+        (tiny_ast, AST_SPEC, FBANK),
+        (tiny_whisper, WHISPER_SPEC, torch.linspace(-1, 1, 2 * 8 * 40).view(2, 8, 40)),
+        (tiny_timesformer, TIMESFORMER_SPEC, FILM),
+    ],
+)
+def test_the_mean_of_the_others_may_be_the_summary_token_of_every_loader(
+    tmp_path: Path, tiny: Any, content: dict[str, Any], inputs: Tensor
+) -> None:
+    tiny(tmp_path)
+    tokens = load_backbone(backbone_spec(content), tmp_path)(inputs)
+    mean = load_backbone(backbone_spec({**content, "cls_is_mean_pool": True}), tmp_path)(inputs)
+    assert mean[:, :, 1:].equal(tokens[:, :, 1:])
+    torch.testing.assert_close(mean[:, :, 0], tokens[:, :, 1:].mean(dim=2))
+
+
 # ---------------------------------------------------------------- errors
 
 
