@@ -21,7 +21,9 @@ from setting import BACKBONE, BATCH, method, random_llm, seconds
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depalm.adapters.adapter import Adapter
-from depalm.cache.store import FORMATS, TokenCache, write_shard
+from depalm.cache.formats import FORMATS
+from depalm.cache.reader import TokenCache
+from depalm.cache.writer import write_shard
 from depalm.training.batches import Batch
 from depalm.training.loop import answer_loss
 

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import timm
@@ -20,20 +19,25 @@ from PIL import Image
 from safetensors.torch import save_file
 from setting import BACKBONE, BATCH, seconds
 
-from depalm.backbones.registry import load_backbone, weights_identity
+from depalm.backbones.load import load_backbone
 from depalm.features.extract import Extraction, extract
+from depalm.identity import weights_identity
+from depalm.specs import BackboneSpec
 
 MODEL, ROUNDS = "vit_base_patch16_224", 3
-SPEC: dict[str, Any] = {
-    "version": 1,
-    "modality": "image",
-    "loader": "timm",
-    "model": MODEL,
-    "image_size": 224,
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.5, 0.5, 0.5],
-    "shape": BACKBONE,
-}
+SPEC = BackboneSpec.model_validate(
+    {
+        "version": 1,
+        "path": ".",
+        "modality": "image",
+        "loader": "timm",
+        "model": MODEL,
+        "image_size": 224,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "shape": BACKBONE,
+    }
+)
 
 
 @torch.inference_mode()

@@ -15,7 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depalm.adapters.adapter import Adapter
 from depalm.backbones.vision import TimmViT
-from depalm.cache.store import TokenCache, write_shard
+from depalm.cache.reader import TokenCache
+from depalm.cache.writer import write_shard
 from depalm.llms.injection import hidden_states
 from depalm.training.batches import IGNORED, Batch
 from depalm.training.loop import answer_loss

@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from depalm.adapters.registry import RESAMPLERS
-from depalm.backbones.registry import LOADERS, load_backbone
+from depalm.backbones.load import load_backbone
+from depalm.backbones.registry import LOADERS
 from depalm.config.load import load_config
 from depalm.config.schema import check_schema, load_yaml
 from depalm.datasets.manifest import build_manifest
@@ -35,6 +36,7 @@ from depalm.llms.injection import Injection, hidden_states
 from depalm.media.decoders import load_decoder
 from tests.smoke.build import write_llm
 from tests.support.project import FENCE, ROOT, project_files
+from tests.support.specs import backbone_spec
 from tests.support.tiny import new_adapter
 from tests.support.vit import tiny_vit
 
@@ -173,13 +175,13 @@ def test_a_backbone_of_a_new_architecture(follow: Any, tmp_path: Path) -> None:
 
 
 def pixels_of(spec: dict[str, Any], folder: Path) -> torch.Tensor:
-    return load_decoder(spec)(draw(folder / "image.png")).unsqueeze(0)
+    return load_decoder(backbone_spec(spec))(draw(folder / "image.png")).unsqueeze(0)
 
 
 @torch.no_grad()
 def tokens_of(spec: dict[str, Any], folder: Path) -> torch.Tensor:
     """[1, L, T, D] of an image, through the decoder and the loader that the YAML names."""
-    return load_backbone(spec, folder / spec["path"])(pixels_of(spec, folder))
+    return load_backbone(backbone_spec(spec), folder / spec["path"])(pixels_of(spec, folder))
 
 
 def test_an_llm_of_a_supported_family(follow: Any, tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from depalm.backbones.registry import load_backbone
+from depalm.backbones.load import load_backbone
 from depalm.files import read_json, write_json
 from depalm.sources.model_folder import ModelFolderError, check_model_folder
 from tests.support.encoders import CLIP_SPEC, OPEN_CLIP_SPEC, tiny_clip, tiny_open_clip
 from tests.support.gguf_files import VOCABULARY, save_gguf
 from tests.support.llms import SPEC, llama
+from tests.support.specs import backbone_spec
 
 TOKENIZER = {"AutoTokenizer": ["tokenization_evil.EvilTokenizer", None]}
 MODEL = {
@@ -28,8 +29,9 @@ MODEL = {
 LOAD = """
 import json, sys, traceback
 from pathlib import Path
-from depalm.backbones.registry import load_backbone
+from depalm.backbones.load import load_backbone
 from depalm.sources.convert import convert
+from depalm.specs import BackboneSpec
 from depalm.llms.base import load_llm
 errors = {}
 for name, (how, argument) in json.loads(sys.argv[1]).items():
@@ -38,7 +40,7 @@ for name, (how, argument) in json.loads(sys.argv[1]).items():
         if how == "llm":
             load_llm(argument, folder, "float32", "cpu")
         elif how == "backbone":
-            load_backbone(argument, folder)
+            load_backbone(BackboneSpec.model_validate(argument), folder)
         else:
             convert(folder, folder.with_name(folder.name + "-converted"), argument)
         errors[folder.name] = None
@@ -170,7 +172,7 @@ def test_what_a_model_may_say_of_itself_is_no_code(tmp_path: Path) -> None:
     (tmp_path / "special_tokens_map.json").write_text("no JSON")
     (tmp_path / "modeling_x.py").write_text("raise SystemExit")  # nothing names it
     check_model_folder(tmp_path)
-    assert load_backbone(CLIP_SPEC, tmp_path).shape == CLIP_SPEC["shape"]
+    assert load_backbone(backbone_spec(CLIP_SPEC), tmp_path).shape == CLIP_SPEC["shape"]
 
 
 @pytest.mark.parametrize(

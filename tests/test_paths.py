@@ -29,7 +29,7 @@ from depalm.sources.archives import ArchiveError, unpack
 from depalm.sources.convert import ConvertError, convert
 from depalm.sources.fetch import SourceError, fetch
 from tests.support.media_files import write_images
-from tests.support.vit import SPEC, tiny_vit
+from tests.support.vit import VIT, tiny_vit
 
 NAMES = {  # what is refused -> why
     "": "is empty",
@@ -301,7 +301,7 @@ def test_extraction_and_online_features_read_below_their_root(tmp_path: Path) ->
     media, root = unique_media(read_manifest(tmp_path / "m.parquet")), tmp_path / "root"
     shard = tmp_path / "shard.zarr"
     with pytest.raises(OutsideError, match=r"'\.\./outside\.png' leaves its folder"):
-        extract(SPEC, tmp_path / "weights", root, media, [11], shard, Extraction(), "cpu")
+        extract(VIT, tmp_path / "weights", root, media, [11], shard, Extraction(), "cpu")
     assert not shard.exists()
     features = OnlineFeatures(None, None, None, Media(root), "cpu", None)  # type: ignore[arg-type]
     with pytest.raises(OutsideError, match=r"'\.\./outside\.png' leaves its folder"):

@@ -10,24 +10,25 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from depalm.cache.store import TokenCache
+from depalm.cache.reader import TokenCache
 from depalm.config.load import load_config
 from depalm.config.schema import load_yaml
 from depalm.datasets.manifest import Sample, build_manifest, unique_media
 from depalm.evaluation.vqa_accuracy import vqa_accuracy
-from depalm.features.cached import CachedViews
 from depalm.features.extract import Extraction, extract
 from depalm.files import read_json
 from depalm.generation.generate import beam_search, generate, pad_left
+from depalm.identity import token_identity
 from depalm.llms.base import LLM, load_llm
 from depalm.llms.injection import Injection
-from depalm.media.decoders import token_identity
 from depalm.sources.convert import convert
 from depalm.sources.fetch import fetch
 from depalm.specs import TrainSpec
 from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
 from depalm.training.loop import train
+from tests.support.features import views_of
+from tests.support.specs import backbone_spec
 from tests.support.tiny import new_adapter
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +71,7 @@ def cache(folder: Path, samples: list[Sample]) -> TokenCache:
     """The tokens of their images."""
     shard = folder / "shard-0-of-1.zarr"
     extract(
-        backbone=BACKBONE,
+        backbone=backbone_spec(BACKBONE),
         weights=folder / "backbone",
         root=folder / "data-fetched",
         media=unique_media(samples),
@@ -79,7 +80,7 @@ def cache(folder: Path, samples: list[Sample]) -> TokenCache:
         settings=Extraction(batch_size=32, max_reject_fraction=0.0),
         device="cpu",
     )
-    return TokenCache([shard], token_identity(BACKBONE))
+    return TokenCache([shard], token_identity(backbone_spec(BACKBONE)))
 
 
 def test_the_llm_continues_a_fact(llm: LLM) -> None:
@@ -112,17 +113,18 @@ def test_an_adapter_learns_to_answer(
 ) -> None:
     """A minute of training: questions on images become answers of the right kind."""
     torch.manual_seed(0)
-    method = DEMO.parts.method("limber_1").given()
-    adapter = new_adapter(method, BACKBONE["shape"], LANGUAGE["shape"])
+    adapter = new_adapter(
+        DEMO.parts.method("limber_1").given(), BACKBONE["shape"], LANGUAGE["shape"]
+    )
     settings = TrainSpec(batch_size=16, lr=5e-3, steps=60)
-    views = CachedViews([cache])
+    views = views_of(adapter, cache)
     train(llm, adapter, encode(llm, samples, 10), views, settings, 0, tmp_path, "real")
     lines = (tmp_path / "train.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert fmean(losses[-10:]) < 0.25 * fmean(losses[:3])
     asked = samples[:100]
     texts = generate(
-        llm, adapter, asked, cache, GenerateSpec(beams=1, max_new_tokens=5, batch_size=50)
+        llm, adapter, asked, views, GenerateSpec(beams=1, max_new_tokens=5, batch_size=50)
     )
     references = {sample.id: sample.references for sample in asked}
     predictions = {sample.id: text for sample, text in zip(asked, texts, strict=True)}

@@ -3,12 +3,9 @@
 import platform
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-
-from depalm.files import read_json, sha256_file, sha256_json, sha256_tree
 
 PACKAGES = ("depalm", "torch", "transformers", "timm", "zarr", "snakemake", "pycocoevalcap")
 
@@ -55,22 +52,3 @@ def provenance(device: torch.device) -> dict[str, Any]:
 def machine(device: torch.device) -> dict[str, Any]:
     """What the bytes of a result depend on besides its inputs and settings, as JSON."""
     return {"threads": torch.get_num_threads(), "device": str(device), "versions": versions()}
-
-
-def model_source(directory: Path) -> dict[str, Any]:
-    """What a model directory holds: {"name", "uri", "revision", "sha256"}, and "converter" where it
-    was converted.
-
-    As its source.json says (see depalm.sources.fetch.fetch and depalm.sources.convert.convert). Of
-    the user's own directory, uri and revision are null, and the checksum is that of its
-    safetensors (if there are several: sha256_json of {name: sha256}; if there are none: of all its
-    files).
-    """
-    path = directory / "source.json"
-    if path.is_file():
-        return {"name": directory.name, **read_json(path)}
-    weights = {file.name: sha256_file(file) for file in sorted(directory.glob("*.safetensors"))}
-    digest = sha256_json(weights) if weights else sha256_tree(directory)
-    if len(weights) == 1:
-        digest = next(iter(weights.values()))
-    return {"name": directory.name, "uri": None, "revision": None, "sha256": digest}

@@ -99,7 +99,7 @@ def batch(count: int = 3) -> tuple[Batch, list[str]]:
 def features_of(adapter: Adapter, media: list[str]) -> Tensor | None:
     if not adapter.source_layers:
         return None
-    return RandomFeatures().read(media, adapter.source_layers, adapter.cls_only)
+    return RandomFeatures(adapter).read(media)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -293,16 +293,20 @@ def test_generation_is_that_of_the_tuned_llm() -> None:
     adapter = random_adapter(method, llm=llm.body)
     samples = [Sample(str(i), f"media-{i}", "abc"[i], []) for i in range(3)]
     tuned = generate(
-        llm, adapter, samples, RandomFeatures(), GenerateSpec(beams=2, max_new_tokens=6)
+        llm, adapter, samples, RandomFeatures(adapter), GenerateSpec(beams=2, max_new_tokens=6)
     )
     expected_llm = folded(llm, adapter)
     adapter.finetune, adapter.tuning = {}, nn.ModuleDict()
     expected = generate(
-        expected_llm, adapter, samples, RandomFeatures(), GenerateSpec(beams=2, max_new_tokens=6)
+        expected_llm,
+        adapter,
+        samples,
+        RandomFeatures(adapter),
+        GenerateSpec(beams=2, max_new_tokens=6),
     )
     assert tuned == expected
     assert tuned != generate(
-        llm, adapter, samples, RandomFeatures(), GenerateSpec(beams=2, max_new_tokens=6)
+        llm, adapter, samples, RandomFeatures(adapter), GenerateSpec(beams=2, max_new_tokens=6)
     )
 
 

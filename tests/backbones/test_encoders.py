@@ -30,7 +30,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from depalm.backbones.audio_video import AST, TimeSformer, Whisper, build_clap
 from depalm.backbones.base import Backbone
-from depalm.backbones.registry import LOADERS, BackboneError, load_backbone
+from depalm.backbones.files import BackboneError
+from depalm.backbones.load import load_backbone
+from depalm.backbones.registry import LOADERS
 from depalm.backbones.vision import ClipViT, OpenClipViT, TimmViT, build_timm
 from depalm.config.schema import check_schema, load_yaml
 from depalm.files import read_json, write_json
@@ -49,6 +51,7 @@ from tests.support.encoders import (
     tiny_timesformer,
     tiny_whisper,
 )
+from tests.support.specs import backbone_spec
 
 CONFIG = Path(__file__).parents[2] / "config" / "backbones"
 PARTS = sorted(path.stem for path in CONFIG.glob("*.yaml"))
@@ -75,7 +78,7 @@ def test_clip(tmp_path: Path) -> None:
     with torch.inference_mode():
         output = vision(PIXELS, output_hidden_states=True)
         expected = [vision.post_layernorm(hidden) for hidden in output.hidden_states[1:]]
-    tokens = load_backbone(CLIP_SPEC, tmp_path)(PIXELS)
+    tokens = load_backbone(backbone_spec(CLIP_SPEC), tmp_path)(PIXELS)
     torch.testing.assert_close(tokens, torch.stack(expected, dim=1))
     torch.testing.assert_close(tokens[:, -1, 0], output.pooler_output)
 
@@ -89,7 +92,7 @@ def test_open_clip(tmp_path: Path) -> None:
         embedding = vision(PIXELS)
     patches, cls = output["image_intermediates"], output["image_intermediates_prefix"]
     expected = [torch.cat(pair, dim=1) for pair in zip(cls, patches, strict=True)]
-    tokens = load_backbone(OPEN_CLIP_SPEC, tmp_path)(PIXELS)
+    tokens = load_backbone(backbone_spec(OPEN_CLIP_SPEC), tmp_path)(PIXELS)
     torch.testing.assert_close(tokens, torch.stack(expected, dim=1))
     torch.testing.assert_close(tokens[:, -1, 0] @ vision.proj, embedding)
 
@@ -98,7 +101,7 @@ def test_ast_has_its_pooled_output_in_front(tmp_path: Path) -> None:
     model = tiny_ast(tmp_path).audio_spectrogram_transformer
     with torch.inference_mode():
         output = model(FBANK)
-    tokens = load_backbone(AST_SPEC, tmp_path)(FBANK)
+    tokens = load_backbone(backbone_spec(AST_SPEC), tmp_path)(FBANK)
     assert tokens.shape == (2, 3, 13, 32)
     torch.testing.assert_close(tokens[:, -1, 0], output.pooler_output)
     torch.testing.assert_close(tokens[:, -1, 1:], output.last_hidden_state)
@@ -111,7 +114,7 @@ def test_whisper_has_the_mean_in_front(tmp_path: Path) -> None:
     with torch.inference_mode():
         output = encoder(mel, output_hidden_states=True)
         first = encoder.layer_norm(output.hidden_states[1])
-    tokens = load_backbone(WHISPER_SPEC, tmp_path)(mel)
+    tokens = load_backbone(backbone_spec(WHISPER_SPEC), tmp_path)(mel)
     torch.testing.assert_close(tokens[:, -1, 1:], output.last_hidden_state)
     torch.testing.assert_close(tokens[:, 0, 1:], first)
     torch.testing.assert_close(tokens[:, :, 0], tokens[:, :, 1:].mean(dim=2))
@@ -121,7 +124,7 @@ def test_timesformer_gives_what_its_blocks_give(tmp_path: Path) -> None:
     model = tiny_timesformer(tmp_path).timesformer
     with torch.inference_mode():
         hidden = model(FILM, output_hidden_states=True).hidden_states
-    tokens = load_backbone(TIMESFORMER_SPEC, tmp_path)(FILM)
+    tokens = load_backbone(backbone_spec(TIMESFORMER_SPEC), tmp_path)(FILM)
     torch.testing.assert_close(tokens, torch.stack(hidden[1:], dim=1))
 
 
@@ -131,14 +134,18 @@ def test_timesformer_averaged_over_time(tmp_path: Path) -> None:
     model.timesformer.embeddings.time_embeddings.data.zero_()
     model.save_pretrained(tmp_path)
     film = FILM[:, :1].expand(-1, 4, -1, -1, -1)
-    whole = load_backbone(TIMESFORMER_SPEC, tmp_path)(film)
+    whole = load_backbone(backbone_spec(TIMESFORMER_SPEC), tmp_path)(film)
     shape = {**TIMESFORMER_SPEC["shape"], "tokens": 5}
-    average = load_backbone({**TIMESFORMER_SPEC, "time_average": True, "shape": shape}, tmp_path)
+    average = load_backbone(
+        backbone_spec({**TIMESFORMER_SPEC, "time_average": True, "shape": shape}), tmp_path
+    )
     at_rest = whole[:, :, 1:].view(2, 3, 4, 4, 32)  # [B, L, patches, F, D]
     torch.testing.assert_close(at_rest, at_rest[:, :, :, :1].expand_as(at_rest))
     torch.testing.assert_close(average(film)[:, :, 1:], at_rest[:, :, :, 0])
     torch.testing.assert_close(average(film)[:, :, 0], whole[:, :, 0])
-    moving = load_backbone(TIMESFORMER_SPEC, tmp_path)(FILM)[:, :, 1:].view(2, 3, 4, 4, 32)
+    moving = load_backbone(backbone_spec(TIMESFORMER_SPEC), tmp_path)(FILM)[:, :, 1:].view(
+        2, 3, 4, 4, 32
+    )
     torch.testing.assert_close(average(FILM)[:, :, 1:], moving.mean(dim=3))
 
 
@@ -147,7 +154,7 @@ def test_timesformer_takes_other_numbers_of_frames(tmp_path: Path) -> None:
     model = tiny_timesformer(tmp_path)
     film = torch.cat((FILM, FILM.flip(1)), dim=1)
     spec = {**TIMESFORMER_SPEC, "frames": 8, "shape": {"layers": 3, "tokens": 33, "width": 32}}
-    tokens = load_backbone(spec, tmp_path)(film)
+    tokens = load_backbone(backbone_spec(spec), tmp_path)(film)
     old = model.timesformer.embeddings.time_embeddings
     longer = TimesformerModel(TimesformerConfig(**{**model.config.to_dict(), "num_frames": 8}))
     state = model.timesformer.state_dict()
@@ -171,17 +178,15 @@ def test_a_timm_model_on_filterbanks_without_final_norm(tmp_path: Path) -> None:
              for name, tensor in model.state_dict().items()}  # fmt: skip
     weights = converted(tmp_path, {"model": state, "args": argparse.Namespace(lr=0.1)}, "mavil.pth")
     spec = {
+        **AST_SPEC,
         "loader": "timm",
         "model": "vit_tiny_patch16_224",
-        "audio": "fbank",
-        "frames": 64,
-        "mel_bins": 32,
         "final_norm": False,
         "shape": {"layers": 12, "tokens": 9, "width": 192},
     }
-    tokens = load_backbone(spec, weights)(FBANK)
+    tokens = load_backbone(backbone_spec(spec), weights)(FBANK)
     torch.testing.assert_close(tokens, torch.stack(outputs, dim=1))
-    mean = load_backbone({**spec, "cls_is_mean_pool": True}, weights)(FBANK)
+    mean = load_backbone(backbone_spec({**spec, "cls_is_mean_pool": True}), weights)(FBANK)
     torch.testing.assert_close(mean[:, :, 1:], tokens[:, :, 1:])
     torch.testing.assert_close(mean[:, :, 0], tokens[:, :, 1:].mean(dim=2))
 
@@ -195,6 +200,7 @@ def test_eva_in_the_form_of_open_clip(tmp_path: Path) -> None:
     state["text.token_embedding.weight"] = torch.zeros(3, 3)
     save_file(state, tmp_path / "open_clip_model.safetensors")
     spec = {
+        **CLIP_SPEC,
         "loader": "timm",
         "model": "eva02_tiny_patch14_224",
         "image_size": 28,
@@ -207,14 +213,14 @@ def test_eva_in_the_form_of_open_clip(tmp_path: Path) -> None:
             pixels, norm=False, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
         )
     expected = torch.stack([torch.cat((cls, patches), dim=1) for patches, cls in maps], dim=1)
-    backbone = load_backbone(spec, tmp_path)
+    backbone = load_backbone(backbone_spec(spec), tmp_path)
     assert {parameter.dtype for parameter in backbone.parameters()} == {torch.float32}
     torch.testing.assert_close(backbone(pixels), expected)
 
 
 def test_disabled_gives_zeros(tmp_path: Path) -> None:
     spec = spec_of("disabled")
-    tokens = load_backbone(spec, tmp_path / "nothing")(PIXELS)
+    tokens = load_backbone(backbone_spec(spec), tmp_path / "nothing")(PIXELS)
     assert tokens.equal(torch.zeros(2, 1, 1, 1))
 
 
@@ -266,16 +272,18 @@ def save_ct2(encoder: WhisperEncoder, path: Path, dtype: str = "<f4", kind: int 
 def test_whisper_for_ctranslate2(tmp_path: Path) -> None:
     encoder = tiny_whisper(tmp_path / "published").model.encoder
     mel = torch.linspace(-1, 1, 2 * 8 * 40).sin().view(2, 8, 40)
-    expected = load_backbone(WHISPER_SPEC, tmp_path / "published")(mel)
+    expected = load_backbone(backbone_spec(WHISPER_SPEC), tmp_path / "published")(mel)
     download = tmp_path / "download"
     download.mkdir()
     write_json(download / "source.json", SOURCE)
     save_ct2(encoder, download / "model.bin")
     convert(download, tmp_path / "model", "whisper_ct2")
-    torch.testing.assert_close(load_backbone(WHISPER_SPEC, tmp_path / "model")(mel), expected)
+    torch.testing.assert_close(
+        load_backbone(backbone_spec(WHISPER_SPEC), tmp_path / "model")(mel), expected
+    )
     save_ct2(encoder, download / "model.bin", "<f2", kind=4)
     convert(download, tmp_path / "model", "whisper_ct2")
-    half = load_backbone(WHISPER_SPEC, tmp_path / "model")(mel)
+    half = load_backbone(backbone_spec(WHISPER_SPEC), tmp_path / "model")(mel)
     torch.testing.assert_close(half, expected, atol=0.02, rtol=0.02)
     content = (download / "model.bin").read_bytes()
     for damaged in (content[:100], content.replace(b"Whisper", b"Whimper"), b"\x05" + content[1:]):
@@ -300,7 +308,7 @@ def test_clap_reads_the_checkpoint_of_the_whole(tmp_path: Path) -> None:
     whole = {"epoch": 7, "metrics": {"map": np.float64(0.5)}, "state_dict": state}
     weights = converted(tmp_path, whole, "630k-audioset-best.pt")
     waveform = torch.linspace(0, 3000, 2 * 480000).sin().view(2, 480000)
-    tokens = load_backbone(spec_of("clap"), weights)(waveform)
+    tokens = load_backbone(backbone_spec(spec_of("clap")), weights)(waveform)
     quantised = torch.from_numpy((waveform.numpy() * 32767.0).astype(np.int16) / 32767.0).float()
     with torch.inference_mode():
         output = branch.eval()({"waveform": quantised}, device="cpu")
@@ -315,16 +323,16 @@ def test_clap_reads_the_checkpoint_of_the_whole(tmp_path: Path) -> None:
 @needs_clap
 def test_clap_unknown_model_and_missing_weights(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match=r"laion_clap has no 'HTSAT-huge'; it has .*HTSAT-tiny"):
-        load_backbone({**spec_of("clap"), "model": "HTSAT-huge"}, tmp_path)
+        load_backbone(backbone_spec({**spec_of("clap"), "model": "HTSAT-huge"}), tmp_path)
     save_file({"audio_branch.x": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(BackboneError, match="weights of the audio_branch of HTSAT-tiny"):
-        load_backbone(spec_of("clap"), tmp_path)
+        load_backbone(backbone_spec(spec_of("clap")), tmp_path)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("laion_clap") is not None, reason="it is installed")
 def test_clap_without_laion_clap_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match=r"pip install -c constraints\.txt -e '\.\[clap\]'"):
-        load_backbone(spec_of("clap"), tmp_path)
+        load_backbone(backbone_spec(spec_of("clap")), tmp_path)
 
 
 # ---------------------------------------------------------------- full size, without weights
@@ -342,7 +350,7 @@ def full_size(spec: dict[str, Any]) -> tuple[Backbone, Tensor]:
     pixels = torch.empty(1, 3, spec.get("image_size", 0), spec.get("image_size", 0))
     fbank = torch.empty(1, spec.get("frames", 0), spec.get("mel_bins", 0))
     if loader == "timm":
-        return TimmViT(build_timm(spec)), fbank if "audio" in spec else pixels
+        return TimmViT(build_timm(backbone_spec(spec))), fbank if "audio" in spec else pixels
     if loader == "clip":
         patch = {257: 14, 197: 16}[shape["tokens"]]
         return ClipViT(CLIPVisionModel(CLIPVisionConfig(**sizes, patch_size=patch))), pixels
@@ -401,6 +409,29 @@ def test_every_part_is_valid(name: str) -> None:
     assert spec.get("time_average", False) == (name == "timesformer_avg")
 
 
+# ---------------------------------------------------------------- the summary token
+
+
+@pytest.mark.parametrize(
+    ("tiny", "content", "inputs"),
+    [
+        (tiny_clip, CLIP_SPEC, PIXELS),
+        (tiny_open_clip, OPEN_CLIP_SPEC, PIXELS),
+        (tiny_ast, AST_SPEC, FBANK),
+        (tiny_whisper, WHISPER_SPEC, torch.linspace(-1, 1, 2 * 8 * 40).view(2, 8, 40)),
+        (tiny_timesformer, TIMESFORMER_SPEC, FILM),
+    ],
+)
+def test_the_mean_of_the_others_may_be_the_summary_token_of_every_loader(
+    tmp_path: Path, tiny: Any, content: dict[str, Any], inputs: Tensor
+) -> None:
+    tiny(tmp_path)
+    tokens = load_backbone(backbone_spec(content), tmp_path)(inputs)
+    mean = load_backbone(backbone_spec({**content, "cls_is_mean_pool": True}), tmp_path)(inputs)
+    assert mean[:, :, 1:].equal(tokens[:, :, 1:])
+    torch.testing.assert_close(mean[:, :, 0], tokens[:, :, 1:].mean(dim=2))
+
+
 # ---------------------------------------------------------------- errors
 
 
@@ -421,16 +452,16 @@ def test_missing_and_damaged_weights_are_named(tmp_path: Path, tiny: Any, spec: 
     gone = next(n for n in sorted(state) if ".1." in n and "text" not in n and "decoder" not in n)
     save_file({n: state[n] for n in state if n != gone}, path, metadata={"format": "pt"})
     with pytest.raises(BackboneError, match=r"does not hold the weights .*: it lacks .*\.1\."):
-        load_backbone(spec, tmp_path)
+        load_backbone(backbone_spec(spec), tmp_path)
     path.write_bytes(b"damaged")
     with pytest.raises(BackboneError, match=str(tmp_path)):
-        load_backbone(spec, tmp_path)
+        load_backbone(backbone_spec(spec), tmp_path)
     path.unlink()
     with pytest.raises(BackboneError, match=r"no \.safetensors; fetch or convert"):
-        load_backbone(spec, tmp_path)
+        load_backbone(backbone_spec(spec), tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(BackboneError, match=r"no config\.json; fetch"):
-        load_backbone(spec, tmp_path)
+        load_backbone(backbone_spec(spec), tmp_path)
 
 
 def test_open_clip_errors(tmp_path: Path) -> None:
@@ -439,16 +470,16 @@ def test_open_clip_errors(tmp_path: Path) -> None:
     state = load_file(path)
     save_file({name: state[name] for name in state if "ln_post" not in name}, path)
     with pytest.raises(BackboneError, match=r"visual\.ln_post\.weight"):
-        load_backbone(OPEN_CLIP_SPEC, tmp_path)
+        load_backbone(backbone_spec(OPEN_CLIP_SPEC), tmp_path)
     (tmp_path / "open_clip_config.json").unlink()
     with pytest.raises(BackboneError, match=r"open_clip_config\.json"):
-        load_backbone(OPEN_CLIP_SPEC, tmp_path)
+        load_backbone(backbone_spec(OPEN_CLIP_SPEC), tmp_path)
 
 
 def test_another_shape_than_stated(tmp_path: Path) -> None:
     tiny_timesformer(tmp_path)
     with pytest.raises(BackboneError, match=r"'tokens': 25, .*but its YAML says .*'tokens': 17"):
-        load_backbone({**TIMESFORMER_SPEC, "frames": 6}, tmp_path)
+        load_backbone(backbone_spec({**TIMESFORMER_SPEC, "frames": 6}), tmp_path)
 
 
 # ---------------------------------------------------------------- PyTorch's checkpoints
@@ -467,7 +498,7 @@ def converted(tmp_path: Path, content: Any, name: str) -> Path:
 def test_a_checkpoint_of_transformers(tmp_path: Path) -> None:
     """pytorch_model.bin, as some models on the hub are only published."""
     model = tiny_timesformer(tmp_path / "published")
-    expected = load_backbone(TIMESFORMER_SPEC, tmp_path / "published")(FILM)
+    expected = load_backbone(backbone_spec(TIMESFORMER_SPEC), tmp_path / "published")(FILM)
     download = tmp_path / "download"
     download.mkdir()
     (download / "config.json").write_bytes((tmp_path / "published/config.json").read_bytes())
@@ -478,7 +509,7 @@ def test_a_checkpoint_of_transformers(tmp_path: Path) -> None:
     names = ["config.json", "model.safetensors", "source.json"]
     assert sorted(path.name for path in weights.iterdir()) == names
     assert read_json(weights / "source.json") == {**SOURCE, "converter": "pytorch"}
-    assert load_backbone(TIMESFORMER_SPEC, weights)(FILM).equal(expected)
+    assert load_backbone(backbone_spec(TIMESFORMER_SPEC), weights)(FILM).equal(expected)
 
 
 class Evil:

@@ -7,11 +7,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from depalm.backbones.registry import BackboneError, load_backbone, weights_identity
+from depalm.backbones.files import BackboneError
+from depalm.backbones.load import load_backbone
 from depalm.config.load import load_config
 from depalm.config.schema import ConfigError, load_yaml
 from depalm.files import write_json
-from tests.support.vit import MODEL, SPEC, tiny_vit
+from depalm.identity import weights_identity
+from tests.support.specs import backbone_spec
+from tests.support.vit import MODEL, SPEC, VIT, tiny_vit
 
 PIXELS = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
 
@@ -24,7 +27,7 @@ def test_tokens_are_each_blocks_output_through_the_final_norm(tmp_path: Path) ->
     with torch.inference_mode():
         final = model.forward_features(PIXELS)
         expected = torch.stack([model.norm(output) for output in outputs], dim=1)
-    tokens = load_backbone(SPEC, tmp_path)(PIXELS)
+    tokens = load_backbone(VIT, tmp_path)(PIXELS)
     assert tokens.shape == (2, 12, 5, 192)
     torch.testing.assert_close(tokens, expected)
     torch.testing.assert_close(tokens[:, -1], final)
@@ -35,12 +38,12 @@ def test_tokens_equal_timms_intermediates(tmp_path: Path) -> None:
     with torch.inference_mode():
         maps = model.forward_intermediates(PIXELS, norm=True, intermediates_only=True)  # [B,D,H,W]
     patches = torch.stack([blocks.flatten(2).mT for blocks in maps], dim=1)
-    torch.testing.assert_close(load_backbone(SPEC, tmp_path)(PIXELS)[:, :, 1:], patches)
+    torch.testing.assert_close(load_backbone(VIT, tmp_path)(PIXELS)[:, :, 1:], patches)
 
 
 def test_it_is_frozen(tmp_path: Path) -> None:
     tiny_vit(tmp_path)
-    backbone = load_backbone(SPEC, tmp_path)
+    backbone = load_backbone(VIT, tmp_path)
     assert not backbone.training
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     assert not backbone(PIXELS).requires_grad
@@ -49,7 +52,7 @@ def test_it_is_frozen(tmp_path: Path) -> None:
 def test_position_embeddings_are_interpolated_to_the_image_size(tmp_path: Path) -> None:
     model = tiny_vit(tmp_path, image_size=64)
     spec = {**SPEC, "image_size": 48, "shape": {**SPEC["shape"], "tokens": 10}}
-    state = load_backbone(spec, tmp_path).state_dict()
+    state = load_backbone(backbone_spec(spec), tmp_path).state_dict()
     position = state["model.pos_embed"]
     assert position.shape == (1, 10, 192)
     assert position[:, 0].equal(model.pos_embed[:, 0])
@@ -62,11 +65,11 @@ def test_position_embeddings_are_interpolated_to_the_image_size(tmp_path: Path) 
 
 def test_missing_and_wrong_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match=r"holds no \.safetensors; fetch or convert .*again"):
-        load_backbone(SPEC, tmp_path)
+        load_backbone(VIT, tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"not safetensors")
     with pytest.raises(BackboneError, match=r"model\.safetensors cannot be read .*again"):
-        load_backbone(SPEC, tmp_path)
+        load_backbone(VIT, tmp_path)
     tiny_vit(tmp_path)
     state = load_file(path)
     for changed, message in (
@@ -77,14 +80,14 @@ def test_missing_and_wrong_weights_are_named(tmp_path: Path) -> None:
         with pytest.raises(
             BackboneError, match=rf"does not hold the weights of {MODEL}[^$]*{message}"
         ):
-            load_backbone(SPEC, tmp_path)
+            load_backbone(VIT, tmp_path)
 
 
 def test_another_shape_than_stated_is_an_error(tmp_path: Path) -> None:
     tiny_vit(tmp_path)
     spec = {**SPEC, "shape": {**SPEC["shape"], "tokens": 197}}
     with pytest.raises(BackboneError, match=r"'tokens': 5, .*but its YAML says .*'tokens': 197"):
-        load_backbone(spec, tmp_path)
+        load_backbone(backbone_spec(spec), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_what_cannot_be_a_backbone_is_named(
     tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     with pytest.raises(BackboneError, match=message):
-        load_backbone({**SPEC, **change}, tmp_path)
+        load_backbone(backbone_spec({**SPEC, **change}), tmp_path)
 
 
 def test_weights_are_told_apart_by_source_or_content(tmp_path: Path) -> None:

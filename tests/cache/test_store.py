@@ -12,14 +12,10 @@ import torch
 import zarr
 from torch import Tensor
 
-from depalm.cache.store import (
-    FORMATS,
-    CacheError,
-    TokenCache,
-    predicted_bytes,
-    require_disk,
-    write_shard,
-)
+from depalm.cache.errors import CacheError
+from depalm.cache.formats import FORMATS, predicted_bytes
+from depalm.cache.reader import TokenCache
+from depalm.cache.writer import require_disk, write_shard
 from depalm.files import sha256_tree
 from tests.support.shards import LAYERS, MEDIA, METADATA, SHAPE, tokens_of, write
 

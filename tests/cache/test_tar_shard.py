@@ -10,10 +10,13 @@ import pytest
 import torch
 import webdataset
 
-from depalm.cache.store import FORMATS, CacheError, TokenCache, predicted_bytes, write_shard
-from depalm.features.cached import CachedViews
+from depalm.cache.errors import CacheError
+from depalm.cache.formats import FORMATS, predicted_bytes
+from depalm.cache.reader import TokenCache
+from depalm.cache.writer import write_shard
 from depalm.training.batches import encode
 from depalm.training.loop import train
+from tests.support.features import views_of
 from tests.support.shards import LAYERS, MEDIA, METADATA, SHAPE, tokens_of, write
 from tests.support.tiny import BACKBONE, tiny_llm
 from tests.support.training import SETTINGS, build, equal, samples, weights
@@ -114,8 +117,9 @@ def test_training_does_not_depend_on_the_format(tmp_path: Path) -> None:
                 shard.add(half, shard.pack(torch.randn(len(half), *BACKBONE.values())))
         cache = TokenCache(paths, {})
         checksums.append(cache.checksums)
-        views = CachedViews([cache])
-        run = train(llm, build("qp_l0"), data, views, SETTINGS, 0, tmp_path / name, "identity")
+        adapter = build("qp_l0")
+        views = views_of(adapter, cache)
+        run = train(llm, adapter, data, views, SETTINGS, 0, tmp_path / name, "identity")
         trained.append(weights(run))
     assert checksums[0] == checksums[1]
     assert equal(*trained)

@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from depalm.backbones.registry import BackboneError, load_backbone
-from depalm.cache.store import CacheError, TokenCache
+from depalm.backbones.files import BackboneError
+from depalm.backbones.load import load_backbone
+from depalm.cache.errors import CacheError
+from depalm.cache.reader import TokenCache
 from depalm.features.extract import Extraction, ExtractionError, extract, media_of_shard
 from depalm.files import sha256_tree
-from depalm.media.decoders import load_decoder, token_identity, view_seed
+from depalm.identity import token_identity
+from depalm.media.decoders import load_decoder, view_seed
 from depalm.rejects import Reject, RejectError
 from tests.support.media_files import write_images
-from tests.support.vit import SPEC, tiny_vit
+from tests.support.specs import backbone_spec
+from tests.support.vit import SPEC, VIT, tiny_vit
 
 MEDIA = [f"images/{i}.png" for i in range(7)]
 LAYERS = [9, 11]
@@ -36,23 +40,23 @@ def run(
     media: list[str] = MEDIA,
 ) -> tuple[Path, list[Reject]]:
     path = data / name
-    return path, extract(SPEC, data / "weights", data, media, LAYERS, path, settings, "cpu")
+    return path, extract(VIT, data / "weights", data, media, LAYERS, path, settings, "cpu")
 
 
 def test_the_cache_holds_the_backbones_tokens(data: Path) -> None:
     path, rejects = run(data, "shard.zarr")
     assert rejects == []
-    decoder = load_decoder(SPEC)
+    decoder = load_decoder(VIT)
     pixels = torch.stack([decoder(data / name) for name in MEDIA])
-    expected = load_backbone(SPEC, data / "weights")(pixels)
-    cache = TokenCache([path], token_identity(SPEC))
+    expected = load_backbone(VIT, data / "weights")(pixels)
+    cache = TokenCache([path], token_identity(VIT))
     cache.verify()
     tokens = cache.read(MEDIA, LAYERS, cls_only=False)
     torch.testing.assert_close(tokens.float(), expected[:, LAYERS], atol=2e-3, rtol=2e-3)
     cls = cache.read(MEDIA, [0, 5], cls_only=True)
     torch.testing.assert_close(cls.float(), expected[:, [0, 5], :1], atol=2e-3, rtol=2e-3)
     assert tokens.std() > 0.1
-    other = token_identity({**SPEC, "image_size": 48})
+    other = token_identity(backbone_spec({**SPEC, "image_size": 48}))
     with pytest.raises(CacheError, match=r"transform\.resize: \[32, 32\]"):
         TokenCache([path], {"transform": other["transform"]})
 
@@ -116,23 +120,23 @@ def test_a_stuck_file_is_set_aside_in_time(data: Path) -> None:
 def test_views_differ_and_each_is_always_the_same(data: Path) -> None:
     def view(number: int, name: str, settings: Extraction = SETTINGS) -> torch.Tensor:
         path = data / f"{name}.zarr"
-        arguments = (SPEC, data / "weights", data, MEDIA, LAYERS, path, settings, "cpu")
+        arguments = (VIT, data / "weights", data, MEDIA, LAYERS, path, settings, "cpu")
         assert extract(*arguments, view=number) == []
-        cache = TokenCache([path], token_identity(SPEC, number))
+        cache = TokenCache([path], token_identity(VIT, number))
         return cache.read(MEDIA, LAYERS, cls_only=False)
 
     clean, first, second = (view(number, f"view{number}") for number in range(3))
     again = view(1, "again", replace(SETTINGS, batch_size=7, workers=2))
     torch.testing.assert_close(again, first)
-    decoder = load_decoder(SPEC)
+    decoder = load_decoder(VIT)
     pixels = torch.stack([decoder(data / name, view_seed(name, 1)) for name in MEDIA])
-    expected = load_backbone(SPEC, data / "weights")(pixels)[:, LAYERS]
+    expected = load_backbone(VIT, data / "weights")(pixels)[:, LAYERS]
     torch.testing.assert_close(first.float(), expected, atol=2e-3, rtol=2e-3)
     for i in range(len(MEDIA)):
         assert not torch.equal(first[i], clean[i])
         assert not torch.equal(first[i], second[i])
     with pytest.raises(CacheError, match="view: 2, but this run asks for 1"):
-        TokenCache([data / "view2.zarr"], token_identity(SPEC, 1))
+        TokenCache([data / "view2.zarr"], token_identity(VIT, 1))
 
 
 def test_more_bad_files_than_tolerated_fail_by_name_and_leave_nothing(data: Path) -> None:
@@ -167,4 +171,13 @@ def test_a_failing_writer_ends_the_job(data: Path, monkeypatch: pytest.MonkeyPat
 def test_the_stated_shape_must_be_the_models(data: Path) -> None:
     spec = {**SPEC, "shape": {**SPEC["shape"], "width": 384}}
     with pytest.raises(BackboneError, match="its YAML says"):
-        extract(spec, data / "weights", data, MEDIA, LAYERS, data / "s.zarr", SETTINGS, "cpu")
+        extract(
+            backbone_spec(spec),
+            data / "weights",
+            data,
+            MEDIA,
+            LAYERS,
+            data / "s.zarr",
+            SETTINGS,
+            "cpu",
+        )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.errors import AdapterError
-from depalm.backbones.registry import load_backbone
+from depalm.backbones.load import load_backbone
 from depalm.datasets.manifest import Sample, write_manifest
 from depalm.features.extract import Extraction, extract
 from depalm.features.online import Media, online_features
@@ -27,9 +27,10 @@ from depalm.specs.settings import GenerateSpec
 from tests.support import encoders
 from tests.support.media_files import write_images
 from tests.support.runs import CPU, LLM, write_llm
+from tests.support.specs import backbone_spec
 from tests.support.tiny import LLM_SHAPE, METHODS, method_spec, new_adapter, replace_weights
 from tests.support.training import Killed
-from tests.support.vit import SPEC, tiny_vit
+from tests.support.vit import SPEC, VIT, tiny_vit
 
 MEDIA = [f"images/{i}.png" for i in range(4)]
 SAMPLES = [Sample(str(i), MEDIA[i % 4], "what ?", [["a", "b"][i % 2]]) for i in range(8)]
@@ -47,7 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(root, MEDIA)
     write_manifest(root / "manifest.parquet", SAMPLES)
     (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in SAMPLES))
-    extract(SPEC, root / "vit", root, MEDIA, [11], root / "vit.zarr", Extraction(), "cpu")
+    extract(VIT, root / "vit", root, MEDIA, [11], root / "vit.zarr", Extraction(), "cpu")
     return root
 
 
@@ -110,22 +111,31 @@ def untuned() -> Adapter:
 
 
 def test_features_are_the_backbones_of_each_file_in_any_order(files: Path) -> None:
-    model, decoder = load_backbone(SPEC, files / "vit"), load_decoder(SPEC)
-    with online_features(untuned(), model, SPEC, Media(files, workers=2), MEDIA, CPU, 0) as online:
-        asked = [MEDIA[i] for i in (2, 0, 2)]
-        expected = model(torch.stack([decoder(files / name) for name in asked]))
-        torch.testing.assert_close(online.read(asked, [3, 11], False), expected[:, [3, 11]])
-        torch.testing.assert_close(online.read(asked, [5], True), expected[:, [5], :1])
+    model, decoder = (
+        load_backbone(VIT, files / "vit"),
+        load_decoder(VIT),
+    )
+    asked = [MEDIA[i] for i in (2, 0, 2)]
+    expected = model(torch.stack([decoder(files / name) for name in asked]))
+    several = {**METHOD, "source": {"count": 2, "stride": 8}, "merge": "mean"}
+    summary = {**METHOD, "source": {"from": 5, "to": 5}, "tokens": "cls"}
+    for method, tokens in ((several, expected[:, [3, 11]]), (summary, expected[:, [5], :1])):
+        adapter, media = new_adapter(method, SPEC["shape"], LLM_SHAPE), Media(files, workers=2)
+        with online_features(adapter, model, VIT, media, MEDIA, CPU) as online:
+            torch.testing.assert_close(online.read(asked), tokens)
 
 
 def test_each_epoch_and_seed_sees_a_file_in_its_own_way_and_always_the_same(files: Path) -> None:
-    model, decoder = load_backbone(SPEC, files / "vit"), load_decoder(SPEC)
+    model, decoder = (
+        load_backbone(VIT, files / "vit"),
+        load_decoder(VIT),
+    )
     read = {}
     for seed in (None, 0, 1):
         media = Media(files)
-        with online_features(untuned(), model, SPEC, media, MEDIA, CPU, seed) as online:
+        with online_features(untuned(), model, VIT, media, MEDIA, CPU, seed) as online:
             for epoch in (0, 1, 0):
-                features = online.read(MEDIA, [11], False, epoch)
+                features = online.read(MEDIA, epoch)
                 torch.testing.assert_close(read.setdefault((seed, epoch), features), features)
     pixels = torch.stack([decoder(files / n, view_seed(f"1/{n}", 2)) for n in MEDIA])
     torch.testing.assert_close(read[1, 1], model(pixels)[:, [11]])
@@ -137,12 +147,12 @@ def test_each_epoch_and_seed_sees_a_file_in_its_own_way_and_always_the_same(file
 
 
 def test_a_file_that_goes_bad_later_is_named(files: Path, tmp_path: Path) -> None:
-    model = load_backbone(SPEC, files / "vit")
+    model = load_backbone(VIT, files / "vit")
     shutil.copytree(files / "images", tmp_path / "images")
-    with online_features(untuned(), model, SPEC, Media(tmp_path), MEDIA, CPU) as online:
+    with online_features(untuned(), model, VIT, Media(tmp_path), MEDIA, CPU) as online:
         (tmp_path / MEDIA[1]).unlink()
         with pytest.raises(MediaError, match=r"images/1\.png: no such file"):
-            online.read(MEDIA, [11], False)
+            online.read(MEDIA)
 
 
 FILM, FBANK, MEL = torch.rand(2, 4, 3, 32, 32), torch.rand(2, 64, 32), torch.rand(2, 8, 40)
@@ -162,7 +172,7 @@ def test_gradients_reach_all_that_is_tuned_of_a_backbone_of_every_loader(
 ) -> None:
     write, spec, inputs = ENCODERS[name]
     write(tmp_path)
-    model = load_backbone(spec, tmp_path)
+    model = load_backbone(backbone_spec(spec), tmp_path)
     frozen = model(inputs)
     method = {**TUNED, "source": {"count": 1}}
     adapter = new_adapter(method, spec["shape"], LLM_SHAPE, {"backbone": model})
@@ -285,7 +295,18 @@ def test_what_the_cache_lacks_is_listed_too(files: Path, tmp_path: Path) -> None
     (broken / MEDIA[1]).write_bytes(b"no image")
     shutil.rmtree(broken / "vit.zarr")
     settings = Extraction(max_reject_fraction=0.3)
-    extract(SPEC, broken / "vit", broken, MEDIA, [11], broken / "vit.zarr", settings, "cpu")
+    extract(
+        VIT,
+        broken / "vit",
+        broken,
+        MEDIA,
+        [11],
+        broken / "vit.zarr",
+        settings,
+        "cpu",
+    )
     train(broken, tmp_path, online=False)
-    rejects = read_rejects(tmp_path / "train.rejects.parquet")
-    assert [(reject.id, reject.media) for reject in rejects] == [("1", MEDIA[1]), ("5", MEDIA[1])]
+    lost = [Reject(key, MEDIA[1], "not an image that Pillow knows") for key in ("1", "5")]
+    assert read_rejects(tmp_path / "train.rejects.parquet") == lost
+    generate(broken, tmp_path, online=False)
+    assert read_rejects(tmp_path / "generate.rejects.parquet") == lost

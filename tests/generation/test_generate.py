@@ -78,7 +78,7 @@ def uncached(
 def test_cached_generation_in_a_batch_equals_uncached_alone(family: str, method: str) -> None:
     llm = tiny_llm(family)
     adapter = random_adapter(METHODS[method])
-    features = RandomFeatures().read(["a", "b", "c"], adapter.source_layers, adapter.cls_only)
+    features = RandomFeatures(adapter).read(["a", "b", "c"])
     texts = prompts(3)
     with torch.inference_mode():
         token_ids, valid = pad_left(texts, llm.eos)
@@ -104,7 +104,7 @@ def test_a_batch_generates_the_same_texts_as_one_by_one(family: str, method: str
         Sample(str(i), f"media-{i}", decode(ids, skip_special_tokens=True), [])
         for i, ids in enumerate(prompts(9))
     ]
-    features = RandomFeatures()
+    features = RandomFeatures(adapter)
     batched = generate(
         llm, adapter, samples, features, GenerateSpec(beams=3, max_new_tokens=10, batch_size=4)
     )

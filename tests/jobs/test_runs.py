@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from depalm.adapters.errors import AdapterError
 from depalm.adapters.saved import DamagedAdapter
-from depalm.cache.store import CacheError
+from depalm.cache.errors import CacheError
 from depalm.files import read_json, sha256_file, write_json
-from depalm.provenance import model_source
+from depalm.identity import model_source
 from tests.support.runs import LLM, METHOD, SAMPLES, SETTINGS, generate, train, write_files
 from tests.support.tiny import METHODS, replace_weights
 from tests.support.vit import SPEC

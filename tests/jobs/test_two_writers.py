@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from depalm.cache.store import TokenCache
+from depalm.cache.reader import TokenCache
 from depalm.files import sha256_file, sha256_tree
 from depalm.jobs.work import generate as generation
 from depalm.jobs.work import train as training

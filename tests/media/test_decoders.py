@@ -2,10 +2,24 @@
 
 import pytest
 
-from depalm.media.decoders import DECODERS, load_decoder, token_identity, view_seed
+from depalm.identity import token_identity
+from depalm.media.decoders import DECODERS, load_decoder, view_seed
+from tests.support.specs import backbone_spec
 
-IMAGE = {"modality": "image", "image_size": 8, "mean": [0.5, 0.25, 0.0], "std": [0.5, 0.25, 1.0]}
-SOUND = {"modality": "audio", "sampling_rate": 16000, "seconds": 10}
+BACKBONE = {
+    "version": 1,
+    "loader": "any",
+    "path": "weights",
+    "shape": {"layers": 1, "tokens": 2, "width": 3},
+}
+IMAGE = {
+    **BACKBONE,
+    "modality": "image",
+    "image_size": 8,
+    "mean": [0.5, 0.25, 0.0],
+    "std": [0.5, 0.25, 1.0],
+}
+SOUND = {**BACKBONE, "modality": "audio", "sampling_rate": 16000, "seconds": 10}
 SPECS = {
     "image": IMAGE,
     "video": {**IMAGE, "modality": "video", "frames": 16},
@@ -35,14 +49,17 @@ def test_every_decoder_is_tested_here() -> None:
 
 @pytest.mark.parametrize("kind", SPECS)
 def test_identity_changes_with_every_key_and_with_the_view(kind: str) -> None:
-    identity = token_identity(SPECS[kind])
+    identity = token_identity(backbone_spec(SPECS[kind]))
     assert identity["backbone"] == SPECS[kind]
     assert identity["view"] == 0
-    transforms = [identity["transform"], load_decoder(SPECS[kind]).describe(with_seed=True)]
+    transforms = [
+        identity["transform"],
+        load_decoder(backbone_spec(SPECS[kind])).describe(with_seed=True),
+    ]
     for key, value in CHANGES[kind].items():
-        transforms.append(token_identity({**SPECS[kind], key: value})["transform"])
+        transforms.append(token_identity(backbone_spec({**SPECS[kind], key: value}))["transform"])
     assert all(a != b for i, a in enumerate(transforms) for b in transforms[:i])
-    first, second = (token_identity(SPECS[kind], view) for view in (1, 2))
+    first, second = (token_identity(backbone_spec(SPECS[kind]), view) for view in (1, 2))
     assert first["transform"] == second["transform"] == transforms[1]
     assert first != second
 

@@ -13,9 +13,19 @@ from PIL import Image
 from depalm.media.decoders import load_decoder
 from depalm.media.image import OPERATIONS, ImageDecoder, augmented, load_image
 from depalm.rejects import MediaError
+from tests.support.specs import backbone_spec
 
 RED, BLUE = (250, 10, 20), (10, 20, 250)
-SPEC = {"modality": "image", "image_size": 8, "mean": [0.5, 0.25, 0.0], "std": [0.5, 0.25, 1.0]}
+SPEC = {
+    "version": 1,
+    "loader": "any",
+    "path": "weights",
+    "shape": {"layers": 1, "tokens": 2, "width": 3},
+    "modality": "image",
+    "image_size": 8,
+    "mean": [0.5, 0.25, 0.0],
+    "std": [0.5, 0.25, 1.0],
+}
 
 
 def left_right(width: int = 8, height: int = 4) -> Image.Image:
@@ -123,7 +133,7 @@ def test_what_cannot_be_decoded_is_refused_with_a_reason(tmp_path: Path) -> None
 
 def test_pixels_are_a_normalised_square(tmp_path: Path) -> None:
     path = saved(Image.new("RGB", (30, 20), (255, 51, 102)), tmp_path / "image.png")
-    decoder = load_decoder(SPEC)
+    decoder = load_decoder(backbone_spec(SPEC))
     pixels = decoder(path)
     assert pixels.shape == (3, 8, 8)
     assert pixels.dtype == torch.float32

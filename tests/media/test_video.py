@@ -15,8 +15,13 @@ from depalm.media.decoders import load_decoder
 from depalm.media.video import load_frames
 from depalm.rejects import MediaError
 from tests.support.media_files import grey, shared, write_sound, write_video
+from tests.support.specs import backbone_spec
 
 SPEC = {
+    "version": 1,
+    "loader": "any",
+    "path": "weights",
+    "shape": {"layers": 1, "tokens": 2, "width": 3},
     "modality": "video",
     "frames": 4,
     "image_size": 24,
@@ -80,7 +85,7 @@ def test_a_seed_draws_a_frame_of_each_segment(tmp_path: Path) -> None:
 
 def test_frames_are_pixels_and_augmented_alike(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", [0.0])
-    decoder = load_decoder(SPEC)
+    decoder = load_decoder(backbone_spec(SPEC))
     clean = decoder(path)
     assert clean.shape == (4, 3, 24, 24)
     assert clean.dtype == torch.float32

@@ -22,12 +22,13 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import sinusoids
 
-from depalm.backbones.registry import load_backbone
+from depalm.backbones.load import load_backbone
 from depalm.config.schema import load_yaml
 from depalm.files import read_json, sha256_file, write_json
 from depalm.sources.convert import DINOV2_SMALL, ConvertError, convert
 from depalm.sources.fetch import fetch
 from tests.support.gguf_files import VOCABULARY, save_gguf
+from tests.support.specs import backbone_spec
 
 BACKBONES = Path(__file__).parents[2] / "config" / "backbones"
 SOURCE = {"uri": "pypi://package==1.0/model", "sha256": "a" * 64, "revision": None}
@@ -298,7 +299,9 @@ def test_real_whisper_hears(tmp_path):
         "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
         "whisper_ct2",
     )
-    backbone = load_backbone(load_yaml(BACKBONES / "whisper-tiny.en.yaml"), directory)
+    backbone = load_backbone(
+        backbone_spec(load_yaml(BACKBONES / "whisper-tiny.en.yaml")), directory
+    )
     encoder = backbone.model
     torch.testing.assert_close(
         encoder.embed_positions.weight, sinusoids(1500, 384), atol=1e-3, rtol=0

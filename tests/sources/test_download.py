@@ -61,7 +61,7 @@ class FileHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(monkeypatch):
-    monkeypatch.setattr("depalm.sources.download.RETRY_SECONDS", (0.0, 0.0))  # three attempts
+    monkeypatch.setattr("depalm.sources.http.RETRY_SECONDS", (0.0, 0.0))  # three attempts
     server = Server(FileHandler)
     server.content, server.etag, server.resumes, server.cuts, server.ranges = (
         CONTENT,

@@ -19,31 +19,47 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+COLOURS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+SOUND = {"sampling_rate": 16000, "seconds": 1}
 CLIP_SPEC: dict[str, Any] = {
+    "version": 1,
     "modality": "image",
     "loader": "clip",
+    "path": "clip",
     "image_size": 32,
+    **COLOURS,
     "shape": {"layers": 3, "tokens": 5, "width": 32},
 }
 OPEN_CLIP_SPEC = {**CLIP_SPEC, "loader": "open_clip"}
 AST_SPEC: dict[str, Any] = {
+    "version": 1,
     "modality": "audio",
     "loader": "ast",
+    "path": "ast",
     "audio": "fbank",
+    **SOUND,
+    "mean": -4.0,
+    "std": 4.5,
     "frames": 64,
     "mel_bins": 32,
     "shape": {"layers": 3, "tokens": 13, "width": 32},  # pooled, CLS, distillation, 2 x 5 patches
 }
 WHISPER_SPEC: dict[str, Any] = {
+    "version": 1,
     "modality": "audio",
     "loader": "whisper",
+    "path": "whisper",
     "audio": "log_mel",
+    **SOUND,
     "mel_bins": 8,
     "shape": {"layers": 3, "tokens": 21, "width": 32},
 }
 TIMESFORMER_SPEC: dict[str, Any] = {
+    "version": 1,
     "modality": "video",
     "loader": "timesformer",
+    "path": "timesformer",
+    **COLOURS,
     "frames": 4,
     "image_size": 32,
     "shape": {"layers": 3, "tokens": 17, "width": 32},

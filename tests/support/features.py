@@ -1,19 +1,40 @@
-"""Features that need no backbone and no cache."""
+"""Features that need no backbone, and views of caches for an adapter."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
+from depalm.adapters.adapter import Adapter
+from depalm.cache.reader import TokenCache
+from depalm.features.cached import CachedViews
+
 
 class RandomFeatures:
-    """Features drawn from the name of the media, as a cache would hold them, in any epoch."""
+    """What `adapter` reads: features drawn from the name of the media, in any epoch."""
 
-    def read(self, media: list[str], layers: list[int], cls_only: bool, *_: int) -> Tensor:
+    rejected: Mapping[str, str] = {}
+    identity: Any = None
+    read_ahead = False
+
+    def __init__(self, adapter: Adapter):
+        self.layers, self.cls_only = adapter.source_layers, adapter.cls_only
+
+    def read(self, media: Sequence[str], epoch: int = 0) -> Tensor:  # noqa: ARG002
         tokens = [
             torch.randn(
-                len(layers), 5, 8, generator=torch.Generator().manual_seed(crc32(name.encode()))
+                len(self.layers),
+                5,
+                8,
+                generator=torch.Generator().manual_seed(crc32(name.encode())),
             )
             for name in media
         ]
-        return torch.stack(tokens)[:, :, : 1 if cls_only else None]
+        return torch.stack(tokens)[:, :, : 1 if self.cls_only else None]
+
+
+def views_of(adapter: Adapter, *caches: TokenCache) -> CachedViews:
+    """The caches, one for each view, as `adapter` reads them."""
+    return CachedViews(caches, adapter.source_layers, adapter.cls_only, torch.device("cpu"))

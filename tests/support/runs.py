@@ -9,18 +9,17 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from depalm.backbones.registry import weights_identity
-from depalm.cache.store import write_shard
+from depalm.cache.writer import write_shard
 from depalm.datasets.manifest import Sample, write_manifest
 from depalm.features.extract import Extraction, extract
+from depalm.identity import token_identity, weights_identity
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.train import TrainJob
-from depalm.media.decoders import token_identity
 from depalm.specs import BackboneSpec, LLMSpec, TrainSpec
 from depalm.specs.features import Cached, NoFeatures
 from depalm.specs.settings import GenerateSpec
 from tests.support.tiny import METHODS, method_spec, tiny_llm
-from tests.support.vit import SPEC, tiny_vit
+from tests.support.vit import SPEC, VIT, tiny_vit
 
 SAMPLES = [Sample(str(i), f"media-{i % 4}", "what ?", [["a", "b"][i % 2]]) for i in range(8)]
 SETTINGS = TrainSpec(batch_size=4, lr=5e-3, steps=3, dtype="float32")
@@ -50,7 +49,10 @@ def write_files(root: Path) -> Path:
     write_manifest(root / "manifest.parquet", SAMPLES)
     (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in SAMPLES))
     for name in ("vit", "other-vit"):
-        metadata = {**token_identity(SPEC), "weights_sha256": weights_identity(root / name)}
+        metadata = {
+            **token_identity(VIT),
+            "weights_sha256": weights_identity(root / name),
+        }
         shape = SPEC["shape"]
         generator = torch.Generator().manual_seed(0)
         with write_shard(root / f"{name}.zarr", metadata, shape, [11], "float16") as writer:
@@ -127,4 +129,4 @@ MEDIA = [f"images/{i}.png" for i in range(100)]
 def extraction(data: Path, output: Path) -> None:
     torch.set_num_threads(THREADS)
     settings = Extraction(batch_size=4, max_reject_fraction=0.1)
-    extract(SPEC, data / "weights", data, MEDIA, [11], output, settings, "cpu")
+    extract(VIT, data / "weights", data, MEDIA, [11], output, settings, "cpu")

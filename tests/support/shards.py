@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depalm.cache.store import write_shard
+from depalm.cache.writer import write_shard
 
 SHAPE = {"layers": 4, "tokens": 5, "width": 6}
 LAYERS = [1, 3]

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from tests.support.specs import backbone_spec
+
 MODEL = "vit_tiny_patch16_224"  # 12 blocks of width 192
 SPEC: dict[str, Any] = {
     "version": 1,
@@ -20,6 +22,7 @@ SPEC: dict[str, Any] = {
     "std": [0.5, 0.5, 0.5],
     "shape": {"layers": 12, "tokens": 5, "width": 192},
 }
+VIT = backbone_spec(SPEC)
 
 
 def tiny_vit(

@@ -1,6 +1,6 @@
 """Numbers that are not finite end generation and training; samples and likely cause are named."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,12 @@ DECODING = GenerateSpec(beams=2, max_new_tokens=4, batch_size=4)
 class Features(RandomFeatures):
     """Features that are infinite or NaN for some media."""
 
-    def __init__(self, bad: dict[str, float]):
+    def __init__(self, adapter: Adapter, bad: dict[str, float]):
+        super().__init__(adapter)
         self.bad = bad
 
-    def read(self, media: list[str], layers: list[int], cls_only: bool, *epoch: int) -> Tensor:
-        tokens = super().read(media, layers, cls_only, *epoch)
+    def read(self, media: Sequence[str], epoch: int = 0) -> Tensor:
+        tokens = super().read(media, epoch)
         for row, name in enumerate(media):
             if name in self.bad:
                 tokens[row, 0, 0, 3] = self.bad[name]
@@ -43,10 +44,10 @@ class Features(RandomFeatures):
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "blind"])
 def test_features_that_are_not_finite_are_named_by_sample(method: str, value: float) -> None:
     llm, adapter = tiny_llm("llama"), random_adapter(METHODS[method])
-    healthy = generate(llm, adapter, SAMPLES, Features({}), DECODING)
+    healthy = generate(llm, adapter, SAMPLES, Features(adapter, {}), DECODING)
     assert len(healthy) == 7
     with pytest.raises(GenerationError) as raised:
-        generate(llm, adapter, SAMPLES, Features({"media-4": value}), DECODING)
+        generate(llm, adapter, SAMPLES, Features(adapter, {"media-4": value}), DECODING)
     message = str(raised.value)
     assert message.startswith("the logits of q4 are not finite")
     assert "the features of media-4 are not finite: extract them again" in message
@@ -54,7 +55,7 @@ def test_features_that_are_not_finite_are_named_by_sample(method: str, value: fl
 
 def test_many_samples_are_counted() -> None:
     llm, adapter = tiny_llm("llama"), random_adapter(METHODS["qp_l0"])
-    bad = Features({f"media-{i}": torch.nan for i in range(7)})
+    bad = Features(adapter, {f"media-{i}": torch.nan for i in range(7)})
     with pytest.raises(GenerationError, match=r"the logits of (q\d, ){4}q\d and 2 more are not"):
         generate(llm, adapter, SAMPLES, bad, DECODING.model_copy(update={"batch_size": 7}))
 
@@ -92,7 +93,7 @@ def test_the_likely_cause_is_told(damage: Callable[[LLM, Adapter], None], messag
     llm, adapter = tiny_llm("llama"), random_adapter(METHODS["qp_l0"])
     damage(llm, adapter)
     with pytest.raises(GenerationError, match=rf"the logits of q.* are not finite.*{message}"):
-        generate(llm, adapter, SAMPLES, Features({}), DECODING)
+        generate(llm, adapter, SAMPLES, Features(adapter, {}), DECODING)
 
 
 def test_training_tells_what_is_at_fault_and_of_no_checkpoint_that_is_not_there(
@@ -107,10 +108,10 @@ def test_training_tells_what_is_at_fault_and_of_no_checkpoint_that_is_not_there(
         "identity",
     )
     with pytest.raises(TrainingError) as raised:
-        train(llm, adapter, data, Features({"media-2": torch.nan}), *arguments)
+        train(llm, adapter, data, Features(adapter, {"media-2": torch.nan}), *arguments)
     assert "step 0: loss nan" in str(raised.value)
     assert "the features of media-2 are not finite" in str(raised.value)
     assert "checkpoint" not in str(raised.value)
     nan_weight(llm, adapter)
     with pytest.raises(TrainingError, match=r"step 0: loss nan.*LLM's model\.layers\.2"):
-        train(llm, adapter, data, Features({}), *arguments)
+        train(llm, adapter, data, Features(adapter, {}), *arguments)

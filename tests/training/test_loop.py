@@ -1,6 +1,6 @@
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from depalm.datasets.manifest import Sample
+from depalm.features.base import NoFeatures
 from depalm.generation.generate import generate
 from depalm.specs import TrainSpec
 from depalm.specs.settings import GenerateSpec
@@ -25,11 +26,9 @@ from tests.support.training import SETTINGS, Killed, build, equal, samples, weig
 def run(
     folder: Path, method: str = "qp_l0", settings: TrainSpec = SETTINGS, seed: int = 0
 ) -> Training:
-    llm = tiny_llm("llama")
-    data = encode(llm, samples(), 10)
-    return train(
-        llm, build(method, seed), data, RandomFeatures(), settings, seed, folder, "identity"
-    )
+    llm, adapter = tiny_llm("llama"), build(method, seed)
+    data, features = encode(llm, samples(), 10), RandomFeatures(adapter)
+    return train(llm, adapter, data, features, settings, seed, folder, "identity")
 
 
 # batches
@@ -109,7 +108,7 @@ def test_exactly_the_adapter_is_trained(tmp_path: Path, method: str) -> None:
     adapter = build(method)
     before = {name: value.clone() for name, value in adapter.state_dict().items()}
     data = encode(llm, samples(), 10)
-    train(llm, adapter, data, RandomFeatures(), SETTINGS, 0, tmp_path, "identity")
+    train(llm, adapter, data, RandomFeatures(adapter), SETTINGS, 0, tmp_path, "identity")
     assert all(torch.equal(value, frozen[name]) for name, value in llm.state_dict().items())
     assert not any(parameter.requires_grad for parameter in llm.parameters())
     for name, value in adapter.state_dict().items():
@@ -122,9 +121,9 @@ def test_it_learns_what_only_the_features_tell(tmp_path: Path) -> None:
     settings = TrainSpec(batch_size=6, lr=3e-2, steps=200, dtype="float32")
     adapter = build("qp_l0")
     data = encode(llm, pictures, 10)
-    train(llm, adapter, data, RandomFeatures(), settings, 0, tmp_path, "identity")
+    train(llm, adapter, data, RandomFeatures(adapter), settings, 0, tmp_path, "identity")
     texts = generate(
-        llm, adapter, pictures, RandomFeatures(), GenerateSpec(beams=2, max_new_tokens=6)
+        llm, adapter, pictures, RandomFeatures(adapter), GenerateSpec(beams=2, max_new_tokens=6)
     )
     assert texts == ["a", "b", "c", "a", "b", "c"]
 
@@ -141,13 +140,20 @@ def test_features_are_those_of_the_epoch_also_after_a_resume(
     epochs: list[int] = []
 
     class Views(RandomFeatures):
-        def read(self, media: list[str], layers: list[int], cls_only: bool, *epoch: int) -> Any:
-            epochs.extend(epoch)
-            return super().read(media, layers, cls_only)
+        def read(self, media: Sequence[str], epoch: int = 0) -> torch.Tensor:
+            epochs.append(epoch)
+            return super().read(media, epoch)
 
     llm = tiny_llm("llama")
     data = encode(llm, samples(10), 10)  # 3 batches an epoch
-    arguments = (data, Views(), SETTINGS.model_copy(update={"steps": 7}), 0, tmp_path, "identity")
+    arguments = (
+        data,
+        Views(build("qp_l0")),
+        SETTINGS.model_copy(update={"steps": 7}),
+        0,
+        tmp_path,
+        "identity",
+    )
     killed_at += [5]
     with pytest.raises(Killed):
         train(llm, build("qp_l0"), *arguments)
@@ -239,15 +245,16 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path:
         def read(self, *arguments: Any) -> torch.Tensor:
             return super().read(*arguments) * math.nan
 
-    llm = tiny_llm("llama")
+    llm, adapter = tiny_llm("llama"), build("qp_l0")
     data = encode(llm, samples(), 10)
     with pytest.raises(TrainingError, match=r"step 2: loss nan.*checkpoint"):
-        train(llm, build("qp_l0"), data, Broken(), SETTINGS, 0, tmp_path, "identity")
+        train(llm, adapter, data, Broken(adapter), SETTINGS, 0, tmp_path, "identity")
     kept = load_file(tmp_path / "checkpoint.safetensors")
     assert equal(kept, good)
 
 
 def test_no_samples_is_an_error(tmp_path: Path) -> None:
     llm = tiny_llm("llama")
+    arguments = (encode(llm, [], 5), NoFeatures(), SETTINGS, 0, tmp_path, "identity")
     with pytest.raises(TrainingError, match="no training samples"):
-        train(llm, build("blind"), encode(llm, [], 5), None, SETTINGS, 0, tmp_path, "identity")
+        train(llm, build("blind"), *arguments)

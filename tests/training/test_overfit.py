@@ -14,20 +14,21 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from depalm.cache.store import TokenCache
+from depalm.cache.reader import TokenCache
 from depalm.config.schema import load_yaml
 from depalm.datasets.manifest import build_manifest, unique_media
-from depalm.features.cached import CachedViews
 from depalm.features.extract import Extraction, extract
 from depalm.generation.generate import generate
+from depalm.identity import token_identity
 from depalm.llms.base import load_llm
-from depalm.media.decoders import token_identity
 from depalm.specs import TrainSpec
 from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import IGNORED, encode
 from depalm.training.loop import train
 from tests.support.encoders import AST_SPEC, TIMESFORMER_SPEC, tiny_ast, tiny_timesformer
+from tests.support.features import views_of
 from tests.support.media_files import shared
+from tests.support.specs import backbone_spec
 from tests.support.tiny import new_adapter
 
 METHOD = {
@@ -107,7 +108,7 @@ def overfit(root: Path, dataset: dict[str, Any], backbone: dict[str, Any]) -> No
     adapter = new_adapter(METHOD, backbone["shape"], LLM["shape"])
     shard = root / "shard-0-of-1.zarr"
     assert not extract(
-        backbone=backbone,
+        backbone=backbone_spec(backbone),
         weights=root / "backbone",
         root=root / "data",
         media=unique_media(samples),
@@ -116,17 +117,18 @@ def overfit(root: Path, dataset: dict[str, Any], backbone: dict[str, Any]) -> No
         settings=Extraction(batch_size=4, max_reject_fraction=0.0),
         device="cpu",
     )
-    cache = TokenCache([shard], token_identity(backbone))
+    cache = TokenCache([shard], token_identity(backbone_spec(backbone)))
     write_llm(root / "llm", [sample.references[0] for sample in samples])
     llm = load_llm(LLM, root / "llm", "float32", "cpu")
     settings = TrainSpec(
         batch_size=len(samples), lr=1e-2, steps=300, label_smoothing=0.0, dtype="float32"
     )
-    train(llm, adapter, encode(llm, samples, 50), CachedViews([cache]), settings, 0, root, "real")
+    views = views_of(adapter, cache)
+    train(llm, adapter, encode(llm, samples, 50), views, settings, 0, root, "real")
     lines = (root / "train.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert fmean(losses[-5:]) < 0.1 * losses[0]
-    texts = generate(llm, adapter, samples, cache, GenerateSpec(beams=3, max_new_tokens=50))
+    texts = generate(llm, adapter, samples, views, GenerateSpec(beams=3, max_new_tokens=50))
     right = [text in sample.references for text, sample in zip(texts, samples, strict=True)]
     assert fmean(right) > 0.5
 

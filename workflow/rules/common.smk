@@ -5,7 +5,7 @@ from depalm.config.load import load_config
 from depalm.config.plan import RunPlan, manifest, shards
 from depalm.config.run import AXES, Run
 from depalm.config.schema import ConfigError
-from depalm.cache.store import FORMATS
+from depalm.cache.formats import FORMATS
 from depalm.process import gpu_here
 from depalm.specs import Spec
 

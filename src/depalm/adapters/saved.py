@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.errors import AdapterError
 from depalm.files import atomic_file, read_json, sha256_file, write_json
-from depalm.media.decoders import token_identity
+from depalm.identity import model_source, token_identity
 from depalm.progress import logger
-from depalm.provenance import model_source
+from depalm.specs import BackboneSpec
 
 WEIGHTS, RECORD = "adapter.safetensors", "adapter.json"
 # what tells where a model is from, but not what it is
@@ -41,7 +41,7 @@ def made_for(
         spec = parts["backbone"]
         made["backbone"] = {
             "shape": spec["shape"],
-            "transform": token_identity(spec)["transform"],
+            "transform": token_identity(BackboneSpec.model_validate(spec))["transform"],
             **model_source(backbone),
         }
     return made

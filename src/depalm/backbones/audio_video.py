@@ -1,8 +1,7 @@
-"""Encoders of sounds and films: AST, CLAP and Whisper, TimeSformer. (MAViL is in timm's form.)"""
+"""Encoders of audio and video: AST, CLAP and Whisper, TimeSformer. (MAViL is in timm's form.)"""
 
 import importlib.util
 import sys
-from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -16,26 +15,28 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from depalm.backbones.base import (
     Backbone,
-    BackboneError,
     BlockBackbone,
     fill,
     load_transformers,
     mean_first,
     read_weights,
 )
+from depalm.backbones.files import BackboneError
 from depalm.files import read_json
+from depalm.specs import BackboneSpec
 
 
 class AST(BlockBackbone):
     """Audio Spectrogram Transformer (Gong et al. 2021) on filterbanks [B, frames, bins].
 
-    In the place of CLS stands the pooled output, the mean of its two class tokens, which stay
-    among the others.
+    The summary token is the pooled output, the mean of its two class tokens, which stay among the
+    others.
     """
 
-    def __init__(self, model: ASTModel):
+    def __init__(self, model: ASTModel, mean_pool: bool = False):
         tokens = 1 + model.embeddings.position_embeddings.shape[1]
-        super().__init__(model, model.layers, model.layernorm, tokens, model.config.hidden_size)
+        width = model.config.hidden_size
+        super().__init__(model, model.layers, model.layernorm, tokens, width, mean_pool)
 
     def tokens(self, inputs: Tensor) -> Tensor:
         tokens = super().tokens(inputs)
@@ -43,42 +44,45 @@ class AST(BlockBackbone):
         return torch.cat((pooled, tokens), dim=2)
 
 
-def load_ast(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa: ARG001
+def load_ast(spec: BackboneSpec, weights: Path) -> Backbone:
     """AST of transformers. Raises BackboneError."""
-    return AST(load_transformers(ASTModel, weights))
+    return AST(load_transformers(ASTModel, weights), spec.cls_is_mean_pool)
 
 
 class Whisper(BlockBackbone):
     """Whisper's encoder (Radford et al. 2022) on log-mel spectrograms [B, bins, frames].
 
-    It has no CLS; the mean of the tokens stands in its place.
+    It has no CLS: the summary token is the mean of the tokens.
     """
 
-    def __init__(self, model: WhisperEncoder):
+    def __init__(self, model: WhisperEncoder, mean_pool: bool = False):
         tokens, width = 1 + model.config.max_source_positions, model.config.d_model
-        super().__init__(model, model.layers, model.layer_norm, tokens, width)
+        super().__init__(model, model.layers, model.layer_norm, tokens, width, mean_pool)
 
     def tokens(self, inputs: Tensor) -> Tensor:
         return mean_first(super().tokens(inputs))
 
 
-def load_whisper(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa: ARG001
+def load_whisper(spec: BackboneSpec, weights: Path) -> Backbone:
     """The encoder of a Whisper model of transformers. Raises BackboneError."""
     names = {r"^(model\.)?encoder\.": ""}
-    return Whisper(load_transformers(WhisperEncoder, weights, key_mapping=names))
+    model = load_transformers(WhisperEncoder, weights, key_mapping=names)
+    return Whisper(model, spec.cls_is_mean_pool)
 
 
 class TimeSformer(BlockBackbone):
     """TimeSformer (Bertasius et al. 2021) on pixels [B, F, 3, H, W] of F frames, as its blocks give
-    them: without a final norm.
+    them: without a final norm. CLS is the summary token.
     """
 
-    def __init__(self, model: TimesformerModel, frames: int, time_average: bool):
+    def __init__(
+        self, model: TimesformerModel, frames: int, time_average: bool, mean_pool: bool = False
+    ):
         model.config.num_frames = frames  # the layers read it when they run
         model.layernorm = nn.Identity()
         tokens = 1 + model.embeddings.num_patches * (1 if time_average else frames)
         width = model.config.hidden_size
-        super().__init__(model, model.encoder.layer, nn.Identity(), tokens, width)
+        super().__init__(model, model.encoder.layer, nn.Identity(), tokens, width, mean_pool)
         self.frames, self.time_average = frames, time_average
 
     def tokens(self, inputs: Tensor) -> Tensor:
@@ -89,29 +93,31 @@ class TimeSformer(BlockBackbone):
         return torch.cat((tokens[:, :, :1], places.mean(dim=3)), dim=2)
 
 
-def load_timesformer(spec: Mapping[str, Any], weights: Path) -> Backbone:
+def load_timesformer(spec: BackboneSpec, weights: Path) -> Backbone:
     """TimeSformer of transformers for `frames` frames; the time embedding is interpolated to them
     (nearest) as the model does it. Raises BackboneError.
     """
     model = load_transformers(TimesformerModel, weights)
     if model.config.attention_type != "divided_space_time":
         raise BackboneError(f"{weights}: its attention is not divided in space and time")
-    return TimeSformer(model, spec["frames"], spec.get("time_average", False))
+    return TimeSformer(
+        model, **spec.take("frames", "time_average"), mean_pool=spec.cls_is_mean_pool
+    )
 
 
 class CLAP(Backbone):
     """The audio half of CLAP (Wu et al. 2023) on waveforms [B, samples] at 48 kHz within -1..1.
 
-    In the place of CLS stands the embedding of the whole, then the fine-grained one, each through
-    the audio projection and of length 1. It is one output; each of the `layers` is the same.
+    The summary token is the embedding of the whole; the fine-grained one follows. Each goes through
+    the audio projection and has length 1. It is one output; each of the `layers` is the same.
     """
 
-    def __init__(self, audio_branch: Any, audio_projection: Any, layers: int):
-        super().__init__()
-        self.audio_branch, self.audio_projection = audio_branch, audio_projection
-        width: int = audio_projection[-1].out_features
+    def __init__(
+        self, audio_branch: Any, audio_projection: Any, layers: int, mean_pool: bool = False
+    ):
         tokens: int = 1 + audio_branch.spec_size * audio_branch.freq_ratio
-        self.shape = {"layers": layers, "tokens": tokens, "width": width}
+        super().__init__(layers, tokens, audio_projection[-1].out_features, mean_pool)
+        self.audio_branch, self.audio_projection = audio_branch, audio_projection
 
     def tokens(self, inputs: Tensor) -> Tensor:
         # 16-bit values, as laion_clap has them in training and inference
@@ -123,16 +129,16 @@ class CLAP(Backbone):
         return tokens.unsqueeze(1).expand(-1, self.shape["layers"], -1, -1)
 
 
-def load_clap(spec: Mapping[str, Any], weights: Path) -> Backbone:
+def load_clap(spec: BackboneSpec, weights: Path) -> Backbone:
     """The audio half of laion_clap's `model` (HTSAT-tiny, HTSAT-base), without fusion, from a
     converted checkpoint of the whole. Raises BackboneError.
     """
-    branch, projection = build_clap(spec["model"])
+    branch, projection = build_clap(str(spec.model))
     state = read_weights(weights)
     for part, prefix in ((branch, "audio_branch."), (projection, "audio_projection.")):
         there = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        fill(part, there, f"the {prefix.rstrip('.')} of {spec['model']}", weights)
-    return CLAP(branch, projection, spec["shape"]["layers"])
+        fill(part, there, f"the {prefix.rstrip('.')} of {spec.model}", weights)
+    return CLAP(branch, projection, spec.shape.layers, spec.cls_is_mean_pool)
 
 
 def build_clap(model: str) -> tuple[nn.Module, nn.Sequential]:

@@ -1,4 +1,4 @@
-"""What a backbone is: a frozen encoder -> tokens of every block [B, L, T, D], CLS first."""
+"""What a backbone is: a frozen encoder -> tokens of every block, summary token first."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,37 +11,37 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from depalm.errors import DepalmError
-
-
-class BackboneError(DepalmError):
-    """A backbone that cannot be used: missing weights, or not the architecture that is stated."""
+from depalm.backbones.files import BackboneError, weight_files
 
 
 class Backbone(nn.Module, ABC):
-    """A frozen encoder; `shape` is {"layers": L, "tokens": T (with CLS), "width": D}.
+    """A frozen encoder -> tokens [B, L, T, D] of B inputs from L layers (docs/design.md#backbone).
 
-    With `cls_is_mean_pool` the mean of the other tokens takes the place of CLS (as in the paper's
-    runs on single tokens of MAViL).
+    Slot 0 of T is the summary token: the class says whether that is CLS, a pooled output, or a
+    mean. The patches follow in reading order. With `mean_pool` (`cls_is_mean_pool` of the spec) the
+    mean of the other tokens is the summary token instead, as in the paper's runs on single tokens
+    of MAViL. `shape` is {"layers": L, "tokens": T, "width": D}.
     """
 
-    shape: dict[str, int]
-    cls_is_mean_pool: bool = False
+    def __init__(self, layers: int, tokens: int, width: int, mean_pool: bool = False):
+        super().__init__()
+        self.shape = {"layers": layers, "tokens": tokens, "width": width}
+        self.mean_pool = mean_pool
 
     def forward(self, inputs: Tensor) -> Tensor:
         """What the decoder makes of B files, e.g. pixels [B, 3, H, W] -> [B, L, T, D]."""
         tokens = self.tokens(inputs)
-        return mean_first(tokens[:, :, 1:]) if self.cls_is_mean_pool else tokens
+        return mean_first(tokens[:, :, 1:]) if self.mean_pool else tokens
 
     @abstractmethod
     def tokens(self, inputs: Tensor) -> Tensor:
-        """-> the output of every block, through the final norm where the model has one for it, CLS
-        first [B, L, T, D].
+        """-> [B, L, T, D], the output of every block, through the final norm if the model has one
+        for it; the class's own summary token first.
         """
 
 
 class BlockBackbone(Backbone):
-    """A transformer whose `blocks` give one sequence of tokens each, CLS first, and whose `norm`
+    """A transformer whose `blocks` give one sequence of `tokens` each, CLS first, and whose `norm`
     ends the last.
     """
 
@@ -52,11 +52,12 @@ class BlockBackbone(Backbone):
         norm: Callable[[Tensor], Tensor],
         tokens: int,
         width: int,
+        mean_pool: bool = False,
     ):
-        super().__init__()
+        parts = (tuple(blocks), norm)
+        super().__init__(len(parts[0]), tokens, width, mean_pool)
         self.model = model
-        self.parts = (tuple(blocks), norm)  # in a tuple, so that they are in `model` only
-        self.shape = {"layers": len(self.parts[0]), "tokens": tokens, "width": width}
+        self.parts = parts  # in a tuple, so that they are in `model` only
 
     def run(self, inputs: Tensor) -> None:
         """The forward pass of the whole model."""
@@ -88,14 +89,6 @@ def recorded(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
 def mean_first(tokens: Tensor) -> Tensor:
     """[B, L, T, D] -> [B, L, 1 + T, D]: the mean of the tokens before them."""
     return torch.cat((tokens.mean(dim=2, keepdim=True), tokens), dim=2)
-
-
-def weight_files(weights: Path) -> list[Path]:
-    """The safetensors in a directory. Raises BackboneError if there are none."""
-    files = sorted(weights.glob("*.safetensors"))
-    if not files:
-        raise BackboneError(f"{weights} holds no .safetensors; fetch or convert the weights again")
-    return files
 
 
 def read_weights(weights: Path) -> dict[str, Tensor]:

@@ -1,8 +1,6 @@
 """Vision transformers that see one picture: of timm (spectrograms too), transformers, open_clip."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import timm
@@ -16,22 +14,22 @@ from transformers import CLIPVisionModel
 
 from depalm.backbones.base import (
     Backbone,
-    BackboneError,
     BlockBackbone,
     fill,
     load_transformers,
     read_weights,
-    weight_files,
 )
+from depalm.backbones.files import BackboneError, weight_files
 from depalm.files import read_json
+from depalm.specs import BackboneSpec
 
 
 class TimmViT(BlockBackbone):
-    """A vision transformer of timm, with one CLS token."""
+    """A vision transformer of timm, whose only prefix token, CLS, is the summary token."""
 
-    def __init__(self, model: VisionTransformer | Eva):
+    def __init__(self, model: VisionTransformer | Eva, mean_pool: bool = False):
         tokens = model.num_prefix_tokens + model.patch_embed.num_patches
-        super().__init__(model, model.blocks, model.norm, tokens, model.embed_dim)
+        super().__init__(model, model.blocks, model.norm, tokens, model.embed_dim, mean_pool)
 
     def run(self, inputs: Tensor) -> None:
         """Pixels [B, 3, H, W], or filterbanks [B, frames, bins], which are pictures in grey."""
@@ -39,7 +37,7 @@ class TimmViT(BlockBackbone):
         self.model.forward_features(pixels)  # type: ignore[operator]
 
 
-def load_timm(spec: Mapping[str, Any], weights: Path) -> Backbone:
+def load_timm(spec: BackboneSpec, weights: Path) -> Backbone:
     """timm's `model` at `image_size` pixels (or `frames` by `mel_bins`), loaded strictly.
 
     The classifier's weights are left out, and with `final_norm: false` those of the final norm;
@@ -48,53 +46,59 @@ def load_timm(spec: Mapping[str, Any], weights: Path) -> Backbone:
     """
     model = build_timm(spec)
     unused = [f"{model.pretrained_cfg['classifier']}."]
-    if not spec.get("final_norm", True):
+    if not spec.final_norm:
         unused += ["norm.", "fc_norm."]
     library = eva if isinstance(model, Eva) else vision_transformer
     state = library.checkpoint_filter_fn(read_weights(weights), model)
     used = {key: state[key] for key in state if not key.startswith(tuple(unused))}
-    fill(model, used, spec["model"], weights)
-    return TimmViT(model)
+    fill(model, used, str(spec.model), weights)
+    return TimmViT(model, spec.cls_is_mean_pool)
 
 
-def build_timm(spec: Mapping[str, Any]) -> VisionTransformer | Eva:
+def build_timm(spec: BackboneSpec) -> VisionTransformer | Eva:
     """The model of `load_timm` with random weights. Raises BackboneError."""
-    name, on_audio = spec["model"], "audio" in spec
-    size = (spec["frames"], spec["mel_bins"]) if on_audio else spec["image_size"]
+    name, on_audio = spec.model, spec.audio is not None
+    size = (spec.frames, spec.mel_bins) if on_audio else spec.image_size
     try:
         model = timm.create_model(name, img_size=size, num_classes=0, in_chans=1 if on_audio else 3)
     except (RuntimeError, TypeError) as error:
         raise BackboneError(f"timm has no {name!r} for images of {size} pixels: {error}") from error
     if not isinstance(model, VisionTransformer | Eva) or model.num_prefix_tokens != 1:
         raise BackboneError(f"{name} is not a vision transformer with just a CLS token")
-    if not spec.get("final_norm", True):
+    if not spec.final_norm:
         model.norm = model.fc_norm = nn.Identity()
     return model
 
 
 class ClipViT(BlockBackbone):
-    """The vision half of a CLIP model of transformers, on pixels [B, 3, H, W]."""
+    """The vision half of a CLIP model of transformers, on pixels [B, 3, H, W]; CLS is the summary
+    token.
+    """
 
-    def __init__(self, model: CLIPVisionModel):
+    def __init__(self, model: CLIPVisionModel, mean_pool: bool = False):
         vision = getattr(model, "vision_model", model)  # older transformers have it inside
         tokens, width = vision.embeddings.num_positions, model.config.hidden_size
-        super().__init__(model, vision.encoder.layers, vision.post_layernorm, tokens, width)
+        layers, norm = vision.encoder.layers, vision.post_layernorm
+        super().__init__(model, layers, norm, tokens, width, mean_pool)
 
 
-def load_clip(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa: ARG001
+def load_clip(spec: BackboneSpec, weights: Path) -> Backbone:
     """CLIP of transformers; the text half is left out. Raises BackboneError."""
-    return ClipViT(load_transformers(CLIPVisionModel, weights))
+    return ClipViT(load_transformers(CLIPVisionModel, weights), spec.cls_is_mean_pool)
 
 
 class OpenClipViT(BlockBackbone):
-    """The vision half of a CLIP model of open_clip, on pixels [B, 3, H, W]."""
+    """The vision half of a CLIP model of open_clip, on pixels [B, 3, H, W]; CLS is the summary
+    token.
+    """
 
-    def __init__(self, vision: OpenClipVisionTransformer):
+    def __init__(self, vision: OpenClipVisionTransformer, mean_pool: bool = False):
         tokens, width = vision.positional_embedding.shape
-        super().__init__(vision, vision.transformer.resblocks, vision.ln_post, tokens, width)
+        blocks = vision.transformer.resblocks
+        super().__init__(vision, blocks, vision.ln_post, tokens, width, mean_pool)
 
 
-def load_open_clip(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa: ARG001
+def load_open_clip(spec: BackboneSpec, weights: Path) -> Backbone:
     """CLIP of open_clip, with open_clip_config.json beside its weights; the text half is left out.
 
     Raises BackboneError.
@@ -109,7 +113,7 @@ def load_open_clip(spec: Mapping[str, Any], weights: Path) -> Backbone:  # noqa:
         raise BackboneError(f"{weights} holds no model of open_clip: {error}") from error
     if not isinstance(model.visual, OpenClipVisionTransformer):
         raise BackboneError(f"the vision half in {weights} is no vision transformer of open_clip")
-    return OpenClipViT(model.visual)
+    return OpenClipViT(model.visual, spec.cls_is_mean_pool)
 
 
 def _refuse_other_models(path: Path) -> None:

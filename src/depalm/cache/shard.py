@@ -14,18 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from depalm.cache.http_file import CONNECTIONS, RemoteFile
-from depalm.errors import DepalmError
+from depalm.cache.errors import ShardError
+from depalm.cache.formats import ITEM, Rows, array_rows
+from depalm.cache.http_file import RemoteFile
+from depalm.sources.http import CONNECTIONS
 
-ITEM = 2  # bytes of a value
 NEAR = 2**16  # bytes between two rows that are read along with them rather than ask a server twice
 # metadata in which the shards of one cache may differ
 OF_A_SHARD = ("depalm_version", "samples", "rejected", "sha256")
-Rows = Mapping[str, tuple[int, int]]  # the arrays: name -> shape of a row
-
-
-class ShardError(DepalmError):
-    """A shard that is missing, damaged, or laid out by other software."""
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class RowWriter(Protocol):
@@ -100,27 +97,23 @@ class StreamedShard(Shard):
 
 
 @dataclass(frozen=True)
-class Format:
-    """A way to lay out a shard, told by the suffix of its name.
+class Layout:
+    """What writes and reads the shards of a format.
 
     `write` (path, arrays, dtype of the stored bits) gives a writer whose shard appears whole at the
     end of the context; `open` raises ShardError. `stream` opens a shard on a web server, if it can
-    be read from there, and raises DownloadError too. On disk a row takes `row_bytes` of its shape,
-    and a sample `sample_bytes` besides its rows.
+    be read from there, and raises DownloadError too.
     """
 
-    suffix: str
     write: Callable[[Path, Rows, str], AbstractContextManager[RowWriter]]
     open: Callable[[Path], Shard]
-    row_bytes: Callable[[tuple[int, int]], int]
-    sample_bytes: int
     stream: Callable[[RemoteFile], StreamedShard] | None = None
 
 
 def read_rows(
     places: Sequence[tuple[Shard, int]], names: Sequence[str]
 ) -> list[list[NDArray[np.int16]]]:
-    """:meth:`Shard.rows` of samples in several shards; those on a web server some at a time."""
+    """`Shard.rows` of samples in several shards; those on a web server some at a time."""
 
     def rows(place: tuple[Shard, int]) -> list[NDArray[np.int16]]:
         shard, index = place
@@ -130,12 +123,6 @@ def read_rows(
         return [rows(place) for place in places]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         return list(pool.map(rows, places))
-
-
-def array_rows(shape: Mapping[str, int], layers: Sequence[int]) -> dict[str, tuple[int, int]]:
-    """The arrays of a shard: CLS of every block [L, D], and all tokens [T, D] of each layer."""
-    of_layer = {f"tokens/layer_{layer}": (shape["tokens"], shape["width"]) for layer in layers}
-    return {"cls": (shape["layers"], shape["width"]), **of_layer}
 
 
 def rows_in(path: Path | str, metadata: Mapping[str, Any]) -> dict[str, tuple[int, int]]:

@@ -14,13 +14,11 @@ reader maps the archive into memory, or asks a web server for parts of it, and f
 without a scan.
 """
 
-import io
 import json
 import tarfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from depalm.cache.errors import ShardError
+from depalm.cache.formats import BLOCK, OFFSET, Rows, npy_header
 from depalm.cache.http_file import RemoteFile
 from depalm.cache.shard import (
-    ITEM,
     Content,
-    Rows,
+    Layout,
     Shard,
-    ShardError,
     StoredRows,
     StreamedShard,
     bits,
@@ -44,19 +42,16 @@ from depalm.cache.shard import (
 )
 from depalm.files import atomic_file
 
-BLOCK = tarfile.BLOCKSIZE  # of 512 bytes: a member is a header of one, and content in whole ones
 END = 2 * BLOCK  # zeros that end an archive
-SAMPLE_BYTES = 2 * BLOCK  # {row}.media.txt of an id of up to 512 bytes
-OFFSET = "<i8"
 Buffer = bytes | memoryview
 
 
 class TarWriter:
-    """Appends samples to one archive; made by :func:`write_tar`."""
+    """Appends samples to one archive; made by `write_tar`."""
 
     def __init__(self, stream: IO[bytes], rows: Rows, dtype: str):
         self.stream, self.position, self.samples = stream, 0, 0
-        self.headers = {name: _npy_header(row, dtype) for name, row in rows.items()}
+        self.headers = {name: npy_header(row, dtype) for name, row in rows.items()}
         self.offsets = array("q")
 
     def append(self, ids: Sequence[str], rows: Mapping[str, Tensor]) -> None:
@@ -70,7 +65,7 @@ class TarWriter:
             self.samples += 1
 
     def finish(self, metadata: Mapping[str, Any]) -> None:
-        header = _npy_header((self.samples, len(self.headers)), OFFSET)
+        header = npy_header((self.samples, len(self.headers)), OFFSET)
         offsets = np.array(self.offsets, OFFSET).tobytes()
         first = b"".join(_member("__offsets__", header, offsets))
         second = b"".join(_member("__metadata__", json.dumps(metadata).encode()))
@@ -100,7 +95,7 @@ def open_tar(path: Path) -> Shard:
 
 
 def stream_tar(file: RemoteFile) -> StreamedShard:
-    """As :func:`open_tar`, of an archive on a web server; raises DownloadError too."""
+    """As `open_tar`, of an archive on a web server; raises DownloadError too."""
     return StreamedShard(file.url, *_read_index(file.url, file))
 
 
@@ -119,17 +114,11 @@ def _read_index(
     except (tarfile.HeaderError, ValueError, LookupError, TypeError) as error:
         raise ShardError(f"{path} is cut, or not a shard of a token cache") from error
     rows, samples = rows_in(path, metadata), len(metadata["samples"])
-    start = BLOCK + len(_npy_header((samples, len(rows)), OFFSET))
+    start = BLOCK + len(npy_header((samples, len(rows)), OFFSET))
     offsets = np.frombuffer(index, OFFSET, samples * len(rows), start).reshape(-1, len(rows))
     return metadata, {
         name: StoredRows(content, offsets[:, i], row) for i, (name, row) in enumerate(rows.items())
     }
-
-
-def row_bytes(row: tuple[int, int]) -> int:
-    """A header, content in whole blocks, and an offset; headers are equally long for any dtype."""
-    length = len(_npy_header(row, "float16")) + prod(row) * ITEM
-    return BLOCK + length + -length % BLOCK + np.dtype(OFFSET).itemsize
 
 
 def _member(name: str, *content: Buffer) -> list[Buffer]:
@@ -147,11 +136,4 @@ def _member_content(archive: NDArray[np.uint8], name: str) -> bytes:
     return archive[BLOCK : BLOCK + info.size].tobytes()
 
 
-def _npy_header(shape: tuple[int, int], dtype: str) -> bytes:
-    """Magic and header of a .npy file (version 1.0), in front of its little-endian values."""
-    stream = io.BytesIO()
-    description = np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<"))
-    np.lib.format.write_array_header_1_0(
-        stream, {"descr": description, "fortran_order": False, "shape": shape}
-    )
-    return stream.getvalue()
+LAYOUT = Layout(write_tar, open_tar, stream_tar)

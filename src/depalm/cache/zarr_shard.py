@@ -22,20 +22,10 @@ import numpy as np
 import zarr
 from torch import Tensor
 
-from depalm.cache.shard import (
-    ITEM,
-    Rows,
-    Shard,
-    ShardError,
-    StoredRows,
-    bits,
-    crc32c,
-    map_file,
-    rows_in,
-)
+from depalm.cache.errors import ShardError
+from depalm.cache.formats import INDEX_ENTRY, ITEM, Rows
+from depalm.cache.shard import Layout, Shard, StoredRows, bits, crc32c, map_file, rows_in
 from depalm.files import atomic_directory
-
-INDEX_ENTRY = 16  # bytes: offset and length of a row
 
 
 class AppendedArray:
@@ -64,7 +54,7 @@ class AppendedArray:
 
 
 class ZarrWriter:
-    """Appends samples to the arrays of one group; made by :func:`write_zarr`."""
+    """Appends samples to the arrays of one group; made by `write_zarr`."""
 
     def __init__(self, directory: Path, rows: Rows, dtype: str, files: ExitStack):
         self.directory, self.dtype = directory, dtype
@@ -113,10 +103,6 @@ def open_zarr(path: Path) -> Shard:
     )
 
 
-def row_bytes(row: tuple[int, int]) -> int:
-    return prod(row) * ITEM + INDEX_ENTRY
-
-
 def _map_array(directory: Path, samples: int, row: tuple[int, int]) -> StoredRows:
     if not samples:
         return StoredRows(np.empty(0, np.uint8), np.empty(0, np.uint64), row)
@@ -134,3 +120,6 @@ def _map_array(directory: Path, samples: int, row: tuple[int, int]) -> StoredRow
 def _array_file(array: Path) -> Path:
     """The only shard of a three-dimensional array, by zarr's default chunk key encoding."""
     return array / "c" / "0" / "0" / "0"
+
+
+LAYOUT = Layout(write_zarr, open_zarr)

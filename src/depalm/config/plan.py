@@ -6,7 +6,7 @@ from typing import Any
 
 from depalm.adapters.layout import Layout
 from depalm.adapters.saved import RECORD, WEIGHTS
-from depalm.cache.store import FORMATS
+from depalm.cache.formats import FORMATS
 from depalm.config import paths
 from depalm.config.run import Run
 from depalm.specs import BackboneSpec, DatasetSpec, LLMSpec, MethodSpec, TrainSpec

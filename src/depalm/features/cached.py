@@ -1,31 +1,33 @@
-"""Views of the media: view 0 is clean, the others are augmented, each in its own way (DESIGN,
-"Views").
+"""Features from the cache of tokens: view 0 of a medium is clean, the others are augmented, each in
+its own way (docs/design.md#views).
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from depalm.cache.store import TokenCache
-
-Item = TypeVar("Item")
-Value = TypeVar("Value")
+from depalm.cache.reader import TokenCache
 
 
+@dataclass(frozen=True)
 class CachedViews:
-    """The caches of the views that training reads, one for each epoch in turn."""
+    """The caches of V views: epoch e reads view e mod V. Of each medium the tokens of `layers` are
+    read, or with `cls_only` just their summary tokens, in the cache's dtype, onto `device`.
+    """
 
-    def __init__(self, caches: Sequence[TokenCache]):
-        self.caches = caches
+    caches: Sequence[TokenCache]
+    layers: Sequence[int]
+    cls_only: bool
+    device: torch.device
+    read_ahead: ClassVar[bool] = True
 
-    def read(
-        self, media_ids: Sequence[str], layers: Sequence[int], cls_only: bool, epoch: int = 0
-    ) -> Tensor:
-        """See :meth:`TokenCache.read`: epoch e reads view e mod V of V."""
-        return self.caches[epoch % len(self.caches)].read(media_ids, layers, cls_only)
+    def read(self, media: Sequence[str], epoch: int = 0) -> Tensor:
+        """Raises CacheError and DownloadError as `TokenCache.read` does."""
+        cache = self.caches[epoch % len(self.caches)]
+        return cache.read(media, self.layers, self.cls_only).to(self.device)
 
     @property
     def rejected(self) -> dict[str, str]:
@@ -34,27 +36,4 @@ class CachedViews:
 
     @property
     def identity(self) -> list[Any]:
-        """What tells these features from others, as JSON."""
         return [[cache.metadata for cache in self.caches], [c.checksums for c in self.caches]]
-
-
-def read_each(
-    items: Iterable[Item], read: Callable[[Item], Value], ahead: bool
-) -> Generator[tuple[Item, Value], None, None]:
-    """Each item with what `read` gives for it, in order; with `ahead`, a thread reads for the next
-    item while this one is used.
-
-    An error of `read` is raised here, in the item's turn. Close the generator if it is left before
-    its end: the thread ends with it.
-    """
-    if not ahead:
-        yield from ((item, read(item)) for item in items)
-        return
-    items = iter(items)
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        started = [(item, thread.submit(read, item)) for item in islice(items, 1)]
-        while started:
-            item, reading = started.pop()
-            value = reading.result()
-            started = [(after, thread.submit(read, after)) for after in islice(items, 1)]
-            yield item, value

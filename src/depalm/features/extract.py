@@ -17,27 +17,24 @@ from typing import Any
 import torch
 
 from depalm.backbones.base import Backbone
-from depalm.backbones.registry import load_backbone, weights_identity
-from depalm.cache.store import (
-    CacheError,
-    ShardWriter,
-    TokenCache,
-    format_of,
-    predicted_bytes,
-    require_disk,
-    write_shard,
-)
+from depalm.backbones.load import load_backbone
+from depalm.cache.errors import CacheError
+from depalm.cache.formats import format_of, predicted_bytes
+from depalm.cache.reader import TokenCache
+from depalm.cache.writer import ShardWriter, require_disk, write_shard
 from depalm.errors import DepalmError
 from depalm.files import inside
+from depalm.identity import token_identity, weights_identity
 from depalm.lease import Lease, while_owned
-from depalm.media.decoders import load_decoder, token_identity, view_seed
+from depalm.media.decoders import load_decoder, view_seed
 from depalm.media.pool import DecodedBatch, DecodingPool, File
 from depalm.progress import Progress, logger
 from depalm.rejects import Reject, check_rejects, report_rejects
+from depalm.specs import BackboneSpec
 
 
 class ExtractionError(DepalmError):
-    """A shard that cannot be."""
+    """An invalid shard number."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def media_of_shard(media: Sequence[str], shard: int, shards: int) -> list[str]:
 
 
 def extract(
-    backbone: Mapping[str, Any],
+    backbone: BackboneSpec,
     weights: Path,
     root: Path,
     media: Sequence[str],
@@ -77,12 +74,12 @@ def extract(
 ) -> list[Reject]:
     """Write the tokens of `media` (paths under `root`) to the shard `output`; return the rejects.
 
-    `backbone` is its YAML, `weights` the directory of its weights; of `layers` all tokens are kept.
+    `weights` is the directory of the backbone's weights; of `layers` all tokens are kept.
     View 0 of a file is clean, the others are augmented, each in its own way. Raises RejectError as
     soon as more files are bad than tolerated, CacheError if the disk is too small for the shard,
     BackboneError, DecodingError, and OutsideError for media that lie outside of `root`.
     """
-    sizes = predicted_bytes(format_of(output), len(media), backbone["shape"], layers)
+    sizes = predicted_bytes(format_of(output), len(media), backbone.shape.given(), layers)
     size = sum(sizes.values())
     logger.info("%s: %d files, %.1f MB", output, len(media), size / 1e6)
     require_disk(output, size)

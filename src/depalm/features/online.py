@@ -2,7 +2,7 @@
 that it can be tuned beside the adapter, and no epoch sees an image as another one did.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from depalm.media.decoders import load_decoder, view_seed
 from depalm.media.pool import DecodingPool, File
 from depalm.progress import Progress
 from depalm.rejects import MediaError, Reject, check_rejects, report_rejects
+from depalm.specs import BackboneSpec
 
 CHECKED = 16  # files that a process checks at a time
 
@@ -35,11 +36,14 @@ class Media:
 
 
 class OnlineFeatures:
-    """The tokens of `model` as `adapter` tunes it, for :mod:`depalm.training.loop` and
-    :mod:`depalm.generation.generate`; made by :func:`online_features`.
+    """The tokens of `model` as `adapter` tunes it, of the layers that `adapter` reads; made by
+    `online_features`.
 
-    `rejected` are the files that :meth:`check` found bad, with the reasons.
+    Without a `seed` every epoch reads the clean files. `rejected` are the files that `check` found
+    bad, with the reasons.
     """
+
+    read_ahead = False  # what a tuned backbone gives depends on the step before
 
     def __init__(
         self,
@@ -71,29 +75,22 @@ class OnlineFeatures:
         self.checked = list(media)
         self.rejected = {reject.media: reject.reason for reject in rejects}
 
-    def read(
-        self,
-        media_ids: Sequence[str],
-        layers: Sequence[int],
-        cls_only: bool,
-        epoch: int | None = None,
-    ) -> Tensor:
-        """Tokens of B files from L layers -> [B, L, T, D], float32 (T = 1: CLS only); without an
-        epoch they are those of the clean files.
+    def read(self, media: Sequence[str], epoch: int = 0) -> Tensor:
+        """Tokens of B files from L layers -> [B, L, T, D], float32.
 
         A file that occurs twice is decoded once. Raises MediaError naming a file that cannot be
         decoded now, though it could be when it was checked.
         """
-        names = list(dict.fromkeys(media_ids))
+        names = list(dict.fromkeys(media))
         share = -(-len(names) // self.media.workers)
         decoded = list(self.pool.decode(_chunks(self._files(names, epoch), share)))
         for reject in (reject for batch in decoded for reject in batch.rejects):
             raise MediaError(f"{self.media.root / reject.media}: {reject.reason}")
         inputs = torch.cat([batch.inputs.to(self.device) for batch in decoded])
         with self.adapter.tuned("backbone", self.model):
-            tokens = self.model(inputs)[:, list(layers)]
-        rows = [names.index(name) for name in media_ids]
-        return tokens[rows, :, :1] if cls_only else tokens[rows]
+            tokens = self.model(inputs)[:, self.adapter.source_layers]
+        rows = [names.index(name) for name in media]
+        return tokens[rows, :, :1] if self.adapter.cls_only else tokens[rows]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -120,13 +117,13 @@ class OnlineFeatures:
 def online_features(
     adapter: Adapter,
     model: Backbone,
-    backbone: Mapping[str, Any],
+    backbone: BackboneSpec,
     media: Media,
     files: Sequence[str],
     device: torch.device,
     seed: int | None = None,
 ) -> Iterator[OnlineFeatures]:
-    """The features of `files` by `model`, whose YAML is `backbone`; it and `adapter` are on
+    """The features of `files` by `model`, whose spec is `backbone`; it and `adapter` are on
     `device`.
 
     With a `seed`, what is read for an epoch is augmented, in a way that depends on file, seed and

@@ -1,38 +1,39 @@
-"""Where a run's features come from: nothing, caches, or a backbone in the loop; and which samples
-have some.
+"""Where a run's features come from: nothing, caches, or a backbone in the loop. The plan says which
+(`depalm.specs.features`); it is opened here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.errors import AdapterError
 from depalm.backbones.base import Backbone
-from depalm.backbones.registry import load_backbone, weights_identity
-from depalm.cache.store import TokenCache
+from depalm.backbones.load import load_backbone
+from depalm.cache.reader import TokenCache
 from depalm.datasets.manifest import Sample, unique_media
+from depalm.features.base import FeatureSource, NoFeatures
 from depalm.features.cached import CachedViews
-from depalm.features.online import Media, OnlineFeatures, online_features
-from depalm.media.decoders import token_identity
-from depalm.progress import logger
-from depalm.rejects import Reject
+from depalm.features.online import Media, online_features
+from depalm.identity import token_identity, weights_identity
+from depalm.specs import BackboneSpec
 from depalm.specs.features import Features
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Source:
     """What a run reads its features from: the plan's `features`.
 
-    `backbone` is the YAML of the backbone, `directory` that of its weights, or None for a method
-    that reads no backbone. `workers` processes decode files where the backbone is in the loop.
+    `directory` is that of the backbone's weights, or None for a method that reads no backbone.
+    `workers` processes decode files if the backbone is in the loop.
     """
 
-    backbone: Mapping[str, Any]
+    backbone: BackboneSpec
     directory: Path | None
     features: Features
     workers: int = 1
@@ -50,77 +51,64 @@ class Source:
         samples: Sequence[Sample],
         device: torch.device,
         seed: int | None = None,
-    ) -> AbstractContextManager[CachedViews | OnlineFeatures | None]:
-        """What `adapter` reads of the samples' media: the tokens of `model` (see
-        :meth:`load_model`), for training augmented by `seed`, or else caches; None if it reads
-        none.
+    ) -> AbstractContextManager[FeatureSource]:
+        """What `adapter` reads of the samples' media: nothing, caches, or the tokens of `model`
+        (see `load_model`), for training augmented by `seed`.
+
+        Raises AdapterError if the adapter needs something else, and what the source itself raises.
         """
         planned = self.features
-        if planned.kind == "online" and model is not None:
-            media = Media(
-                Path(planned.media),
-                self.workers,
-                planned.decode_seconds,
-                planned.max_reject_fraction,
-            )
-            files = unique_media(samples)
-            return online_features(adapter, model, self.backbone, media, files, device, seed)
-        shards, views = ([], [0])
+        if bool(adapter.source_layers) != (planned.kind != "none"):
+            reads = "reads tokens" if adapter.source_layers else "reads no tokens"
+            raise AdapterError(f"the method {reads}, but its features are {planned.kind!r}")
+        if planned.kind == "none":
+            return nullcontext(NoFeatures())
         if planned.kind == "cached":
             shards, views = planned.shards, planned.views
-        return nullcontext(open_views(adapter, shards, views, self.backbone, self.directory))
+            opened = open_views(adapter, shards, views, self.backbone, self.directory, device)
+            return nullcontext(opened)
+        if model is None:
+            raise AdapterError("features 'online' need the directory of the backbone's weights")
+        media = Media(
+            Path(planned.media), self.workers, planned.decode_seconds, planned.max_reject_fraction
+        )
+        files = unique_media(samples)
+        return online_features(adapter, model, self.backbone, media, files, device, seed)
 
 
 def open_cache(
-    adapter: Adapter,
     shards: Sequence[Path | str],
-    backbone: Mapping[str, Any],
+    backbone: BackboneSpec,
     directory: Path | None = None,
     view: int = 0,
-) -> TokenCache | None:
-    """The cache that the adapter reads, checked against the backbone and its weights in
-    `directory`, and against the layers to be read; None for a method that reads none.
-    """
-    if "backbone" in adapter.finetune:
-        raise AdapterError("a cache holds the tokens of the frozen backbone, not of a tuned one")
-    if not adapter.source_layers:
-        return None
+) -> TokenCache:
+    """A cache, checked against the backbone and its weights in `directory`. Raises CacheError."""
     expected = token_identity(backbone, view)
     if directory is not None:
         expected["weights_sha256"] = weights_identity(directory)
-    cache = TokenCache(shards, expected)
-    cache.read([], adapter.source_layers, adapter.cls_only)  # no sample: whether it has the layers
-    return cache
+    return TokenCache(shards, expected)
 
 
 def open_views(
     adapter: Adapter,
     shards: Sequence[Path | str],
     views: Sequence[int],
-    backbone: Mapping[str, Any],
+    backbone: BackboneSpec,
     directory: Path | None = None,
-) -> CachedViews | None:
-    """The caches of the views that training reads, `shards` those of one after those of another."""
+    device: torch.device = CPU,
+) -> CachedViews:
+    """The caches of the views that an adapter reads, `shards` those of one after those of another.
+
+    Raises CacheError for a cache of something else, or without the layers to be read, and
+    AdapterError for an adapter that tunes the backbone.
+    """
+    if "backbone" in adapter.finetune:
+        raise AdapterError("a cache holds the tokens of the frozen backbone, not of a tuned one")
     size = len(shards) // len(views)
     caches = [
-        open_cache(adapter, shards[i * size : (i + 1) * size], backbone, directory, view)
+        open_cache(shards[i * size : (i + 1) * size], backbone, directory, view)
         for i, view in enumerate(views)
     ]
-    opened = [cache for cache in caches if cache is not None]
-    return CachedViews(opened) if opened else None
-
-
-def with_media(
-    samples: Sequence[Sample], cache: CachedViews | OnlineFeatures | None
-) -> list[Sample]:
-    """The samples whose media were not rejected; how many were is logged."""
-    rejected = {} if cache is None else cache.rejected
-    kept = [sample for sample in samples if sample.media not in rejected]
-    logger.info("%d samples, %d of them without media", len(samples), len(samples) - len(kept))
-    return kept
-
-
-def left_out(samples: Sequence[Sample], cache: CachedViews | OnlineFeatures | None) -> list[Reject]:
-    """The samples that :func:`with_media` does not keep, each with the reason."""
-    rejected = {} if cache is None else cache.rejected
-    return [Reject(s.id, s.media, rejected[s.media]) for s in samples if s.media in rejected]
+    for cache in caches:  # no sample: whether it has the layers
+        cache.read([], adapter.source_layers, adapter.cls_only)
+    return CachedViews(caches, adapter.source_layers, adapter.cls_only, device)

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from depalm.adapters.adapter import Adapter
 from depalm.adapters.diagnosis import cause
 from depalm.datasets.manifest import Sample
 from depalm.errors import DepalmError, shortened
-from depalm.features.cached import CachedViews, read_each
+from depalm.features.base import FeatureSource, read_each
 from depalm.files import atomic_file
 from depalm.llms.base import LLM
 from depalm.llms.injection import DecodingState, Injection, hidden_states
@@ -33,14 +32,6 @@ class NonFiniteLogits(DepalmError):  # noqa: N818
     def __init__(self, rows: Sequence[int]):
         super().__init__(f"the logits of rows {list(rows)} are not finite")
         self.rows = rows
-
-
-class Features(Protocol):
-    """What generation reads: see :class:`depalm.training.loop.Features`, here without an epoch."""
-
-    def read(self, media: list[str], layers: list[int], cls_only: bool) -> Tensor:
-        """-> [B, L, T, D]."""
-        ...
 
 
 @torch.inference_mode()
@@ -117,7 +108,7 @@ def generate(
     llm: LLM,
     adapter: Adapter,
     samples: Sequence[Sample],
-    cache: Features | None,
+    source: FeatureSource,
     decoding: GenerateSpec,
 ) -> list[str]:
     """The text of each sample, in order. Samples of similar prompt length share a batch.
@@ -133,12 +124,9 @@ def generate(
     batches = [order[start : start + size] for start in range(0, len(order), size)]
 
     def read(rows: list[int]) -> Tensor | None:
-        if cache is None:
-            return None
-        media = [samples[i].media for i in rows]
-        return cache.read(media, adapter.source_layers, adapter.cls_only).to(device)
+        return source.read([samples[i].media for i in rows])
 
-    reader = closing(read_each(batches, read, ahead=isinstance(cache, CachedViews)))
+    reader = closing(read_each(batches, read, ahead=source.read_ahead))
     with torch.inference_mode(), adapter.tuned("llm", llm.body), reader as pairs:
         for rows, features in pairs:
             token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)

@@ -31,7 +31,7 @@ class CacheSizeJob(Job):
 
 def size_table(caches: Sequence[dict[str, Any]], files: Sequence[int], layout: str) -> str:
     """Bytes by dataset, backbone, view, split, array, and their sum; `files` counts each cache."""
-    from depalm.cache.store import FORMATS, predicted_bytes
+    from depalm.cache.formats import FORMATS, predicted_bytes
 
     row = "{:<20} {:<20} {:<4} {:<6} {:<18} {:>10} {:>18}".format
     lines, total = [row("dataset", "backbone", "view", "split", "array", "files", "bytes")], 0

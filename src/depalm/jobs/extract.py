@@ -52,7 +52,7 @@ class ExtractJob(Job):
         torch.set_num_threads(self.threads)
         media = unique_media(read_manifest(self.manifest))
         rejects = extract(
-            backbone=self.backbone.given(),
+            backbone=self.backbone,
             weights=Path(self.weights),
             root=Path(self.data),
             media=media_of_shard(media, self.index, self.shards),

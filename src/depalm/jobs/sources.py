@@ -76,8 +76,9 @@ class FetchShardJob(Job):
 
     def run(self) -> None:
         """Raises CacheError, DownloadError, or JobError for an output outside of results/."""
-        from depalm.cache.store import CacheError, TokenCache
-        from depalm.media.decoders import token_identity
+        from depalm.cache.errors import CacheError
+        from depalm.cache.reader import TokenCache
+        from depalm.identity import token_identity
         from depalm.sources.download import download_url
 
         fetched = {}
@@ -90,7 +91,7 @@ class FetchShardJob(Job):
             download_url(f"{self.url.rstrip('/')}/{place}", fetched[output])
         shard = fetched[Path(self.shard)]
         try:
-            TokenCache([shard], token_identity(self.backbone.given(), self.view)).verify()
+            TokenCache([shard], token_identity(self.backbone, self.view)).verify()
         except CacheError:
             shard.unlink()  # to be fetched anew
             raise

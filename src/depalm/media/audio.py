@@ -3,7 +3,6 @@
 import math
 import struct
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
 from depalm.rejects import MediaError, require_content, undecodable
+from depalm.specs import BackboneSpec
 
 Waveform = NDArray[np.float32]  # [samples], within -1..1
 
@@ -255,17 +255,17 @@ def spec_augment(spectrogram: Tensor, seed: int) -> None:
         spectrogram.narrow(axis, start, masked).zero_()
 
 
-def fbank_decoder(spec: Mapping[str, Any]) -> FbankDecoder:
-    """The decoder of a backbone (config/backbones/*.yaml) with `audio: fbank`."""
+def fbank_decoder(spec: BackboneSpec) -> FbankDecoder:
+    """The decoder of a backbone with `audio: fbank`."""
     keys = ("frames", "mel_bins", "mean", "std", "sampling_rate", "seconds")
-    return FbankDecoder(**{key: spec[key] for key in keys})
+    return FbankDecoder(**spec.take(*keys))
 
 
-def waveform_decoder(spec: Mapping[str, Any]) -> WaveformDecoder:
+def waveform_decoder(spec: BackboneSpec) -> WaveformDecoder:
     """The decoder of a backbone with `audio: waveform`."""
-    return WaveformDecoder(spec["sampling_rate"], spec["seconds"])
+    return WaveformDecoder(**spec.take("sampling_rate", "seconds"))
 
 
-def log_mel_decoder(spec: Mapping[str, Any]) -> LogMelDecoder:
+def log_mel_decoder(spec: BackboneSpec) -> LogMelDecoder:
     """The decoder of a backbone with `audio: log_mel`."""
-    return LogMelDecoder(spec["mel_bins"], spec["sampling_rate"], spec["seconds"])
+    return LogMelDecoder(**spec.take("mel_bins", "sampling_rate", "seconds"))

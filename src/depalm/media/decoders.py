@@ -1,21 +1,21 @@
 """Media files -> the tensors that a backbone takes: for the same file and view always the same."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+from depalm.registry import Registry
+from depalm.specs import BackboneSpec
 
-from depalm.media.audio import fbank_decoder, log_mel_decoder, waveform_decoder
-from depalm.media.image import image_decoder
-from depalm.media.video import video_decoder
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Decoder(Protocol):
     """Reads a media file as the backbone wants it; its fields decide what comes out."""
 
-    def __call__(self, path: Path, seed: int | None = None) -> Tensor:
+    def __call__(self, path: Path, seed: int | None = None) -> "Tensor":
         """As it is, or with a seed augmented as in training. Raises MediaError."""
         ...
 
@@ -26,9 +26,9 @@ class Decoder(Protocol):
         ...
 
 
-def load_decoder(backbone: Mapping[str, Any]) -> Decoder:
-    """The decoder of a backbone (config/backbones/*.yaml)."""
-    return DECODERS[backbone.get("audio", backbone["modality"])](backbone)
+def load_decoder(backbone: BackboneSpec) -> Decoder:
+    """The decoder of a backbone."""
+    return DECODERS[backbone.audio or backbone.modality](backbone)
 
 
 def view_seed(media: str, view: int) -> int | None:
@@ -39,19 +39,13 @@ def view_seed(media: str, view: int) -> int | None:
     return int.from_bytes(digest[:8], "big") >> 1  # torch and numpy take 63 bits
 
 
-def token_identity(backbone: Mapping[str, Any], view: int = 0) -> dict[str, Any]:
-    """What decides the tokens of a file besides the weights, as JSON: kept with cached tokens, and
-    what their readers ask for.
-    """
-    transform = load_decoder(backbone).describe(with_seed=view > 0)
-    return {"backbone": dict(backbone), "transform": transform, "view": view}
-
-
-# by the modality of the backbone; of those that hear, by the kind of `audio` that they take
-DECODERS: dict[str, Callable[[Mapping[str, Any]], Decoder]] = {
-    "image": image_decoder,
-    "video": video_decoder,
-    "fbank": fbank_decoder,
-    "waveform": waveform_decoder,
-    "log_mel": log_mel_decoder,
-}
+# by the modality of the backbone; if that is audio, by the kind of `audio` that it takes
+DECODERS: Registry[Callable[[BackboneSpec], Decoder]] = Registry(
+    {
+        "image": "depalm.media.image:image_decoder",
+        "video": "depalm.media.video:video_decoder",
+        "fbank": "depalm.media.audio:fbank_decoder",
+        "waveform": "depalm.media.audio:waveform_decoder",
+        "log_mel": "depalm.media.audio:log_mel_decoder",
+    }
+)

@@ -1,7 +1,7 @@
-"""Image files -> pixels, as they are or augmented (METHODS, "Training and generation")."""
+"""Image files -> pixels, as they are or augmented (docs/methods.md#media)."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from depalm.rejects import MediaError, require_content, undecodable
+from depalm.specs import BackboneSpec
 
 WHITE = (255, 255, 255, 255)
 CROP_SCALE = (0.5, 1.0)  # part of the image's area
@@ -26,12 +27,12 @@ class ImageDecoder:
     """Image file -> pixels [3, image_size, image_size], float32, normalised per channel.
 
     The image is resized to a square, bicubic and antialiased, whatever its proportions are (as the
-    paper evaluates); with a seed it is augmented (see :func:`augmented`).
+    paper evaluates); with a seed it is augmented (see `augmented`).
     """
 
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Sequence[float]  # of red, green and blue
+    std: Sequence[float]
 
     def __call__(self, path: Path, seed: int | None = None) -> Tensor:
         """Raises MediaError."""
@@ -142,9 +143,9 @@ def _affine(
     )
 
 
-def image_decoder(spec: Mapping[str, Any]) -> ImageDecoder:
-    """The decoder of a backbone (config/backbones/*.yaml) that takes images."""
-    return ImageDecoder(spec["image_size"], tuple(spec["mean"]), tuple(spec["std"]))
+def image_decoder(spec: BackboneSpec) -> ImageDecoder:
+    """The decoder of a backbone that takes images."""
+    return ImageDecoder(**spec.take("image_size", "mean", "std"))
 
 
 # name -> the largest magnitude, whose sign is drawn, and what is done with the image: those of

@@ -163,8 +163,8 @@ class _Process:
         if -code in CRASHES:
             return MediaError(f"it crashes the decoder ({signal.Signals(-code).name})")
         return DecodingError(
-            f"the process that was decoding {file.path} ended with exit code {code}; perhaps it "
-            "was killed for want of memory: try fewer workers or a smaller batch_size"
+            f"the process that was decoding {file.path} ended with exit code {code}; it may "
+            "have run out of memory: try fewer workers or a smaller batch_size"
         )
 
 

@@ -1,8 +1,5 @@
-"""Video files -> a few frames as pixels, as they are or augmented (METHODS, "Training and
-generation").
-"""
+"""Video files -> a few frames as pixels, as they are or augmented (docs/methods.md#media)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from torch import Tensor
 from depalm.media.image import ImageDecoder, image_decoder
 from depalm.progress import logger
 from depalm.rejects import MediaError, require_content, undecodable
+from depalm.specs import BackboneSpec
 
 try:
     import decord
@@ -121,6 +119,6 @@ def choose(starts: NDArray[np.float64], parts: NDArray[np.float64]) -> list[int]
     return (np.searchsorted(starts, times + SLACK, side="right") - 1).tolist()
 
 
-def video_decoder(spec: Mapping[str, Any]) -> VideoDecoder:
-    """The decoder of a backbone (config/backbones/*.yaml) that takes videos."""
-    return VideoDecoder(spec["frames"], image_decoder(spec))
+def video_decoder(spec: BackboneSpec) -> VideoDecoder:
+    """The decoder of a backbone that takes videos."""
+    return VideoDecoder(image=image_decoder(spec), **spec.take("frames"))

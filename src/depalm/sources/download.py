@@ -2,33 +2,38 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Mapping
-from email.message import Message
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from huggingface_hub import HfApi
+from urllib3.exceptions import HTTPError
 
-from depalm.errors import DepalmError
 from depalm.files import inside, sha256_file
-from depalm.progress import Progress, logger
+from depalm.progress import Progress
+from depalm.sources.http import (
+    MEBIBYTE,
+    UNSATISFIABLE,
+    DownloadError,
+    HttpClient,
+    UnreachableError,
+    answer_of,
+    content_of,
+    file_version,
+    length_of,
+    patiently,
+)
 
-MEBIBYTE = 2**20
-RETRY_SECONDS = (1.0, 5.0, 20.0)  # pauses between attempts when a connection fails
+PARTIAL = 206  # status of an answer that is a part of a file
 HUB_SUFFIXES = (".json", ".jinja", ".model", ".txt")  # config and tokenizer; the weights come apart
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-
-
-class DownloadError(DepalmError):
-    """Something that the network does not give; the message says why and what to do about it."""
 
 
 def download_url(url: str, path: Path) -> None:
@@ -36,63 +41,51 @@ def download_url(url: str, path: Path) -> None:
 
     Raises DownloadError if the server refuses, or the connection fails in all attempts.
     """
-    partial = path.with_name(path.name + ".part")
-    for pause in (*RETRY_SECONDS, None):
-        try:
-            _receive(url, partial)
-            partial.replace(path)
-            return
-        except HTTPError as error:
-            if error.code == 416:  # our part is not a part of what the server has now
-                partial.unlink(missing_ok=True)
-            elif error.code < 500 and error.code != 429:
-                raise DownloadError(
-                    f"the server answers {error.code} {error.reason}; correct the URL, or see "
-                    "whether the publisher wants a login"
-                ) from error
-            reason: Exception = error
-        except (OSError, HTTPException) as error:
-            reason = error
-        if pause is None:
-            kept = partial.stat().st_size if partial.exists() else 0
-            raise DownloadError(
-                f"{reason}; check the network and run again ({kept} bytes are kept to go on from)"
-            ) from reason
-        logger.info("%s: %s; trying again in %g s", url, reason, pause)
-        time.sleep(pause)
+    if urlsplit(url).scheme == "file":
+        return _copy(Path(url2pathname(urlsplit(url).path)), path)
+    partial, client = path.with_name(path.name + ".part"), HttpClient()
+    try:
+        patiently(url, lambda: _receive(client, url, partial))
+    except UnreachableError as error:
+        kept = partial.stat().st_size if partial.exists() else 0
+        raise DownloadError(f"{error} ({kept} bytes are kept to go on from)") from error
+    except OSError as error:
+        raise DownloadError(f"{error}; free or mend the disk, and run again") from error
+    partial.replace(path)
+    return None
 
 
-def _receive(url: str, partial: Path) -> None:
+def _copy(source: Path, path: Path) -> None:
+    try:
+        shutil.copyfile(source, path)
+    except OSError as error:
+        raise DownloadError(f"{error}; correct the URL") from error
+
+
+def _receive(client: HttpClient, url: str, partial: Path) -> None:
     """One attempt; appends to `partial` if the server still has the file that it is a part of."""
     version = partial.with_suffix(".version")
-    headers = {"User-Agent": "depalm"}
+    headers = {}
     if partial.exists() and version.read_text():
         headers["Range"] = f"bytes={partial.stat().st_size}-"
         headers["If-Range"] = version.read_text()
-    with urlopen(Request(url, headers=headers), timeout=60) as response:
-        resumed = response.status == 206
-        done = partial.stat().st_size if resumed else 0
-        length = response.headers["Content-Length"]
-        total = None if length is None else done + int(length)
-        if not resumed:
+    with client.get(url, headers) as response:
+        if response.status == UNSATISFIABLE:  # our part is not a part of what the server has now
             partial.unlink(missing_ok=True)
-            version.write_text(file_version(response.headers))
+            raise HTTPError(answer_of(response))
+        done = partial.stat().st_size if response.status == PARTIAL else 0
+        if not done:
+            partial.unlink(missing_ok=True)
+            version.write_text(file_version(response))
+        total = length_of(response, done)
         progress = Progress(
             total=-(-(total or 0) // MEBIBYTE), what=partial.stem, unit="MiB", done=done // MEBIBYTE
         )
         with partial.open("ab") as stream:
-            while chunk := response.read(MEBIBYTE):
-                done += stream.write(chunk)
+            for piece in content_of(response, done):
+                stream.write(piece)
                 if total is not None:
                     progress.advance()
-    if total not in (None, done):
-        raise ConnectionError(f"the connection was cut after {done} of {total} bytes")
-
-
-def file_version(headers: Mapping[str, str] | Message) -> str:
-    """What tells this version of a file from others, if anything: strong ETag or date."""
-    etag = headers.get("ETag", "W/")
-    return headers.get("Last-Modified", "") if etag.startswith("W/") else etag
 
 
 def download_wheel(requirement: str, path: Path) -> None:

@@ -27,13 +27,13 @@ from depalm.files import (
 from depalm.progress import logger
 from depalm.sources.archives import ArchiveError, unpack
 from depalm.sources.download import (
-    DownloadError,
     download_hub_file,
     download_url,
     download_wheel,
     list_hub_dataset,
     list_hub_model,
 )
+from depalm.sources.http import DownloadError
 
 # as huggingface_hub writes it: a revision has no slash, but for refs/pr/1 and its like
 HUB_URI = re.compile(

@@ -1,6 +1,6 @@
 """A backbone's file: config/backbones/{name}.yaml."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import MaxLen, MinLen
 from pydantic import Field, model_validator
@@ -66,6 +66,10 @@ class BackboneSpec(Spec):
     )
     time_average: bool = Field(False, description="timesformer: the mean over the frames")
     shape: BackboneShape
+
+    def take(self, *keys: str) -> dict[str, Any]:
+        """The values of keys that this kind of backbone has, with their defaults."""
+        return {key: getattr(self, key) for key in keys}
 
     @model_validator(mode="after")
     def _check_kind(self) -> Self:

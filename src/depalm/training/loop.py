@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.diagnosis import cause
-from depalm.features.cached import CachedViews, read_each
+from depalm.features.base import FeatureSource, read_each
 from depalm.llms.base import LLM
 from depalm.llms.injection import hidden_states
 from depalm.progress import Progress, logger
@@ -26,16 +25,6 @@ from depalm.training.batches import IGNORED, Batch, TrainingSet, batch_stream
 from depalm.training.log import TrainingLog
 from depalm.training.schedule import TrainingError, learning_rate, total_steps
 from depalm.training.state import CHECKPOINT, Training
-
-
-class Features(Protocol):
-    """What training reads, in each epoch another view: see
-    :class:`depalm.features.cached.CachedViews` and :class:`depalm.features.online.OnlineFeatures`.
-    """
-
-    def read(self, media: list[str], layers: list[int], cls_only: bool, epoch: int) -> Tensor:
-        """-> [B, L, T, D]."""
-        ...
 
 
 def answer_loss(
@@ -56,7 +45,7 @@ def train(
     llm: LLM,
     adapter: Adapter,
     data: TrainingSet,
-    cache: Features | None,
+    source: FeatureSource,
     settings: TrainSpec,
     seed: int,
     folder: Path,
@@ -65,11 +54,10 @@ def train(
 ) -> Training:
     """Train `adapter` on `data`; checkpoints, log and TensorBoard scalars go to `folder`.
 
-    `cache` is None for a method that sees no features. A run that was killed goes on from its last
-    checkpoint and ends with the same bytes as an undisturbed one; `identity` stands for everything
-    that decides those bytes. `before_writing` is called in each step, and ends training by what it
-    raises. Raises TrainingError for a loss or gradient that is not finite; the last good checkpoint
-    is kept.
+    A run that was killed goes on from its last checkpoint and ends with the same bytes as an
+    undisturbed one; `identity` stands for everything that decides those bytes. `before_writing` is
+    called in each step, and ends training by what it raises. Raises TrainingError for a loss or
+    gradient that is not finite; the last good checkpoint is kept.
     """
     if not len(data):
         raise TrainingError(
@@ -89,13 +77,9 @@ def train(
     device = next(adapter.parameters()).device
 
     def read(batch: Batch) -> Tensor | None:
-        if cache is None:
-            return None
-        layers = adapter.source_layers
-        return cache.read(batch.media, layers, adapter.cls_only, batch.epoch).to(device)
+        return source.read(batch.media, batch.epoch)
 
-    # what a tuned backbone gives depends on the step before
-    reader = closing(read_each(due, read, ahead=isinstance(cache, CachedViews)))
+    reader = closing(read_each(due, read, ahead=source.read_ahead))
     step = Step(llm, run, settings, read, checkpoint)
     tuned, log = adapter.tuned("llm", llm.body), TrainingLog(folder, run.step)
     with attention_on(device), tuned, log, reader as pairs:

@@ -11,9 +11,7 @@ from depalm.adapters.adapter import Adapter
 from depalm.adapters.saved import load_adapter
 from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample, read_manifest
-from depalm.features.cached import CachedViews
-from depalm.features.online import OnlineFeatures
-from depalm.features.source import left_out, with_media
+from depalm.features.base import FeatureSource, partition
 from depalm.files import sha256_file, sha256_json, write_json
 from depalm.generation.generate import generate, write_predictions
 from depalm.jobs.generate import GenerateJob
@@ -58,12 +56,13 @@ class _Run:
             identity = self.identity(features)
             if publish_again(folder, self.places, identity):
                 return
-            kept = with_prompt(with_media(self.samples, features), job.llm.answer_prompt)
+            kept, rejects = partition(self.samples, features.rejected)
+            kept = with_prompt(kept, job.llm.answer_prompt)
             started = time.monotonic()
             texts = generate(llm, adapter, kept, features, job.generate)
             elapsed = time.monotonic() - started
             held.check()
-            write_rejects(folder / "rejects.parquet", left_out(self.samples, features))
+            write_rejects(folder / "rejects.parquet", rejects)
         write_predictions(folder / "predictions.jsonl", kept, texts)
         summary = {
             "generate_seconds": round(elapsed, 1),
@@ -81,7 +80,7 @@ class _Run:
         load_adapter(adapter, Path(job.adapter), Path(job.record), self.made, run)
         return adapter.to(self.device).eval()
 
-    def identity(self, features: CachedViews | OnlineFeatures | None) -> str:
+    def identity(self, features: FeatureSource) -> str:
         """What stands for all that decides the bytes of the outputs."""
         return sha256_json(
             {
@@ -90,7 +89,7 @@ class _Run:
                 "made_for": self.made,
                 "manifest": sha256_file(self.job.manifest),
                 "adapter": sha256_file(self.job.adapter),
-                "cache": None if features is None else features.identity,
+                "cache": features.identity,
                 **machine(self.device),
             }
         )

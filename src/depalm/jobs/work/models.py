@@ -27,7 +27,7 @@ def made_by(job: RunJob) -> dict[str, Any]:
 
 def source_of(job: RunJob) -> Source:
     """Where the features of the job come from."""
-    return Source(job.backbone.given(), job.weights, job.features, job.workers)
+    return Source(job.backbone, job.weights, job.features, job.workers)
 
 
 def build_adapter(job: RunJob, llm: LLM, backbone: Backbone | None) -> Adapter:

@@ -10,9 +10,7 @@ from depalm.adapters.adapter import Adapter
 from depalm.adapters.saved import RECORD, WEIGHTS, load_weights, read_record, save_adapter
 from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample, read_manifest
-from depalm.features.cached import CachedViews
-from depalm.features.online import OnlineFeatures
-from depalm.features.source import left_out, with_media
+from depalm.features.base import FeatureSource, partition
 from depalm.files import sha256_file, sha256_json
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.train import TrainJob
@@ -66,13 +64,14 @@ class _Run:
             identity = self.identity(config, features)
             if publish_again(folder, self.places, identity):
                 return
-            kept = with_prompt(with_media(self.samples, features), job.llm.answer_prompt)
+            kept, rejects = partition(self.samples, features.rejected)
+            kept = with_prompt(kept, job.llm.answer_prompt)
             data = encode(llm, kept, settings.max_answer_tokens)
             trained = train(
                 llm, adapter, data, features, settings, job.seed, folder, identity, held.check
             )
             held.check()
-            write_rejects(folder / "rejects.parquet", left_out(self.samples, features))
+            write_rejects(folder / "rejects.parquet", rejects)
         summary = self.summary(config, trained, len(kept))
         save_adapter(adapter, folder / WEIGHTS, folder / RECORD, self.made, summary)
         publish(folder, self.places, identity)
@@ -91,9 +90,7 @@ class _Run:
             load_weights(adapter, Path(start, WEIGHTS), record)
         return adapter.to(self.device)
 
-    def identity(
-        self, config: dict[str, Any], features: CachedViews | OnlineFeatures | None
-    ) -> str:
+    def identity(self, config: dict[str, Any], features: FeatureSource) -> str:
         """What stands for all that decides the bytes of the outputs."""
         job, start = self.job, self.job.train.init_from
         return sha256_json(
@@ -102,7 +99,7 @@ class _Run:
                 "seed": job.seed,
                 "made_for": self.made,
                 "samples": [sha256_file(job.manifest), sha256_file(job.subset)],
-                "cache": None if features is None else features.identity,
+                "cache": features.identity,
                 "init_from": None if start is None else sha256_file(Path(start, WEIGHTS)),
                 **machine(self.device),
             }

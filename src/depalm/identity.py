@@ -1,0 +1,48 @@
+"""Every fingerprint: what tells models, tokens and features from others, as JSON."""
+
+from pathlib import Path
+from typing import Any
+
+from depalm.backbones.files import weight_files
+from depalm.files import read_json, sha256_file, sha256_json, sha256_tree
+from depalm.media.decoders import load_decoder
+from depalm.specs import BackboneSpec
+
+
+def token_identity(backbone: BackboneSpec, view: int = 0) -> dict[str, Any]:
+    """What decides the tokens of a file besides the weights: kept with cached tokens, and what
+    their readers ask for.
+    """
+    transform = load_decoder(backbone).describe(with_seed=view > 0)
+    return {"backbone": backbone.given(), "transform": transform, "view": view}
+
+
+def weights_identity(weights: Path) -> str:
+    """What tells these weights of a backbone from others: SHA-256 of the content of source.json
+    (where they are from, and their checksum there), or of the safetensors if nobody fetched them.
+    Raises BackboneError if there are none.
+    """
+    source = weights / "source.json"
+    if source.is_file():
+        return sha256_json(read_json(source))
+    files = {path.name: sha256_file(path) for path in weight_files(weights)}
+    return sha256_json(files) if len(files) > 1 else next(iter(files.values()))
+
+
+def model_source(directory: Path) -> dict[str, Any]:
+    """What a model directory holds: {"name", "uri", "revision", "sha256"}, and "converter" where it
+    was converted.
+
+    As its source.json says (see `depalm.sources.fetch` and `depalm.sources.convert`). Of
+    the user's own directory, uri and revision are null, and the checksum is that of its
+    safetensors (if there are several: sha256_json of {name: sha256}; if there are none: of all its
+    files).
+    """
+    path = directory / "source.json"
+    if path.is_file():
+        return {"name": directory.name, **read_json(path)}
+    weights = {file.name: sha256_file(file) for file in sorted(directory.glob("*.safetensors"))}
+    digest = sha256_json(weights) if weights else sha256_tree(directory)
+    if len(weights) == 1:
+        digest = next(iter(weights.values()))
+    return {"name": directory.name, "uri": None, "revision": None, "sha256": digest}
