@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from depalm.llms.base import LlamaLLM
+from depalm.llms.llama import LlamaLLM
 
 BATCH, VOCABULARY = 16, 32_000
 BACKBONE = {"layers": 12, "tokens": 197, "width": 768}

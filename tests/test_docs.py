@@ -31,12 +31,13 @@ from depalm.datasets.manifest import build_manifest
 from depalm.datasets.readers import READERS
 from depalm.errors import AnnotationError
 from depalm.evaluation.metrics import METRICS, score
-from depalm.llms.base import FAMILIES, load_llm
 from depalm.llms.injection import Injection, hidden_states
+from depalm.llms.load import load_llm
+from depalm.llms.registry import FAMILIES
 from depalm.media.decoders import load_decoder
 from tests.smoke.build import write_llm
 from tests.support.project import FENCE, ROOT, project_files
-from tests.support.specs import backbone_spec
+from tests.support.specs import backbone_spec, llm_spec
 from tests.support.tiny import new_adapter
 from tests.support.vit import tiny_vit
 
@@ -188,7 +189,7 @@ def test_an_llm_of_a_supported_family(follow: Any, tmp_path: Path) -> None:
     spec = follow("extend/llm.md")("config/llms/my-llama.yaml")
     check_schema(spec, "llm", "my-llama.yaml")
     write_llm(tmp_path / spec["path"])
-    check_loop(load_llm(spec, tmp_path / spec["path"], "float32", "cpu"))
+    check_loop(load_llm(llm_spec(spec), tmp_path / spec["path"], "float32", "cpu"))
 
 
 def test_an_llm_of_a_new_family(follow: Any, tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_an_llm_of_a_new_family(follow: Any, tmp_path: Path) -> None:
         eos_token_id=2,
     )
     MistralForCausalLM(config).save_pretrained(folder)
-    check_loop(load_llm(spec, folder, "float32", "cpu"))
+    check_loop(load_llm(llm_spec(spec), folder, "float32", "cpu"))
 
 
 @torch.no_grad()

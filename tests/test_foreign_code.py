@@ -31,14 +31,14 @@ import json, sys, traceback
 from pathlib import Path
 from depalm.backbones.load import load_backbone
 from depalm.sources.convert import convert
-from depalm.specs import BackboneSpec
-from depalm.llms.base import load_llm
+from depalm.specs import BackboneSpec, LLMSpec
+from depalm.llms.load import load_llm
 errors = {}
 for name, (how, argument) in json.loads(sys.argv[1]).items():
     folder = Path(name)
     try:
         if how == "llm":
-            load_llm(argument, folder, "float32", "cpu")
+            load_llm(LLMSpec.model_validate(argument), folder, "float32", "cpu")
         elif how == "backbone":
             load_backbone(BackboneSpec.model_validate(argument), folder)
         else:

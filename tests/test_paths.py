@@ -23,12 +23,14 @@ from depalm.errors import AnnotationError
 from depalm.features.extract import Extraction, extract
 from depalm.features.online import Media, OnlineFeatures
 from depalm.files import OutsideError, inside, write_json
-from depalm.llms.base import LLMError, load_llm
+from depalm.llms.base import LLMError
+from depalm.llms.load import load_llm
 from depalm.rejects import RejectError
 from depalm.sources.archives import ArchiveError, unpack
 from depalm.sources.convert import ConvertError, convert
 from depalm.sources.fetch import SourceError, fetch
 from tests.support.media_files import write_images
+from tests.support.specs import llm_spec
 from tests.support.vit import VIT, tiny_vit
 
 NAMES = {  # what is refused -> why
@@ -198,7 +200,7 @@ def test_an_index_names_weights_beside_it(tmp_path: Path, name: str) -> None:
     write_json(folder / "model.safetensors.index.json", {"weight_map": {"a": name}})
     spec = {"family": "llama", "shape": {"layers": 1, "width": 1}}
     with pytest.raises(LLMError, match=r"index\.json names weights that are refused"):
-        load_llm(spec, folder, "float32", "cpu")
+        load_llm(llm_spec(spec), folder, "float32", "cpu")
     (folder / "model.safetensors.index.json").rename(folder / "pytorch_model.bin.index.json")
     write_json(folder / "source.json", {})
     with pytest.raises(ConvertError, match=r"index\.json names weights that are refused"):

@@ -19,8 +19,9 @@ from depalm.features.extract import Extraction, extract
 from depalm.files import read_json
 from depalm.generation.generate import beam_search, generate, pad_left
 from depalm.identity import token_identity
-from depalm.llms.base import LLM, load_llm
+from depalm.llms.base import LLM
 from depalm.llms.injection import Injection
+from depalm.llms.load import load_llm
 from depalm.sources.convert import convert
 from depalm.sources.fetch import fetch
 from depalm.specs import TrainSpec
@@ -28,7 +29,7 @@ from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
 from depalm.training.loop import train
 from tests.support.features import views_of
-from tests.support.specs import backbone_spec
+from tests.support.specs import backbone_spec, llm_spec
 from tests.support.tiny import new_adapter
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def llm(folder: Path) -> LLM:
-    return load_llm(LANGUAGE, folder / "llm", "bfloat16", "cpu")
+    return load_llm(llm_spec(LANGUAGE), folder / "llm", "bfloat16", "cpu")
 
 
 @pytest.fixture(scope="module")

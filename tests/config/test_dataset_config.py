@@ -11,10 +11,9 @@ from depalm.config.experiment import Config
 from depalm.config.load import load_config
 from depalm.config.parts import Parts
 from depalm.config.schema import ConfigError, check_schema, load_yaml
-from depalm.datasets.manifest import Sample, choose_template
+from depalm.datasets.manifest import choose_template
 from depalm.datasets.readers import READERS
 from depalm.evaluation.metrics import METRICS
-from depalm.llms.prompts import with_prompt
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))
@@ -129,26 +128,3 @@ def test_fetched_and_converted_datasets_have_their_own_directories(load: Any) ->
     assert load().parts.directory("dataset", "mine") == "resources/downloads/datasets/mine"
     converted = load(convert="textvqa_parquet").parts.directory("dataset", "mine")
     assert converted == "resources/models/datasets/mine"
-
-
-def test_the_answer_prompt_of_an_llm_stands_where_a_sample_has_none() -> None:
-    samples = [Sample("1", "a.png", "", ["x"]), Sample("2", "a.png", "What?", ["y"])]
-    assert [s.prompt for s in with_prompt(samples, "Answer: ")] == [
-        "Answer: ",
-        "What?",
-    ]
-    assert with_prompt(samples, "") == samples
-
-
-def test_media_root_is_for_readers_that_name_their_media(load: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"mine: media_root {tmp_path}/photos does not exist"):
-        load(media_root=str(tmp_path / "photos"))
-    (tmp_path / "photos").mkdir()
-    config = load(media_root=f"{tmp_path}/photos/")
-    assert config.parts.media_directory("mine") == str(tmp_path / "photos")
-    assert config.parts.directory("dataset", "mine") == "resources/downloads/datasets/mine"
-    assert load().parts.media_directory("mine") == "resources/downloads/datasets/mine"
-    with pytest.raises(ConfigError, match=r"media_root: for readers .*; coco_2014 looks for"):
-        load(media_root=str(tmp_path / "photos"), reader="coco_2014")
-    with pytest.raises(ConfigError, match="media_root: '/' must match"):
-        load(media_root="/")

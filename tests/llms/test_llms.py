@@ -16,11 +16,15 @@ from transformers import (
 from depalm.config.schema import check_schema, load_yaml
 from depalm.datasets.manifest import Sample
 from depalm.files import write_json
-from depalm.llms.base import FAMILIES, LLM, LLMError, load_llm
+from depalm.llms.base import LLM, LLMError
+from depalm.llms.load import load_llm
+from depalm.llms.registry import FAMILIES
 from depalm.sources.convert import convert
 from depalm.sources.fetch import HUB_URI
 from depalm.training.batches import encode
 from tests.support.llms import SIZES, SPEC, TEXTS, llama
+from tests.support.specs import llm_spec
+from tests.support.tiny import tiny_llm
 
 CONFIG = Path(__file__).parents[2] / "config" / "llms"
 
@@ -54,7 +58,7 @@ def logits(llm: LLM, ids: list[int]) -> torch.Tensor:
 def test_a_prompt_begins_with_bos_and_an_answer_ends_with_eos(tmp_path: Path, family: str) -> None:
     build = {"llama": llama, "opt": opt}[family]
     build(tmp_path / "model")
-    llm = load_llm({**SPEC, "family": family}, tmp_path / "model", "float32", "cpu")
+    llm = load_llm(llm_spec({**SPEC, "family": family}), tmp_path / "model", "float32", "cpu")
     assert (llm.bos, llm.eos) == {"llama": (1, 2), "opt": (2, 2)}[family]
     sample = Sample("1", "photo", TEXTS[1], [TEXTS[0], TEXTS[3]])
     data = encode(llm, [sample], 50)
@@ -72,20 +76,20 @@ def test_shards_are_read_and_all_of_them_needed(tmp_path: Path) -> None:
     shards = sorted((tmp_path / "model").glob("model-*.safetensors"))
     assert len(shards) > 2
     spec = {**SPEC, "family": "llama"}
-    llm = load_llm(spec, tmp_path / "model", "float32", "cpu")
+    llm = load_llm(llm_spec(spec), tmp_path / "model", "float32", "cpu")
     ids = [1, 17, 40, 200]
     torch.testing.assert_close(logits(llm, ids), model(torch.tensor([ids])).logits)
     assert not any(parameter.requires_grad for parameter in llm.parameters())
-    assert load_llm(spec, tmp_path / "model", "bfloat16", "cpu").dtype == torch.bfloat16
+    assert load_llm(llm_spec(spec), tmp_path / "model", "bfloat16", "cpu").dtype == torch.bfloat16
     shards[1].unlink()
     with pytest.raises(LLMError, match=rf"lacks \['{shards[1].name}'\], which .*index\.json names"):
-        load_llm(spec, tmp_path / "model", "float32", "cpu")
+        load_llm(llm_spec(spec), tmp_path / "model", "float32", "cpu")
 
 
 @pytest.mark.parametrize("shards", [1, 2])
 def test_opt_is_published_as_pickles_and_read_after_conversion(tmp_path: Path, shards: int) -> None:
     model = opt(tmp_path / "model")
-    expected = load_llm({**SPEC, "family": "opt"}, tmp_path / "model", "float32", "cpu")
+    expected = load_llm(llm_spec({**SPEC, "family": "opt"}), tmp_path / "model", "float32", "cpu")
     directory = tmp_path / "model"
     (directory / "model.safetensors").unlink()
     state = model.state_dict()  # with the tied output embedding twice, as published
@@ -100,12 +104,12 @@ def test_opt_is_published_as_pickles_and_read_after_conversion(tmp_path: Path, s
         index = {"metadata": {"total_size": 1}, "weight_map": where}
         write_json(directory / "pytorch_model.bin.index.json", index)
     with pytest.raises(LLMError, match=r"only \['pytorch_model.*convert: pytorch"):
-        load_llm({**SPEC, "family": "opt"}, directory, "float32", "cpu")
+        load_llm(llm_spec({**SPEC, "family": "opt"}), directory, "float32", "cpu")
     write_json(directory / "source.json", {"uri": "file:///x", "sha256": "0", "revision": None})
     convert(directory, tmp_path / "converted", "pytorch")
     assert not list((tmp_path / "converted").glob("*.bin*"))
     assert len(list((tmp_path / "converted").glob("*.safetensors"))) == shards
-    llm = load_llm({**SPEC, "family": "opt"}, tmp_path / "converted", "float32", "cpu")
+    llm = load_llm(llm_spec({**SPEC, "family": "opt"}), tmp_path / "converted", "float32", "cpu")
     ids = [2, *llm.tokenize([TEXTS[0]])[0]]
     assert logits(llm, ids).equal(logits(expected, ids))
 
@@ -117,31 +121,31 @@ def test_a_missing_tensor_is_not_left_at_random(tmp_path: Path) -> None:
     del state["model.layers.1.mlp.up_proj.weight"]
     save_file(state, path, metadata={"format": "pt"})
     with pytest.raises(LLMError, match=r"lacks weights .*layers\.1\.mlp\.up_proj"):
-        load_llm({**SPEC, "family": "llama"}, tmp_path / "model", "float32", "cpu")
+        load_llm(llm_spec({**SPEC, "family": "llama"}), tmp_path / "model", "float32", "cpu")
 
 
 def test_what_is_not_the_stated_model_is_named(tmp_path: Path) -> None:
     directory = tmp_path / "model"
     llama(directory)
     with pytest.raises(LLMError, match=r"holds a 'llama' model, .* family 'opt'"):
-        load_llm({**SPEC, "family": "opt"}, directory, "float32", "cpu")
+        load_llm(llm_spec({**SPEC, "family": "opt"}), directory, "float32", "cpu")
     spec = {"family": "llama", "shape": {"layers": 32, "width": 4096}}
     with pytest.raises(LLMError, match=r"has shape .*'layers': 3.*YAML says .*4096"):
-        load_llm(spec, directory, "float32", "cpu")
+        load_llm(llm_spec(spec), directory, "float32", "cpu")
     (directory / "tokenizer_config.json").write_text(
         '{"tokenizer_class": "LlamaTokenizer", "bos_token": null, "eos_token": "</s>"}'
     )
     with pytest.raises(LLMError, match="has no bos_token_id"):
-        load_llm({**SPEC, "family": "llama"}, directory, "float32", "cpu")
+        load_llm(llm_spec({**SPEC, "family": "llama"}), directory, "float32", "cpu")
     (directory / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(LLMError, match="cannot be loaded"):
-        load_llm({**SPEC, "family": "llama"}, directory, "float32", "cpu")
+        load_llm(llm_spec({**SPEC, "family": "llama"}), directory, "float32", "cpu")
     (directory / "model.safetensors").unlink()
     with pytest.raises(LLMError, match=r"holds no \.safetensors"):
-        load_llm({**SPEC, "family": "llama"}, directory, "float32", "cpu")
+        load_llm(llm_spec({**SPEC, "family": "llama"}), directory, "float32", "cpu")
     (directory / "config.json").unlink()
     with pytest.raises(LLMError, match=r"no config\.json"):
-        load_llm({**SPEC, "family": "llama"}, directory, "float32", "cpu")
+        load_llm(llm_spec({**SPEC, "family": "llama"}), directory, "float32", "cpu")
 
 
 def test_llama_tokenizer_is_the_one_that_was_trained(tmp_path: Path) -> None:
@@ -171,3 +175,13 @@ def test_every_part_is_valid(path: Path) -> None:
 )
 def test_shapes(name: str, layers: int, width: int) -> None:
     assert load_yaml(CONFIG / f"{name}.yaml")["shape"] == {"layers": layers, "width": width}
+
+
+def test_the_answer_prompt_stands_where_a_sample_has_none() -> None:
+    llm = tiny_llm("llama")
+    plain = [llm.bos, *llm.tokenize(["what?"])[0]]
+    assert llm.prompt_ids(["", "what?"]) == [[llm.bos], plain]
+    llm.answer_prompt = "a: "
+    assert llm.prompt_ids(["", "what?"]) == [[llm.bos, *llm.tokenize(["a: "])[0]], plain]
+    data = encode(llm, [Sample("1", "m", "", ["x"]), Sample("2", "m", "what?", ["y"])], 5)
+    assert data.prompts == llm.prompt_ids(["", "what?"])

@@ -3,9 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from depalm.specs import BackboneSpec
+from depalm.specs import BackboneSpec, LLMSpec
 
 
 def backbone_spec(content: Mapping[str, Any]) -> BackboneSpec:
     """The spec of a backbone's YAML; names are not looked up in registries."""
     return BackboneSpec.model_validate(dict(content))
+
+
+def llm_spec(content: Mapping[str, Any]) -> LLMSpec:
+    """The spec of an LLM's YAML, which need not say where the LLM is."""
+    return LLMSpec.model_validate({"version": 1, "path": "llm", **content})

@@ -12,7 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalL
 from depalm.adapters.adapter import Adapter
 from depalm.config.schema import load_yaml
 from depalm.files import read_json, sha256_file, write_json
-from depalm.llms.base import LLM, LlamaLLM, OptLLM
+from depalm.llms.base import LLM
+from depalm.llms.llama import LlamaLLM
+from depalm.llms.opt import OptLLM
 from depalm.specs import MethodSpec
 from depalm.specs.backbone import BackboneShape
 from depalm.specs.llm import LLMShape

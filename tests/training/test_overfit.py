@@ -20,7 +20,7 @@ from depalm.datasets.manifest import build_manifest, unique_media
 from depalm.features.extract import Extraction, extract
 from depalm.generation.generate import generate
 from depalm.identity import token_identity
-from depalm.llms.base import load_llm
+from depalm.llms.load import load_llm
 from depalm.specs import TrainSpec
 from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import IGNORED, encode
@@ -28,7 +28,7 @@ from depalm.training.loop import train
 from tests.support.encoders import AST_SPEC, TIMESFORMER_SPEC, tiny_ast, tiny_timesformer
 from tests.support.features import views_of
 from tests.support.media_files import shared
-from tests.support.specs import backbone_spec
+from tests.support.specs import backbone_spec, llm_spec
 from tests.support.tiny import new_adapter
 
 METHOD = {
@@ -119,7 +119,7 @@ def overfit(root: Path, dataset: dict[str, Any], backbone: dict[str, Any]) -> No
     )
     cache = TokenCache([shard], token_identity(backbone_spec(backbone)))
     write_llm(root / "llm", [sample.references[0] for sample in samples])
-    llm = load_llm(LLM, root / "llm", "float32", "cpu")
+    llm = load_llm(llm_spec(LLM), root / "llm", "float32", "cpu")
     settings = TrainSpec(
         batch_size=len(samples), lr=1e-2, steps=300, label_smoothing=0.0, dtype="float32"
     )

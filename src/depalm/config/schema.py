@@ -13,7 +13,7 @@ from depalm.backbones.registry import LOADERS
 from depalm.datasets.readers import READERS
 from depalm.errors import DepalmError
 from depalm.evaluation.metrics import METRICS
-from depalm.llms.base import FAMILIES
+from depalm.llms.registry import FAMILIES
 from depalm.sources.convert import CONVERTERS
 from depalm.specs import SPECS, Names, Spec, faults
 

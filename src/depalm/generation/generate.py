@@ -116,7 +116,7 @@ def generate(
     Raises GenerationError naming the samples whose logits are not finite, and the likely cause.
     """
     device = next(llm.model.parameters()).device
-    prompts = [[llm.bos, *ids] for ids in llm.tokenize([sample.prompt for sample in samples])]
+    prompts = llm.prompt_ids([sample.prompt for sample in samples])
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]), reverse=True)
     texts = [""] * len(samples)
     progress = Progress(len(samples), "generate", "sample")

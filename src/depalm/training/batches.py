@@ -43,12 +43,14 @@ class Batch:
 
 
 def encode(llm: LLM, samples: Sequence[Sample], max_answer_tokens: int) -> TrainingSet:
-    """Tokenize prompts (BOS first) and references (cut to `max_answer_tokens`, EOS last), each
+    """Tokenize prompts and references (cut to `max_answer_tokens`, EOS last), each
     distinct text once.
     """
-    texts = sorted({s.prompt for s in samples} | {r for s in samples for r in s.references})
+    asked = sorted({s.prompt for s in samples})
+    prompt_ids = dict(zip(asked, llm.prompt_ids(asked), strict=True))
+    texts = sorted({r for s in samples for r in s.references})
     ids = dict(zip(texts, llm.tokenize(texts), strict=True))
-    prompts = [[llm.bos, *ids[s.prompt]] for s in samples]
+    prompts = [prompt_ids[s.prompt] for s in samples]
     answers = [[[*ids[r][:max_answer_tokens], llm.eos] for r in s.references] for s in samples]
     return TrainingSet([s.media for s in samples], prompts, answers)
 

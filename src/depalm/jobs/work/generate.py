@@ -18,8 +18,8 @@ from depalm.jobs.generate import GenerateJob
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.work.models import build_adapter, made_by, source_of, use_processors
 from depalm.lease import Lease, while_owned
-from depalm.llms.base import LLM, load_llm
-from depalm.llms.prompts import with_prompt
+from depalm.llms.base import LLM
+from depalm.llms.load import load_llm
 from depalm.provenance import machine, provenance
 from depalm.rejects import write_rejects
 
@@ -49,7 +49,7 @@ class _Run:
         """Generate, and write the outputs; if they are there already, give them their places."""
         job, folder = self.job, self.folder
         source = source_of(job)
-        llm = load_llm(job.llm.given(), Path(job.llm_directory), job.generate.dtype, self.device)
+        llm = load_llm(job.llm, Path(job.llm_directory), job.generate.dtype, self.device)
         model = source.load_model(self.device)
         adapter = self.trained_adapter(llm, model)
         with source.open(adapter, model, self.samples, self.device) as features:
@@ -57,7 +57,6 @@ class _Run:
             if publish_again(folder, self.places, identity):
                 return
             kept, rejects = partition(self.samples, features.rejected)
-            kept = with_prompt(kept, job.llm.answer_prompt)
             started = time.monotonic()
             texts = generate(llm, adapter, kept, features, job.generate)
             elapsed = time.monotonic() - started

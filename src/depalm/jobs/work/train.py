@@ -16,8 +16,8 @@ from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.train import TrainJob
 from depalm.jobs.work.models import build_adapter, made_by, source_of, use_processors
 from depalm.lease import Lease, while_owned
-from depalm.llms.base import LLM, load_llm
-from depalm.llms.prompts import with_prompt
+from depalm.llms.base import LLM
+from depalm.llms.load import load_llm
 from depalm.provenance import machine, provenance
 from depalm.rejects import write_rejects
 from depalm.training.batches import encode
@@ -51,7 +51,7 @@ class _Run:
         job, settings, folder = self.job, self.job.train, self.folder
         start, source = settings.init_from, source_of(job)
         record = None if start is None else read_record(Path(start, RECORD), self.made)
-        llm = load_llm(job.llm.given(), Path(job.llm_directory), settings.dtype, self.device)
+        llm = load_llm(job.llm, Path(job.llm_directory), settings.dtype, self.device)
         model = source.load_model(self.device)
         adapter = self.new_adapter(llm, model, record)
         config = {
@@ -65,7 +65,6 @@ class _Run:
             if publish_again(folder, self.places, identity):
                 return
             kept, rejects = partition(self.samples, features.rejected)
-            kept = with_prompt(kept, job.llm.answer_prompt)
             data = encode(llm, kept, settings.max_answer_tokens)
             trained = train(
                 llm, adapter, data, features, settings, job.seed, folder, identity, held.check

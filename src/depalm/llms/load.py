@@ -1,0 +1,85 @@
+"""Loading of a frozen LLM from a directory in Hugging Face's layout."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from depalm.files import read_json
+from depalm.llms.base import LLM, LLMError
+from depalm.llms.registry import FAMILIES
+from depalm.sources.download import PICKLED_SUFFIXES
+from depalm.sources.model_folder import ModelFolderError, check_model_folder
+from depalm.specs import LLMSpec
+
+
+def load_llm(spec: LLMSpec, directory: Path | str, dtype: str, device: torch.device | str) -> LLM:
+    """Load the LLM of `spec` (config/llms/*.yaml) from a Hugging Face directory, frozen, in
+    `dtype`.
+
+    Only safetensors are read, and no remote code is run. Raises LLMError if the directory holds no
+    usable model, asks for code of its own, or holds a model of another family or shape than `spec`
+    says.
+    """
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        raise LLMError(f"{directory} holds no config.json: not a Hugging Face model directory")
+    try:
+        check_model_folder(directory)
+    except ModelFolderError as error:
+        raise LLMError(str(error)) from error
+    _require_safetensors(directory)
+    found = read_json(directory / "config.json").get("model_type")
+    if found != spec.family:
+        raise LLMError(
+            f"{directory} holds a {found!r} model, but the LLM's YAML says family "
+            f"{spec.family!r}; families: {sorted(FAMILIES)}"
+        )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=getattr(torch, dtype),
+            device_map={"": str(device)},
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise LLMError(f"the model in {directory} cannot be loaded: {error}") from error
+    if report["missing_keys"]:
+        raise LLMError(
+            f"{directory} lacks weights of its model: {sorted(report['missing_keys'])}; fetch or "
+            "convert it again"
+        )
+    for token in ("bos_token_id", "eos_token_id"):
+        if getattr(tokenizer, token) is None:
+            raise LLMError(f"the tokenizer in {directory} has no {token}")
+    llm = FAMILIES[spec.family](model, tokenizer, spec.answer_prompt)
+    shape = {"layers": len(llm.layers), "width": llm.width}
+    if shape != spec.shape.given():
+        stated = spec.shape.given()
+        raise LLMError(f"{directory} has shape {shape}, but the LLM's YAML says {stated}")
+    return llm
+
+
+def _require_safetensors(directory: Path) -> None:
+    """Raise LLMError unless there are safetensors, and all that an index names."""
+    there = {path.name for path in directory.iterdir()}
+    index = directory / "model.safetensors.index.json"
+    named = set(read_json(index)["weight_map"].values()) if index.is_file() else set()
+    if named - there:
+        raise LLMError(f"{directory} lacks {sorted(named - there)}, which {index.name} names")
+    if any(name.endswith(".safetensors") for name in there):
+        return
+    pickled = sorted(name for name in there if name.endswith(PICKLED_SUFFIXES))
+    advice = "; give them in the LLM's YAML as source, with `convert: pytorch`" if pickled else ""
+    raise LLMError(
+        f"{directory} holds no .safetensors{f', only {pickled}' if pickled else ''}: pickled "
+        f"weights can run code and are not read as they are{advice}"
+    )
