@@ -7,6 +7,7 @@ import torch
 
 from depalm.sources.fetch import fetch
 from depalm.training import loop as train_module
+from tests.support.specs import sources
 from tests.support.training import Killed
 
 
@@ -15,8 +16,8 @@ def get(tmp_path):
     """Fetch into the same destination and downloads of this test; returns the destination."""
 
     def fetch_here(uri, expected=None, *more, unpack=False):
-        sources = [{"uri": uri, "sha256": expected, "unpack": unpack}, *more]
-        fetch(sources, tmp_path / "part", tmp_path / "downloads")
+        asked = {"uri": uri, "sha256": expected, "unpack": unpack}
+        fetch(sources(asked, *more), tmp_path / "part", tmp_path / "downloads")
         return tmp_path / "part"
 
     return fetch_here

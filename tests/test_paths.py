@@ -27,10 +27,11 @@ from depalm.llms.base import LLMError
 from depalm.llms.load import load_llm
 from depalm.rejects import RejectError
 from depalm.sources.archives import ArchiveError, unpack
-from depalm.sources.convert import ConvertError, convert
+from depalm.sources.conversion import ConvertError
+from depalm.sources.convert import convert
 from depalm.sources.fetch import SourceError, fetch
 from tests.support.media_files import write_images
-from tests.support.specs import llm_spec
+from tests.support.specs import llm_spec, sources
 from tests.support.vit import VIT, tiny_vit
 
 NAMES = {  # what is refused -> why
@@ -161,7 +162,7 @@ def test_links_within_an_archive_and_its_own_folder_are_kept(tmp_path: Path) -> 
     ]
     archive = tar_with(tmp_path / "a.tar", *members)
     source = {"uri": f"file://{archive}", "unpack": True}
-    fetch([source], tmp_path / "part", tmp_path / "downloads")
+    fetch(sources(source), tmp_path / "part", tmp_path / "downloads")
     for name in ("images/1.jpg", "subset/train/1.jpg", "subset/2.jpg"):
         assert (tmp_path / "part" / name).read_text() == "one"
 
@@ -170,7 +171,7 @@ def test_links_within_an_archive_and_its_own_folder_are_kept(tmp_path: Path) -> 
 def test_the_last_part_of_a_url_is_a_name(tmp_path: Path, name: str) -> None:
     uri = f"http://127.0.0.1:9/folder/{name}"
     with pytest.raises(SourceError, match="unsafe path"):
-        fetch([{"uri": uri}], tmp_path / "part", tmp_path / "downloads")
+        fetch(sources({"uri": uri}), tmp_path / "part", tmp_path / "downloads")
     assert not (tmp_path / "part").exists()
 
 
@@ -184,7 +185,7 @@ def test_files_that_a_hub_lists_lie_in_the_download(
         "depalm.sources.fetch.download_hub_file", lambda *_: pytest.fail("asked for it")
     )
     with pytest.raises(SourceError, match="unsafe path"):
-        fetch([{"uri": "hf://datasets/x/y"}], tmp_path / "part", tmp_path / "downloads")
+        fetch(sources({"uri": "hf://datasets/x/y"}), tmp_path / "part", tmp_path / "downloads")
     assert not list(tmp_path.rglob("listing.json"))  # the next run asks again
 
 

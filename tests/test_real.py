@@ -29,7 +29,7 @@ from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
 from depalm.training.loop import train
 from tests.support.features import views_of
-from tests.support.specs import backbone_spec, llm_spec
+from tests.support.specs import backbone_spec, llm_spec, sources
 from tests.support.tiny import new_adapter
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Models and data as the rules `fetch` and `convert` leave them."""
     root = tmp_path_factory.mktemp("real")
     for name, part in {"backbone": BACKBONE, "llm": LANGUAGE, "data": DATASET}.items():
-        fetch([part["source"]], root / f"{name}-fetched", root / "downloads")
+        fetch(sources(part["source"]), root / f"{name}-fetched", root / "downloads")
         if "convert" in part:
             convert(root / f"{name}-fetched", root / name, part["convert"])
     yield root

@@ -36,7 +36,8 @@ from depalm.backbones.registry import LOADERS
 from depalm.backbones.vision import ClipViT, OpenClipViT, TimmViT, build_timm
 from depalm.config.schema import check_schema, load_yaml
 from depalm.files import read_json, write_json
-from depalm.sources.convert import ConvertError, convert
+from depalm.sources.conversion import ConvertError
+from depalm.sources.convert import convert
 from depalm.sources.weight_formats import read_pytorch
 from tests.support.encoders import (
     AST_SPEC,

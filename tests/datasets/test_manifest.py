@@ -8,16 +8,14 @@ from typing import Any
 import pytest
 
 from depalm.datasets.manifest import (
-    ManifestError,
     Sample,
     build_manifest,
     choose_template,
-    draw_subset,
-    parse_fraction,
     read_manifest,
     unique_media,
     write_manifest,
 )
+from depalm.datasets.subsets import ManifestError, draw_subset, parse_fraction
 from depalm.errors import AnnotationError
 from depalm.rejects import Reject, RejectError, read_rejects, write_rejects
 

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from depalm.datasets.annotations import Annotation, find_media, read_csv, read_json
-from depalm.datasets.manifest import ManifestError, Sample, build_manifest, unique_media
+from depalm.datasets.manifest import Sample, build_manifest, unique_media
 from depalm.datasets.readers import READERS
+from depalm.datasets.subsets import ManifestError
 from depalm.errors import AnnotationError
 from depalm.evaluation.vqa_accuracy import answer_accuracy
 from depalm.rejects import RejectError

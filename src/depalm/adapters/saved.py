@@ -1,6 +1,5 @@
-"""An adapter on disk: adapter.safetensors, and adapter.json, which says what it was made for."""
+"""An adapter on disk: adapter.safetensors, and its record, adapter.json."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,41 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.errors import AdapterError
-from depalm.files import atomic_file, read_json, sha256_file, write_json
-from depalm.identity import model_source, token_identity
+from depalm.adapters.record import RECORD, DamagedAdapter, read_record
+from depalm.files import atomic_file, sha256_file, write_json
 from depalm.progress import logger
-from depalm.specs import BackboneSpec
-
-WEIGHTS, RECORD = "adapter.safetensors", "adapter.json"
-# what tells where a model is from, but not what it is
-DESCRIPTIVE = ("name", "uri", "revision")
-
-
-class DamagedAdapter(AdapterError):  # noqa: N818
-    """An adapter.safetensors that is not as its record says it was written."""
-
-
-def made_for(
-    parts: Mapping[str, Mapping[str, Any]], backbone: Path | None, llm: Path
-) -> dict[str, Any]:
-    """What an adapter is made for, as adapter.json tells it, from the parts' YAML and the
-    directories of the models; without a backbone for a method that reads none.
-    """
-    method = {key: value for key, value in parts["method"].items() if key != "version"}
-    language = {key: parts["llm"][key] for key in ("family", "shape")}
-    made: dict[str, Any] = {
-        "method": method,
-        "backbone": None,
-        "llm": {**language, **model_source(llm)},
-    }
-    if backbone is not None:
-        spec = parts["backbone"]
-        made["backbone"] = {
-            "shape": spec["shape"],
-            "transform": token_identity(BackboneSpec.model_validate(spec))["transform"],
-            **model_source(backbone),
-        }
-    return made
 
 
 def save_adapter(
@@ -55,7 +22,7 @@ def save_adapter(
     training: Mapping[str, Any],
 ) -> None:
     """Write the adapter's tensors and, as JSON, their file's SHA-256, what it was made for (see
-    :func:`made_for`) and how it was trained.
+    `depalm.adapters.record.made_for`) and how it was trained.
     """
     tensors = {name: value.cpu().contiguous() for name, value in adapter.state_dict().items()}
     with atomic_file(weights) as temporary:
@@ -67,36 +34,6 @@ def save_adapter(
     }
     digest = {"sha256": sha256_file(weights)}
     write_json(record, {**digest, **made, **dimensions, "training": dict(training)})
-
-
-def read_record(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Read an adapter.json and check it against `expected`: what of :func:`made_for` is known.
-
-    Raises AdapterError naming the first thing in which the adapter was made for something else.
-    """
-    try:
-        record: dict[str, Any] = read_json(path)
-    except OSError as error:
-        raise AdapterError(f"{path} cannot be read: {error}") from error
-    except ValueError as error:
-        raise DamagedAdapter(f"{path} is not an adapter's record, or is cut: {error}") from error
-    for part in ("method", "backbone", "llm"):
-        if part not in record:
-            raise AdapterError(f"{path} is not an adapter's record: it has no {part}")
-        wanted = expected.get(part)
-        if wanted is None:  # unknown to the caller, or a method that reads no backbone
-            continue
-        found = record[part] or {}
-        keys = {*wanted, *found} if part == "method" else wanted.keys() - set(DESCRIPTIVE)
-        for key in sorted(keys):
-            if found.get(key) != json.loads(json.dumps(wanted.get(key))):
-                names = [of.get("uri") or of.get("name") for of in (found, wanted)]
-                which = f", {names[0]}, than {names[1]}" if all(names) else ""
-                raise AdapterError(
-                    f"{path.parent} was trained with another {part}{which}: "
-                    f"its {key} is {found.get(key)}, not {wanted.get(key)}"
-                )
-    return record
 
 
 def load_weights(adapter: Adapter, path: Path, record: Mapping[str, Any]) -> None:

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from depalm.adapters.errors import AdapterError
-from depalm.adapters.saved import RECORD, WEIGHTS, read_record
+from depalm.adapters.record import RECORD, WEIGHTS, made_of, read_record
 from depalm.config.experiment import Config
 from depalm.config.lookup import find, places
 from depalm.config.plan import RunPlan
 from depalm.config.run import FILTERS
 from depalm.config.schema import ConfigError
-from depalm.datasets.manifest import ManifestError, parse_fraction
+from depalm.datasets.subsets import ManifestError, parse_fraction
 from depalm.evaluation.metrics import MetricError, require
 from depalm.specs import TableSpec, nearest
 from depalm.specs.settings import WhereSpec
@@ -107,15 +107,9 @@ def _check_checkpoint(config: Config, plan: RunPlan, folder: Path) -> None:
             raise ConfigError(f"{plan.run.path}: its checkpoint {folder} has no {name}")
     if plan.checkpoint == config.settings.checkpoint:
         return  # it fits the run that was asked for, if any: its job will tell
-    given = plan.method.given()
-    known = {
-        "method": {key: given[key] for key in given if key != "version"},
-        "llm": {"family": plan.llm.family, "shape": plan.llm.shape.given()},
-    }
-    if plan.reads_backbone:
-        known["backbone"] = {"shape": plan.backbone.shape.given()}
+    backbone = plan.backbone if plan.reads_backbone else None
     try:
-        read_record(folder / RECORD, known)
+        read_record(folder / RECORD, made_of(plan.method, backbone, plan.llm))
     except AdapterError as error:
         raise ConfigError(f"{plan.run.path}: {error}") from error
 

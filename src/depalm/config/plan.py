@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from depalm.adapters.layout import Layout
-from depalm.adapters.saved import RECORD, WEIGHTS
+from depalm.adapters.record import RECORD, WEIGHTS
 from depalm.cache.formats import FORMATS
 from depalm.config import paths
 from depalm.config.run import Run

@@ -14,7 +14,7 @@ from depalm.datasets.readers import READERS
 from depalm.errors import DepalmError
 from depalm.evaluation.metrics import METRICS
 from depalm.llms.registry import FAMILIES
-from depalm.sources.convert import CONVERTERS
+from depalm.sources.registry import CONVERTERS, FETCHERS
 from depalm.specs import SPECS, Names, Spec, faults
 
 Kind = TypeVar("Kind", bound=Spec)
@@ -27,6 +27,7 @@ REGISTRIES: Names = {
     "metric": METRICS,
     "family": FAMILIES,
     "converter": CONVERTERS,
+    "scheme": FETCHERS,
 }
 
 

@@ -1,10 +1,8 @@
 """Manifests: what a split consists of, one row per sample, from the datasets' own annotations."""
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,10 @@ import pyarrow.parquet as pq
 
 from depalm.datasets.annotations import Annotation
 from depalm.datasets.readers import READERS
-from depalm.errors import DepalmError
+from depalm.datasets.subsets import ManifestError, lowest
 from depalm.files import OutsideError, atomic_file, inside
 from depalm.progress import logger
 from depalm.rejects import Reject, check_rejects, report_rejects
-
-
-class ManifestError(DepalmError):
-    """A split, fraction or manifest that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +139,8 @@ def _limit(rows: list[Annotation], max_rows: int | float | None) -> list[Annotat
     if max_rows is None:
         return rows
     count = max_rows if isinstance(max_rows, int) else max(1, round(max_rows * len(rows)))
-    kept = set(_lowest([row.id for row in rows], count, salt=""))
+    kept = set(lowest([row.id for row in rows], count, salt=""))
     return [row for row in rows if row.id in kept]
-
-
-def _lowest(ids: Sequence[str], count: int, salt: str) -> list[str]:
-    """The `count` ids of lowest salted SHA-256: a random draw that depends on nothing else."""
-    return sorted(ids, key=lambda name: hashlib.sha256(f"{salt}{name}".encode()).digest())[:count]
 
 
 def write_manifest(path: Path | str, samples: Sequence[Sample]) -> None:
@@ -175,25 +164,3 @@ def read_manifest(path: Path | str) -> list[Sample]:
 def unique_media(samples: Sequence[Sample]) -> list[str]:
     """The media of the samples, each once, in order: the rows of a cache."""
     return list(dict.fromkeys(sample.media for sample in samples))
-
-
-def parse_fraction(text: str) -> Fraction:
-    """``10pct`` -> 1/10. Raises ManifestError unless it is a percentage over 0, at most 100."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)pct", text)
-    fraction = Fraction(match[1]) / 100 if match else Fraction(0)
-    if not 0 < fraction <= 1:
-        raise ManifestError(
-            f"{text!r} is not a fraction: write a percentage over 0 and up to 100, "
-            "such as 100pct, 10pct, 1pct or 0.5pct"
-        )
-    return fraction
-
-
-def draw_subset(ids: Sequence[str], fraction: str, seed: int) -> list[str]:
-    """The `fraction` (see parse_fraction) of `ids` that `seed` draws, at least one, in their order.
-
-    A smaller fraction of a seed lies within a larger one, whatever the order of `ids` is.
-    """
-    count = max(1, round(parse_fraction(fraction) * len(ids)))
-    kept = set(_lowest(ids, count, salt=f"{seed}:"))
-    return [name for name in ids if name in kept]

@@ -3,7 +3,8 @@
 Captions are scored by the official programs that the package pycocoevalcap carries: the PTB
 tokenizer of Stanford CoreNLP 3.4.1, METEOR 1.5 and SPICE 1.0 (Java), BLEU, ROUGE-L and CIDEr-D
 (Python). Its thin wrappers around the Java programs are not used: they write into the installed
-package, and wait for ever when a Java process dies.
+package, and wait for ever when a Java process dies. What scores is imported when it scores: a
+configuration is checked against the metrics' names alone.
 """
 
 import json
@@ -13,14 +14,10 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
-from pycocoevalcap.tokenizer import ptbtokenizer
 
 from depalm.errors import DepalmError, shortened
 from depalm.evaluation.vqa_accuracy import vqa_accuracy
@@ -29,18 +26,27 @@ from depalm.files import read_json
 References = Mapping[str, Sequence[str]]  # sample id -> reference texts
 Predictions = Mapping[str, str]  # sample id -> generated text
 
-CAPTION_EVALUATION = Path(ptbtokenizer.__file__).parents[1]
-TOKENIZER_JAR = CAPTION_EVALUATION / "tokenizer" / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
+
+class MetricError(DepalmError):
+    """A metric that is unknown or cannot run here, or predictions of other samples."""
+
+
+def _installed(package: str) -> Path:
+    """The folder of a package, which is not imported."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MetricError(f"{package} is not installed; install depalm again, with what it needs")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+CAPTION_EVALUATION = _installed("pycocoevalcap")
+TOKENIZER_JAR = CAPTION_EVALUATION / "tokenizer" / "stanford-corenlp-3.4.1.jar"
 METEOR_JAR = CAPTION_EVALUATION / "meteor" / "meteor-1.5.jar"
 SPICE_JAR = CAPTION_EVALUATION / "spice" / "spice-1.0.jar"
 SPICE_MODELS = tuple(
     CAPTION_EVALUATION / "spice" / "lib" / f"stanford-corenlp-3.6.0{part}.jar"
     for part in ("", "-models")
 )
-
-
-class MetricError(DepalmError):
-    """A metric that is unknown or cannot run here, or predictions of other samples."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,8 @@ def tokenize(references: References, predictions: Predictions) -> tuple[Referenc
     The tokenizer takes one caption a line, so any whitespace inside one becomes a space first: a
     line separator would shift all captions behind it.
     """
+    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
+
     captions = [*chain.from_iterable(references.values()), *predictions.values()]
     lines = _java(
         *("-cp", TOKENIZER_JAR, "edu.stanford.nlp.process.PTBTokenizer"),
@@ -128,7 +136,7 @@ def tokenize(references: References, predictions: Predictions) -> tuple[Referenc
     if len(lines) != len(captions):
         raise MetricError(f"the tokenizer made {len(lines)} lines of {len(captions)} captions")
     kept = (
-        " ".join(word for word in line.split(" ") if word not in ptbtokenizer.PUNCTUATIONS)
+        " ".join(word for word in line.split(" ") if word not in PUNCTUATIONS)
         for line in (line.rstrip() for line in lines)
     )
     tokens = {key: [next(kept) for _ in texts] for key, texts in references.items()}
@@ -137,18 +145,24 @@ def tokenize(references: References, predictions: Predictions) -> tuple[Referenc
 
 def bleu(references: References, predictions: Predictions, order: int) -> float:
     """Corpus BLEU of n-grams up to `order` (Papineni et al. 2002), closest reference length."""
+    from pycocoevalcap.bleu.bleu import Bleu
+
     scores, _ = Bleu(order).compute_score(*_listed(references, predictions), verbose=0)
     return float(scores[-1])
 
 
 def rouge_l(references: References, predictions: Predictions) -> float:
     """Mean ROUGE-L (Lin 2004)."""
+    from pycocoevalcap.rouge.rouge import Rouge
+
     mean, _ = Rouge().compute_score(*_listed(references, predictions))
     return float(mean)
 
 
 def cider(references: References, predictions: Predictions) -> float:
     """CIDEr-D (Vedantam et al. 2015), document frequencies from these references; at most 10."""
+    from pycocoevalcap.cider.cider import Cider
+
     mean, _ = Cider().compute_score(*_listed(references, predictions))
     return float(mean)
 

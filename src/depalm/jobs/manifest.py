@@ -61,7 +61,8 @@ class SubsetJob(Job):
 
     def run(self) -> None:
         """Raises ManifestError."""
-        from depalm.datasets.manifest import draw_subset, read_manifest
+        from depalm.datasets.manifest import read_manifest
+        from depalm.datasets.subsets import draw_subset
         from depalm.files import atomic_file
         from depalm.progress import logger
 

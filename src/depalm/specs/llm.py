@@ -2,11 +2,21 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
-from depalm.specs.base import Positive, Registered, Spec, Version, fault
+from depalm.specs.base import Positive, Registered, Spec, Version, fault, nearest
 
-URI = Annotated[str, Field(pattern="^(hf|https?|file|pypi)://")]
+
+def _known_scheme(uri: str, info: ValidationInfo) -> str:
+    """The scheme is a name of the registry `scheme`, if a context has it."""
+    scheme = uri.partition("://")[0]
+    known = (info.context or {}).get("scheme")
+    if known is not None and scheme not in known:
+        raise fault(f"{uri}: unknown kind of source {scheme!r}{nearest(scheme, known)}")
+    return uri
+
+
+URI = Annotated[str, Field(pattern="^[a-z0-9+.-]+://"), AfterValidator(_known_scheme)]
 SHA256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from depalm.adapters.adapter import Adapter
-from depalm.adapters.saved import made_for
+from depalm.adapters.record import made_for
 from depalm.backbones.base import Backbone
 from depalm.features.source import Source
 from depalm.jobs.run import RunJob
@@ -21,8 +21,8 @@ def use_processors(job: RunJob) -> torch.device:
 
 
 def made_by(job: RunJob) -> dict[str, Any]:
-    """What the adapter of the job is made for: see :func:`depalm.adapters.saved.made_for`."""
-    return made_for(job.parts, job.weights, Path(job.llm_directory))
+    """What the adapter of the job is made for: see `depalm.adapters.record.made_for`."""
+    return made_for(job.method, job.backbone, job.weights, job.llm, Path(job.llm_directory))
 
 
 def source_of(job: RunJob) -> Source:

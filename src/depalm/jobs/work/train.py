@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from depalm.adapters.adapter import Adapter
-from depalm.adapters.saved import RECORD, WEIGHTS, load_weights, read_record, save_adapter
+from depalm.adapters.record import RECORD, WEIGHTS, read_record
+from depalm.adapters.saved import load_weights, save_adapter
 from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample, read_manifest
 from depalm.features.base import FeatureSource, partition
