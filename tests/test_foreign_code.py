@@ -38,7 +38,8 @@ for name, (how, argument) in json.loads(sys.argv[1]).items():
     folder = Path(name)
     try:
         if how == "llm":
-            load_llm(LLMSpec.model_validate({"version": 1, "path": "llm", **argument}), folder, "float32", "cpu")
+            spec = LLMSpec.model_validate({"version": 1, "path": "llm", **argument})
+            load_llm(spec, folder, "float32", "cpu")
         elif how == "backbone":
             load_backbone(BackboneSpec.model_validate(argument), folder)
         else:

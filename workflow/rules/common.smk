@@ -23,10 +23,13 @@ wildcard_constraints:
     **paths.WILDCARDS,
 
 
+GPU_HERE = gpu_here()
+
+
 # which executor there is Snakemake knows only after it has read this file
 def gpus() -> int:
     """The GPUs of a job; on a cluster `auto` means that it has some."""
-    available = workflow.non_local_exec or gpu_here()
+    available = workflow.non_local_exec or GPU_HERE
     return int({"cpu": False, "auto": available}.get(SETTINGS.device, True))
 
 

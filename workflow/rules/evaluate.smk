@@ -1,11 +1,6 @@
 rule generate:
     input:
-        manifest=paths.MANIFEST,
-        places=lambda wildcards: plan(wildcards).testing(wildcards.split).places,
-        backbone_directory=lambda wildcards: plan(wildcards).backbone_weights,
-        llm_directory=lambda wildcards: plan(wildcards).llm_directory,
-        adapter=lambda wildcards: plan(wildcards).adapter_files[0],
-        record=lambda wildcards: plan(wildcards).adapter_files[1],
+        unpack(lambda wildcards: plan(wildcards).testing_inputs(wildcards.split)),
     output:
         predictions=f"{paths.RUN}/{{split}}.predictions.jsonl",
         summary=f"{paths.RUN}/{{split}}.generate.json",
@@ -22,10 +17,7 @@ rule generate:
         runtime=480,
         mem_mb=32000,
     params:
-        method=lambda wildcards: plan(wildcards).method.given(),
-        backbone=lambda wildcards: plan(wildcards).backbone.given(),
-        llm=lambda wildcards: plan(wildcards).llm.given(),
-        features=lambda wildcards: plan(wildcards).testing(wildcards.split).given(),
+        settings=lambda wildcards: plan(wildcards).testing_settings(wildcards.split),
         generate=SETTINGS.generate.filled(),
         device=SETTINGS.device,
     script:
@@ -37,7 +29,6 @@ rule score:
         manifest=paths.MANIFEST,
         predictions=rules.generate.output.predictions,
         generated=rules.generate.output.summary,
-        adapter=lambda wildcards: plan(wildcards).adapter_files[0],
         record=lambda wildcards: plan(wildcards).adapter_files[1],
     output:
         scores=report(
@@ -55,7 +46,6 @@ rule score:
         runtime=60,
         mem_mb=8000,
     params:
-        about=lambda wildcards: plan(wildcards).about(wildcards.split),
-        metrics=lambda wildcards: plan(wildcards).dataset.metrics,
+        settings=lambda wildcards: plan(wildcards).scoring_settings(wildcards.split),
     script:
         "../scripts/score.py"

@@ -1,11 +1,6 @@
 rule train:
     input:
-        manifest=paths.MANIFEST.replace("{split}", "train"),
-        subset=paths.SUBSET,
-        places=lambda wildcards: plan(wildcards).training.places,
-        backbone_directory=lambda wildcards: plan(wildcards).backbone_weights,
-        llm_directory=lambda wildcards: plan(wildcards).llm_directory,
-        init=lambda wildcards: plan(wildcards).starts_from,
+        unpack(lambda wildcards: plan(wildcards).training_inputs()),
     output:
         adapter=f"{paths.RUN}/adapter.safetensors",
         record=f"{paths.RUN}/adapter.json",
@@ -23,12 +18,7 @@ rule train:
         runtime=1440,
         mem_mb=32000,
     params:
-        method=lambda wildcards: plan(wildcards).method.given(),
-        backbone=lambda wildcards: plan(wildcards).backbone.given(),
-        llm=lambda wildcards: plan(wildcards).llm.given(),
-        features=lambda wildcards: plan(wildcards).training.given(),
-        train=lambda wildcards: plan(wildcards).train.given(),
-        seed=lambda wildcards: int(wildcards.seed),
+        settings=lambda wildcards: plan(wildcards).training_settings(),
         device=SETTINGS.device,
     script:
         "../scripts/train.py"

@@ -43,6 +43,10 @@ def shards(
     ]
 
 
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """A run, the parts that it is made of, how it is trained, and the files that it reads and
@@ -106,14 +110,59 @@ class RunPlan:
         views = [] if self.checkpoint else training_views(self.cache.views)
         return [*(("train", view) for view in views), (self.dataset.test_split, 0)]
 
+    def training_inputs(self) -> dict[str, Any]:
+        """The files and folders that training reads, by the names of its job's fields."""
+        values = asdict(self.run)
+        return {
+            "manifest": manifest(self.run.dataset, "train"),
+            "subset": paths.SUBSET.format(**values),
+            "init": self.starts_from,
+            **self._models(self.training),
+        }
+
+    def training_settings(self) -> dict[str, Any]:
+        """What training is told, by the names of its job's fields."""
+        told = {"train": self.train.given(), "seed": self.run.seed}
+        return self._parts(self.training) | told
+
+    def testing_inputs(self, split: str) -> dict[str, Any]:
+        """The files and folders that the generation for a split reads, by its job's fields."""
+        adapter, record = self.adapter_files
+        return {
+            "manifest": manifest(self.run.dataset, split),
+            "adapter": adapter,
+            "record": record,
+            **self._models(self.testing(split)),
+        }
+
+    def testing_settings(self, split: str) -> dict[str, Any]:
+        """What the generation for a split is told, by its job's fields."""
+        return self._parts(self.testing(split))
+
+    def scoring_settings(self, split: str) -> dict[str, Any]:
+        """What scoring is told, by its job's fields."""
+        about = {**asdict(self.run), "split": split, "label": self.label}
+        return {"about": about, "metrics": self.dataset.metrics}
+
+    def _models(self, features: Features) -> dict[str, Any]:
+        return {
+            "places": features.places,
+            "backbone_directory": self.backbone_weights,
+            "llm_directory": self.llm_directory,
+        }
+
+    def _parts(self, features: Features) -> dict[str, Any]:
+        return {
+            "method": self.method.given(),
+            "backbone": self.backbone.given(),
+            "llm": self.llm.given(),
+            "features": features.given(),
+        }
+
     @property
     def backbone_weights(self) -> list[str]:
         """The directory of the backbone's weights, unless nothing of it is read."""
         return [self.backbone_directory] if self.reads_backbone else []
-
-    def about(self, split: str) -> dict[str, Any]:
-        """What the scores of a split say about the run."""
-        return {**asdict(self.run), "split": split, "label": self.label}
 
     @property
     def adapter_files(self) -> list[str]:
@@ -132,20 +181,13 @@ class RunPlan:
         return f"{self.run.path}/{self.dataset.test_split}.scores.json"
 
     def reads(self) -> list[str]:
-        """Files and folders that training and test read."""
-        run, split = self.run, self.dataset.test_split
-        splits = [split] if self.checkpoint else ["train", split]
-        manifests = [manifest(run.dataset, name) for name in splits]
-        features = [*([] if self.checkpoint else [self.training]), self.testing(split)]
-        found = [
-            *manifests,
-            *([] if self.checkpoint else [paths.SUBSET.format(**asdict(run))]),
-            *(place for feature in features for place in feature.places),
-            *self.backbone_weights,
-            self.llm_directory,
-            *(self.adapter_files if self.checkpoint else self.starts_from),
-        ]
-        return list(dict.fromkeys(found))
+        """Files and folders that training and test read, but for what the run makes itself."""
+        steps = [self.testing_inputs(self.dataset.test_split)]
+        if not self.checkpoint:
+            steps.insert(0, self.training_inputs())
+        files = [file for step in steps for value in step.values() for file in listed(value)]
+        own = {f"{self.run.path}/{name}" for name in (WEIGHTS, RECORD)}
+        return [file for file in dict.fromkeys(files) if file not in own]
 
     def writes(self) -> list[str]:
         """Files that training and test write."""
