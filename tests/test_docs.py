@@ -37,7 +37,7 @@ from depalm.llms.registry import FAMILIES
 from depalm.media.decoders import load_decoder
 from tests.smoke.build import write_llm
 from tests.support.project import FENCE, ROOT, project_files
-from tests.support.specs import backbone_spec, llm_spec
+from tests.support.specs import backbone_spec, llm_spec, rows_spec
 from tests.support.tiny import new_adapter
 from tests.support.vit import tiny_vit
 
@@ -131,7 +131,7 @@ def test_a_dataset_of_ones_own(follow: Any, tmp_path: Path) -> None:
         rows = map(json.loads, (root / f"manifest.{split}.jsonl").read_text().splitlines())
         for row in rows:
             draw(root / row["media"])
-        samples, rejects = build_manifest(root, dataset, split)
+        samples, rejects = build_manifest(root, rows_spec(dataset), split)
         assert (len(samples), rejects) == (count, [])
     assert samples[0].prompt == "What colour is the bird?\n\nAnswer:\n"
     assert samples[0].references == ["green"]
@@ -141,17 +141,17 @@ def test_a_new_annotation_format(follow: Any, tmp_path: Path) -> None:
     dataset = follow("extend/dataset.md")("config/datasets/sightings.yaml")
     root = tmp_path / dataset["root"]
     draw(root / "images" / "7.png")
-    samples, rejects = build_manifest(root, dataset, "train", max_reject_fraction=0.5)
+    samples, rejects = build_manifest(root, rows_spec(dataset), "train", max_reject_fraction=0.5)
     assert [(sample.media, sample.references) for sample in samples] == [
         ("images/7.png", ["a robin"])
     ]
     assert [reject.media for reject in rejects] == ["images/8.png"]
     (root / "sightings.test.tsv").write_text("7\tWhich bird is it?\ta robin\n8\ta wren\n")
     with pytest.raises(AnnotationError, match=r"sightings\.test\.tsv, line 2"):
-        build_manifest(root, dataset, "test")
+        build_manifest(root, rows_spec(dataset), "test")
     (root / "sightings.test.tsv").unlink()
     with pytest.raises(AnnotationError, match=r"sightings\.test\.tsv cannot be read"):
-        build_manifest(root, dataset, "test")
+        build_manifest(root, rows_spec(dataset), "test")
 
 
 def test_a_backbone_of_a_supported_architecture(follow: Any, tmp_path: Path) -> None:

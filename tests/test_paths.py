@@ -31,7 +31,7 @@ from depalm.sources.conversion import ConvertError
 from depalm.sources.convert import convert
 from depalm.sources.fetch import SourceError, fetch
 from tests.support.media_files import write_images
-from tests.support.specs import llm_spec, sources
+from tests.support.specs import llm_spec, rows_spec, sources
 from tests.support.vit import VIT, tiny_vit
 
 NAMES = {  # what is refused -> why
@@ -216,7 +216,9 @@ def lines(root: Path, *media: str) -> None:
 def samples(root: Path, tolerated: float = 1.0, **more: Any) -> tuple[list[str], list[str]]:
     """Media and reasons of the rejects."""
     dataset = {"reader": "generic", "splits": ["train"], "templates": {"texts": [""]}, **more}
-    found, rejects = build_manifest(root, dataset, "train", max_reject_fraction=tolerated)
+    found, rejects = build_manifest(
+        root, rows_spec(dataset), "train", max_reject_fraction=tolerated
+    )
     return unique_media(found), [reject.reason for reject in rejects]
 
 
@@ -286,7 +288,7 @@ def test_no_reader_leads_out_of_the_root(tmp_path: Path, reader: str) -> None:
     root.mkdir()
     (root / "train_images").mkdir()
     (root / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    [row] = READERS[reader](root, "train")
+    [row] = READERS[reader].read(root, "train")
     for folder in ("train", "videos/all"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / row.media).resolve().write_bytes(b"x")
@@ -294,7 +296,7 @@ def test_no_reader_leads_out_of_the_root(tmp_path: Path, reader: str) -> None:
     assert root not in (root / row.media).resolve().parents
     dataset = {"reader": reader, "splits": ["train"], "templates": {"texts": [""]}}
     with pytest.raises(RejectError, match="leaves its folder"):
-        build_manifest(root, dataset, "train")
+        build_manifest(root, rows_spec(dataset), "train")
 
 
 def test_extraction_and_online_features_read_below_their_root(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
 from depalm.training.loop import train
 from tests.support.features import views_of
-from tests.support.specs import backbone_spec, llm_spec, sources
+from tests.support.specs import backbone_spec, llm_spec, rows_spec, sources
 from tests.support.tiny import new_adapter
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +62,7 @@ def llm(folder: Path) -> LLM:
 @pytest.fixture(scope="module")
 def samples(folder: Path) -> list[Sample]:
     """The training questions on 300 images."""
-    found, _ = build_manifest(folder / "data-fetched", DATASET, "train")
+    found, _ = build_manifest(folder / "data-fetched", rows_spec(DATASET), "train")
     chosen = set(unique_media(found)[:300])
     return [sample for sample in found if sample.media in chosen]
 

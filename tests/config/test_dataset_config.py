@@ -14,6 +14,7 @@ from depalm.config.schema import ConfigError, check_schema, load_yaml
 from depalm.datasets.manifest import choose_template
 from depalm.datasets.readers import READERS
 from depalm.evaluation.metrics import METRICS
+from depalm.specs.dataset import Templates
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))
@@ -42,13 +43,13 @@ def test_every_dataset_passes_its_schema_and_can_be_run(name: str) -> None:
     assert set(part["metrics"]) <= METRICS.keys()
     assert part["reader"] in READERS
     assert "source" in part or part["obtain"].strip()
-    choose_template(part["templates"], "any sample")
+    choose_template(Templates.model_validate(part["templates"]), "any sample")
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_datasets_are_the_papers(name: str) -> None:
     part = dataset(name)
-    prompt = choose_template(part["templates"], "any sample")
+    prompt = choose_template(Templates.model_validate(part["templates"]), "any sample")
     assert (part["modality"], part["metrics"][0], prompt, part["test_split"]) == PAPER[name]
 
 

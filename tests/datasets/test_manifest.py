@@ -18,6 +18,8 @@ from depalm.datasets.manifest import (
 from depalm.datasets.subsets import ManifestError, draw_subset, parse_fraction
 from depalm.errors import AnnotationError
 from depalm.rejects import Reject, RejectError, read_rejects, write_rejects
+from depalm.specs.dataset import Templates
+from tests.support.specs import rows_spec
 
 TEMPLATES = {"texts": ["{question}\n\nAnswer:\n", "Q: {question} A:", "{question}"]}
 DATASET = {"reader": "easy_vqa", "splits": ["train", "test"], "templates": TEMPLATES}
@@ -50,7 +52,7 @@ def generic(root: Path, name: str, text: str) -> Path:
 
 def test_easy_vqa_rows_become_samples(tmp_path: Path) -> None:
     rows = [["what shape?", "circle", 2], ["is it {red}?", "no", 0], ["what shape?", "square", 0]]
-    samples, rejects = build_manifest(easy_vqa(tmp_path, rows), DATASET, "train")
+    samples, rejects = build_manifest(easy_vqa(tmp_path, rows), rows_spec(DATASET), "train")
     assert rejects == []
     assert samples[:2] == [
         Sample("train-0", "train/images/2.png", "what shape?\n\nAnswer:\n", ["circle"]),
@@ -62,7 +64,7 @@ def test_easy_vqa_rows_become_samples(tmp_path: Path) -> None:
 def test_bad_rows_are_rejected_with_a_reason_and_counted(tmp_path: Path) -> None:
     rows = [["q?", "a", 0], [" ", "a", 0], ["q?", "", 1], ["q?", "a", 9]]
     root = easy_vqa(tmp_path, rows)
-    samples, rejects = build_manifest(root, DATASET, "train", max_reject_fraction=0.75)
+    samples, rejects = build_manifest(root, rows_spec(DATASET), "train", max_reject_fraction=0.75)
     assert [sample.id for sample in samples] == ["train-0"]
     assert [(reject.id, reject.reason) for reject in rejects] == [
         ("train-1", "blank question"),
@@ -70,16 +72,16 @@ def test_bad_rows_are_rejected_with_a_reason_and_counted(tmp_path: Path) -> None
         ("train-3", "no such media file"),
     ]
     with pytest.raises(RejectError, match=r"3 of 4 rejected .*1 x blank question.*images/9\.png"):
-        build_manifest(root, DATASET, "train", max_reject_fraction=0.74)
+        build_manifest(root, rows_spec(DATASET), "train", max_reject_fraction=0.74)
 
 
 def test_captions_need_no_question(tmp_path: Path) -> None:
     line = {"media": "a.png", "references": ["a cat", " ", "the cat"]}
     root = generic(tmp_path, "manifest.train.jsonl", json.dumps(line) + "\n\n")
-    samples, _ = build_manifest(root, {**GENERIC, "templates": {"texts": [""]}}, "train")
+    samples, _ = build_manifest(root, rows_spec({**GENERIC, "templates": {"texts": [""]}}), "train")
     assert samples == [Sample("train-0", "a.png", "", ["a cat", "the cat"])]
     with pytest.raises(RejectError, match="blank question"):
-        build_manifest(root, GENERIC, "train")
+        build_manifest(root, rows_spec(GENERIC), "train")
 
 
 def test_jsonl_and_csv_of_a_user_give_the_same_samples(tmp_path: Path) -> None:
@@ -97,24 +99,31 @@ def test_jsonl_and_csv_of_a_user_give_the_same_samples(tmp_path: Path) -> None:
         'y,b.png,q?,"[""c""]"\r\n'
     )
     generic(table, "manifest.test.csv", text)
-    samples, _ = build_manifest(jsonl, GENERIC, "test")
-    assert samples == build_manifest(table, GENERIC, "test")[0]
+    samples, _ = build_manifest(jsonl, rows_spec(GENERIC), "test")
+    assert samples == build_manifest(table, rows_spec(GENERIC), "test")[0]
     assert samples[0] == Sample("x", "a.png", "où, “quoi”?\n\nAnswer:\n", ["un, deux", "b"])
 
 
 def test_a_prompt_of_its_own_takes_the_place_of_the_template(tmp_path: Path) -> None:
     text = "media,prompt,reference\na.png,Describe {question}: ,[music]\n"
-    samples, _ = build_manifest(generic(tmp_path, "manifest.train.csv", text), GENERIC, "train")
+    samples, _ = build_manifest(
+        generic(tmp_path, "manifest.train.csv", text), rows_spec(GENERIC), "train"
+    )
     assert samples == [Sample("train-0", "a.png", "Describe {question}: ", ["[music]"])]
 
 
 def test_the_template_is_the_first_that_at_an_index_or_drawn_for_each_sample() -> None:
     texts = TEMPLATES["texts"]
     ids = [f"train-{i}" for i in range(300)]
-    assert choose_template(TEMPLATES, "x") == texts[0]
-    assert choose_template({**TEMPLATES, "selection": 1}, "x") == texts[1]
+    assert choose_template(Templates.model_validate(TEMPLATES), "x") == texts[0]
+    assert choose_template(Templates.model_validate({**TEMPLATES, "selection": 1}), "x") == texts[1]
     drawn = {
-        seed: [choose_template({**TEMPLATES, "selection": "random", "seed": seed}, i) for i in ids]
+        seed: [
+            choose_template(
+                Templates.model_validate({**TEMPLATES, "selection": "random", "seed": seed}), i
+            )
+            for i in ids
+        ]
         for seed in (0, 1)
     }
     assert drawn[0][:4] == [texts[i] for i in (1, 1, 0, 1)]  # the same on every machine
@@ -126,8 +135,10 @@ def test_the_template_is_the_first_that_at_an_index_or_drawn_for_each_sample() -
 def test_the_drawn_template_stands_in_the_prompt(tmp_path: Path) -> None:
     root = easy_vqa(tmp_path, [["what?", "a", 0]] * 8)
     templates = {**TEMPLATES, "selection": "random", "seed": 3}
-    samples, _ = build_manifest(root, {**DATASET, "templates": templates}, "train")
-    expected = [choose_template(templates, sample.id) for sample in samples]
+    samples, _ = build_manifest(root, rows_spec({**DATASET, "templates": templates}), "train")
+    expected = [
+        choose_template(Templates.model_validate(templates), sample.id) for sample in samples
+    ]
     assert [s.prompt for s in samples] == [t.replace("{question}", "what?") for t in expected]
     assert len(set(expected)) > 1
 
@@ -172,17 +183,17 @@ def test_malformed_annotations_are_named(
 ) -> None:
     root = generic(tmp_path, name, text)
     with pytest.raises((AnnotationError, ManifestError), match=message):
-        build_manifest(root, GENERIC, "train")
+        build_manifest(root, rows_spec(GENERIC), "train")
 
 
 def test_malformed_easy_vqa_is_named(tmp_path: Path) -> None:
     root = easy_vqa(tmp_path, [["q?", "a", 0], ["q?", "a"]])
     with pytest.raises(AnnotationError, match=r"questions\.json: row 1 is not \[question, answer"):
-        build_manifest(root, DATASET, "train")
+        build_manifest(root, rows_spec(DATASET), "train")
     with pytest.raises(AnnotationError, match=r"test/questions\.json cannot be read"):
-        build_manifest(root, DATASET, "test")
+        build_manifest(root, rows_spec(DATASET), "test")
     with pytest.raises(ManifestError, match=r"no split 'val'; there are: \['train', 'test'\]"):
-        build_manifest(root, DATASET, "val")
+        build_manifest(root, rows_spec(DATASET), "val")
 
 
 def test_max_rows_keeps_a_spread_nested_part_in_order(tmp_path: Path) -> None:
@@ -190,7 +201,7 @@ def test_max_rows_keeps_a_spread_nested_part_in_order(tmp_path: Path) -> None:
     numbers = {
         max_rows: [
             int(sample.id.split("-")[1])
-            for sample in build_manifest(root, DATASET, "train", max_rows)[0]
+            for sample in build_manifest(root, rows_spec(DATASET), "train", max_rows)[0]
         ]
         for max_rows in (None, 200, 20, 0.05, 0.001)
     }

@@ -23,6 +23,7 @@ from depalm.errors import AnnotationError
 from depalm.evaluation.vqa_accuracy import answer_accuracy
 from depalm.rejects import RejectError
 from depalm.sources.convert import convert
+from tests.support.specs import rows_spec
 
 Writer = Callable[[Path], None]
 CAPTION = {"texts": [""]}
@@ -41,14 +42,14 @@ def touch(root: Path, *names: str) -> None:
 
 
 def read(reader: str, root: Path, split: str = "train") -> list[Annotation]:
-    return list(READERS[reader](root, split))
+    return list(READERS[reader].read(root, split))
 
 
 def manifest(
     reader: str, root: Path, split: str, tolerated: float = 0.0, templates: Any = CAPTION
 ) -> tuple[list[Sample], dict[str, str]]:
     dataset = {"reader": reader, "splits": [split], "templates": templates}
-    samples, rejects = build_manifest(root, dataset, split, None, tolerated)
+    samples, rejects = build_manifest(root, rows_spec(dataset), split, None, tolerated)
     return samples, {reject.id: reject.reason for reject in rejects}
 
 

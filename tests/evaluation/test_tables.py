@@ -14,18 +14,13 @@ import pytest
 
 from depalm.errors import DepalmError
 from depalm.evaluation.render import FORMATS, lay_out, write_table
-from depalm.evaluation.tables import (
-    TableError,
-    average_rank,
-    average_score,
-    build_table,
-    read_published,
-    read_runs,
-)
+from depalm.evaluation.runs import TableError, read_published, read_runs
+from depalm.evaluation.tables import average_rank, average_score, build_table
 from depalm.files import write_json
+from depalm.specs import TableSpec
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published.csv"
-SPEC = {"name": "demo", "title": "Demo", "methods": ["blind", "limber_1", "qp_l0"]}
+SPEC = TableSpec(name="demo", title="Demo", methods=["blind", "limber_1", "qp_l0"])
 LABELS = {"blind": "Blind", "limber_1": "LiMBeR(1)", "qp_l0": "DePALM QP,L0"}
 
 
@@ -43,9 +38,13 @@ def make_run(method: str, value: float | None, **changes: Any) -> dict[str, Any]
     }
 
 
+def table_spec(**changes: Any) -> TableSpec:
+    return TableSpec.model_validate({**SPEC.given(), **changes})
+
+
 def shown(runs: list[dict[str, Any]], **spec: Any) -> list[dict[str, str]]:
     """What the printed table shows: one {heading: text} per row."""
-    grid = lay_out(build_table(runs, {**SPEC, **spec}))
+    grid = lay_out(build_table(runs, table_spec(**spec)))
     return [dict(zip(grid.header, (entry.text for entry in row), strict=True)) for row in grid.rows]
 
 
@@ -338,7 +337,7 @@ AWKWARD = [
 
 
 def test_formats_show_the_same_cells_with_the_best_in_bold() -> None:
-    table = build_table(AWKWARD, {**SPEC, "title": "A & B <1>"})
+    table = build_table(AWKWARD, table_spec(title="A & B <1>"))
     grid = lay_out(table)
     texts = [[entry.text for entry in row] for row in grid.rows]
     assert texts[0][0] == "a|b & <c>_d 100%"

@@ -18,10 +18,11 @@ from depalm.jobs.job import hints_of
 from depalm.jobs.manifest import ManifestJob, SubsetJob
 from depalm.jobs.sources import FetchShardJob
 from depalm.jobs.train import TrainJob
-from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, Spec, TrainSpec
-from depalm.specs.dataset import DatasetSource
+from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, Spec, TableSpec, TrainSpec
+from depalm.specs.dataset import DatasetSource, RowsSpec
 from depalm.specs.features import Cached, NoFeatures
 from depalm.specs.settings import GenerateSpec
+from tests.support.specs import rows_spec
 
 SUBSET = SubsetJob(manifest="m.parquet", fraction="50pct", seed=2**64 - 1, ids="ids.txt")
 VALUES: dict[Any, Any] = {str: "é\udcff\n", int: 7, float: 1e-4, Any: {"a": [None, True, 0.1]}}
@@ -38,6 +39,8 @@ SPECS: dict[Any, Spec] = {
     TrainSpec: TrainSpec(lr=1),
     GenerateSpec: GenerateSpec(),
     DatasetSource: DatasetSource(uri="hf://owner/name"),
+    RowsSpec: rows_spec({"reader": "generic", "splits": ["test"], "templates": {"texts": [""]}}),
+    TableSpec: TableSpec(name="main", title="Main"),
 }
 
 
@@ -192,15 +195,16 @@ def test_a_rule_gives_its_script_a_job() -> None:
 
 
 def test_a_list_of_files_stays_one_however_many_there_are() -> None:
+    table = TableSpec(name="main", title="Main")
     outputs = {name: name for name in ("csv", "md", "tex", "html")}
     for scores in (["a"], ["a", "b"]):
         files = {"scores": scores, "published": []}
-        job = TableJob.from_snakemake(rule(files, outputs, {"table": {}}, {}))
-        assert job == TableJob(**outputs, scores=scores, table={})
+        job = TableJob.from_snakemake(rule(files, outputs, {"table": table.given()}, {}))
+        assert job == TableJob(**outputs, scores=scores, table=table)
 
 
 def test_a_rule_that_gives_no_job_is_refused() -> None:
-    params = {"dataset": {}, "split": "test", "max_rows": None}
+    params = {"dataset": SPECS[RowsSpec].given(), "split": "test", "max_rows": None}
     outputs = {"manifest": "m", "rejects": "r"}
     job = ManifestJob.from_snakemake(rule({"data": "d"}, outputs, params, {}))
     assert job.max_rows is None

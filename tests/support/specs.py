@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from depalm.specs import BackboneSpec, LLMSpec
-from depalm.specs.dataset import DatasetSource
+from depalm.specs.dataset import DatasetSource, RowsSpec
 
 
 def backbone_spec(content: Mapping[str, Any]) -> BackboneSpec:
@@ -20,3 +20,9 @@ def llm_spec(content: Mapping[str, Any]) -> LLMSpec:
 def sources(*contents: Mapping[str, Any]) -> list[DatasetSource]:
     """Sources, right or wrong."""
     return [DatasetSource.model_construct(**content) for content in contents]
+
+
+def rows_spec(content: Mapping[str, Any]) -> RowsSpec:
+    """What decides the rows of a dataset, by its YAML, whose version may be missing."""
+    rows = {key: content[key] for key in RowsSpec.model_fields if key in content}
+    return RowsSpec.model_validate({"version": 1, **rows})

@@ -28,7 +28,7 @@ from depalm.training.loop import train
 from tests.support.encoders import AST_SPEC, TIMESFORMER_SPEC, tiny_ast, tiny_timesformer
 from tests.support.features import views_of
 from tests.support.media_files import shared
-from tests.support.specs import backbone_spec, llm_spec
+from tests.support.specs import backbone_spec, llm_spec, rows_spec
 from tests.support.tiny import new_adapter
 
 METHOD = {
@@ -103,7 +103,7 @@ def write_llm(folder: Path, captions: Sequence[str]) -> None:
 def overfit(root: Path, dataset: dict[str, Any], backbone: dict[str, Any]) -> None:
     """Extract, train and generate on `root`/data with the weights in `root`/backbone."""
     dataset = {**dataset, "splits": ["train"], "templates": {"texts": [""]}}
-    samples, rejects = build_manifest(root / "data", dataset, "train")
+    samples, rejects = build_manifest(root / "data", rows_spec(dataset), "train")
     assert not rejects
     adapter = new_adapter(METHOD, backbone["shape"], LLM["shape"])
     shard = root / "shard-0-of-1.zarr"

@@ -12,7 +12,7 @@ rule manifest:
         runtime=60,
         mem_mb=8000,
     params:
-        dataset=lambda wildcards: PARTS.dataset(wildcards.dataset).rows(),
+        dataset=lambda wildcards: PARTS.dataset(wildcards.dataset).rows().given(),
         split="{split}",
         max_rows=lambda wildcards: getattr(SETTINGS.data.max_rows, wildcards.split),
         max_reject_fraction=lambda wildcards: CONFIG.max_reject_fraction(wildcards.dataset),

@@ -1,11 +1,10 @@
 """Manifests: what a split consists of, one row per sample, from the datasets' own annotations."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +15,7 @@ from depalm.datasets.subsets import ManifestError, lowest
 from depalm.files import OutsideError, atomic_file, inside
 from depalm.progress import logger
 from depalm.rejects import Reject, check_rejects, report_rejects
+from depalm.specs.dataset import RowsSpec, Templates
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 def build_manifest(
     root: Path,
-    dataset: Mapping[str, Any],
+    dataset: RowsSpec,
     split: str,
     max_rows: int | float | None = None,
     max_reject_fraction: float = 0.0,
@@ -58,13 +58,13 @@ def build_manifest(
     without samples or with ids that will not do, and RejectError if more than
     `max_reject_fraction` of the rows are rejected.
     """
-    if split not in dataset["splits"]:
-        raise ManifestError(f"no split {split!r}; there are: {dataset['splits']}")
-    annotations = list(READERS[dataset["reader"]](root, split))
+    if split not in dataset.splits:
+        raise ManifestError(f"no split {split!r}; there are: {dataset.splits}")
+    annotations = list(READERS[dataset.reader].read(root, split))
     _check_ids([row.id for row in annotations], f"{root}, split {split}")
     rows = _limit(annotations, max_rows)
-    find = cache(partial(_find_media, root, dataset.get("media_root")))
-    outcomes = [_sample(row, choose_template(dataset["templates"], row.id), find) for row in rows]
+    find = cache(partial(_find_media, root, dataset.media_root))
+    outcomes = [_sample(row, choose_template(dataset.templates, row.id), find) for row in rows]
     samples = [outcome for outcome in outcomes if isinstance(outcome, Sample)]
     rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
     if blank := sum(len(row.references) - len(_references(row)) for row in rows):
@@ -112,14 +112,13 @@ def _references(row: Annotation) -> list[str]:
     return [text for text in row.references if row.question or text.strip()]
 
 
-def choose_template(templates: Mapping[str, Any], name: str) -> str:
+def choose_template(templates: Templates, name: str) -> str:
     """The template (see config/datasets/*.yaml) of the sample `name`: of its `texts` the first, the
     one at the index that `selection` is, or, if it is `random`, one drawn by `seed` and the name.
     """
-    texts: list[str] = templates["texts"]
-    selection = templates.get("selection", "first")
+    texts, selection = templates.texts, templates.selection
     if selection == "random":
-        digest = hashlib.sha256(f"{templates.get('seed', 0)}:{name}".encode()).digest()
+        digest = hashlib.sha256(f"{templates.seed}:{name}".encode()).digest()
         return texts[int.from_bytes(digest) % len(texts)]
     return texts[0 if selection == "first" else selection]
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,20 +76,33 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 GENERIC_FIELDS = {"id", "media", "question", "prompt", "reference", "references"}
 
-# the samples of a split, from the annotations below the root; media are not looked at. Raises
-# AnnotationError.
-READERS: dict[str, Callable[[Path, str], Iterator[Annotation]]] = {
-    "aokvqa": read_aokvqa,
-    "audiocaps": read_audiocaps,
-    "coco_2014": read_coco_2014,
-    "coco_2017": read_coco_2017,
-    "coco_karpathy": read_coco_karpathy,
-    "easy_vqa": read_easy_vqa,
-    "generic": read_generic,
-    "msrvtt": read_msrvtt,
-    "okvqa": read_okvqa,
-    "textcaps": read_textcaps,
-    "textvqa": read_textvqa,
-    "vqav2": read_vqav2,
-    "vqav2_karpathy": read_vqav2_karpathy,
+
+@dataclass(frozen=True)
+class Reader:
+    """An annotation format.
+
+    read: (root, split) -> the samples of a split, from the annotations below the root; media are
+        not looked at. Raises AnnotationError.
+    names_media: whether the annotations name the media files, so that these may lie elsewhere
+        (`media_root`); else the reader looks for them below the root.
+    """
+
+    read: Callable[[Path, str], Iterator[Annotation]]
+    names_media: bool = False
+
+
+READERS = {
+    "aokvqa": Reader(read_aokvqa),
+    "audiocaps": Reader(read_audiocaps),
+    "coco_2014": Reader(read_coco_2014),
+    "coco_2017": Reader(read_coco_2017),
+    "coco_karpathy": Reader(read_coco_karpathy),
+    "easy_vqa": Reader(read_easy_vqa, names_media=True),
+    "generic": Reader(read_generic, names_media=True),
+    "msrvtt": Reader(read_msrvtt),
+    "okvqa": Reader(read_okvqa),
+    "textcaps": Reader(read_textcaps, names_media=True),
+    "textvqa": Reader(read_textvqa, names_media=True),
+    "vqav2": Reader(read_vqav2),
+    "vqav2_karpathy": Reader(read_vqav2_karpathy),
 }

@@ -4,24 +4,24 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from depalm.evaluation.metrics import METRICS
+from depalm.evaluation.notes import MISSING
+from depalm.evaluation.runs import read_published, read_runs
 from depalm.evaluation.tables import (
-    MISSING,
     Cell,
     Column,
     Table,
     average_rank,
     average_score,
     build_table,
-    read_published,
-    read_runs,
 )
 from depalm.files import atomic_file
+from depalm.specs import TableSpec
 
 
 class Entry(NamedTuple):
@@ -41,7 +41,7 @@ class Grid(NamedTuple):
 
 def write_table(
     paths: Iterable[Path | str],
-    spec: Mapping[str, Any],
+    spec: TableSpec,
     outputs: Iterable[Path | str],
     published: Path | str | None = None,
 ) -> None:

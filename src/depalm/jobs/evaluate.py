@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from depalm.jobs.job import Job
+from depalm.specs import TableSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class TableJob(Job):
 
     scores: list[str]
     published: str | None = None
-    table: dict[str, Any]
+    table: TableSpec
     csv: str
     md: str
     tex: str

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from depalm.jobs.job import Job
+from depalm.specs.dataset import RowsSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class ManifestJob(Job):
     command: ClassVar[str] = "manifest"
 
     data: str
-    dataset: dict[str, Any]
+    dataset: RowsSpec
     split: str
     max_rows: int | float | None = None
     max_reject_fraction: float = 0.0

@@ -1,18 +1,15 @@
 """A dataset's file: config/datasets/{name}.yaml."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from annotated_types import MinLen
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from depalm.specs.base import Distinct, Fraction, Natural, Registered, Spec, Version, fault
 from depalm.specs.llm import SHA256, URI, one_of_source_and
 from depalm.specs.train import TrainSpec
 
 Split = Literal["train", "val", "test"]
-ROWS = ("version", "reader", "splits", "templates", "media_root")
-# the other readers look for the media below the annotations
-NAMING_READERS = ("easy_vqa", "generic", "textcaps", "textvqa")
 
 
 class DatasetSource(Spec):
@@ -35,26 +32,46 @@ class Templates(Spec):
     seed: Natural = Field(0, description="of `selection: random`")
 
 
-class DatasetSpec(Spec):
-    """Samples, their media, and how they are scored."""
+class RowsSpec(Spec):
+    """What decides the rows of a dataset's manifests."""
 
     version: Version
-    modality: Literal["image", "audio", "video"]
     reader: Annotated[str, Registered("reader")] = Field(description="annotation format")
+    media_root: Annotated[str, Field(pattern=r"[^/]")] | None = Field(
+        None, description="folder of the media, if it is not that of the annotations"
+    )
+    splits: Annotated[list[Split], MinLen(1), Distinct]
+    templates: Templates
+
+    @model_validator(mode="after")
+    def _check_media_root(self, info: ValidationInfo) -> Self:
+        readers = (info.context or {}).get("reader", {})
+        if self.media_root is None or self.reader not in readers:
+            return self
+        naming = [name for name in readers if readers[name].names_media]
+        if self.reader not in naming:
+            raise fault(
+                f"for readers whose annotations name the media: {', '.join(naming)}; "
+                f"{self.reader} looks for them below root",
+                at="media_root",
+            )
+        return self
+
+
+class DatasetSpec(RowsSpec):
+    """Samples, their media, and how they are scored."""
+
+    modality: Literal["image", "audio", "video"]
     source: DatasetSource | Annotated[list[DatasetSource], MinLen(1)] | None = Field(
         None, description="where it is fetched from; the files of a list lie together"
     )
     root: str | None = Field(None, description="where it is on this machine, instead of source")
-    media_root: Annotated[str, Field(pattern=r"[^/]")] | None = Field(
-        None, description="folder of the media, if it is not that of the annotations"
-    )
     obtain: str | None = Field(None, description="how to get what belongs in root")
     convert: Annotated[str, Registered("converter")] | None = Field(
         None, description="conversion of what was fetched"
     )
     splits: Annotated[list[Split], MinLen(2), Distinct]
     test_split: Split = Field(description="the split that is scored")
-    templates: Templates
     max_reject_fraction: Fraction | None = Field(
         None, description="bad samples and files that are tolerated, over data.max_reject_fraction"
     )
@@ -63,19 +80,14 @@ class DatasetSpec(Spec):
     )
     train: TrainSpec = Field(TrainSpec(), description="over the settings' train")
 
-    def rows(self) -> dict[str, Any]:
-        """Of what was given, what decides the rows of the manifest."""
-        return {key: value for key, value in self.given().items() if key in ROWS}
+    def rows(self) -> RowsSpec:
+        """What decides the rows of the manifest."""
+        given = self.given()
+        return RowsSpec.model_validate({k: given[k] for k in RowsSpec.model_fields if k in given})
 
     @model_validator(mode="after")
     def _check_places(self) -> Self:
         one_of_source_and("root", self)
         if self.obtain is not None and self.root is None:
             raise fault("obtain says how to get what belongs in root, but there is no root")
-        if self.media_root is not None and self.reader not in NAMING_READERS:
-            raise fault(
-                f"for readers whose annotations name the media: {', '.join(NAMING_READERS)}; "
-                f"{self.reader} looks for them below root",
-                at="media_root",
-            )
         return self
