@@ -24,6 +24,7 @@ from depalm.adapters.adapter import Adapter
 from depalm.cache.formats import FORMATS
 from depalm.cache.reader import TokenCache
 from depalm.cache.writer import write_shard
+from depalm.specs.llm import LLMShape
 from depalm.training.batches import Batch
 from depalm.training.loop import answer_loss
 
@@ -42,7 +43,7 @@ def main(threads: int, samples: int) -> None:
     torch.set_num_threads(threads)
     step = step_seconds()
     names = [f"image-{i}" for i in range(samples)]
-    size = samples * BACKBONE["tokens"] * BACKBONE["width"] * 2
+    size = samples * BACKBONE.tokens * BACKBONE.width * 2
     source, target = np.ones(size, np.uint8), np.ones(size, np.uint8)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         caches, cold = {}, {}
@@ -70,8 +71,8 @@ def main(threads: int, samples: int) -> None:
 
 def write(path: Path, names: list[str]) -> None:
     torch.manual_seed(0)
-    layers, tokens, width = BACKBONE.values()
-    with write_shard(path, {}, BACKBONE, [LAYER], "float16") as shard:
+    layers, tokens, width = BACKBONE.layers, BACKBONE.tokens, BACKBONE.width
+    with write_shard(path, {}, BACKBONE.given(), [LAYER], "float16") as shard:
         for start in range(0, len(names), BATCH):
             ids = names[start : start + BATCH]
             cls = torch.randn(len(ids), layers, width).half()
@@ -104,12 +105,12 @@ def step_seconds() -> float:
     """A training step on features that are in memory."""
     llm = random_llm(**SMOLLM2_135M)
     llm.model.to(torch.bfloat16)
-    shape = {"layers": SMOLLM2_135M["num_hidden_layers"], "width": SMOLLM2_135M["hidden_size"]}
+    shape = LLMShape(layers=SMOLLM2_135M["num_hidden_layers"], width=SMOLLM2_135M["hidden_size"])
     adapter = Adapter(method("qp_l0"), BACKBONE, shape)
     optimizer = torch.optim.AdamW(adapter.parameters(), 1e-4)
     token_ids = torch.randint(3, SMOLLM2_135M["vocab_size"], (BATCH, CAPTION))
     batch = Batch([], token_ids, token_ids.roll(-1, dims=1))
-    features = torch.randn(BATCH, 1, BACKBONE["tokens"], BACKBONE["width"]).half()
+    features = torch.randn(BATCH, 1, BACKBONE.tokens, BACKBONE.width).half()
 
     def step() -> None:
         with sdpa_kernel(SDPBackend.MATH):

@@ -35,7 +35,7 @@ SPEC = BackboneSpec.model_validate(
         "image_size": 224,
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
-        "shape": BACKBONE,
+        "shape": BACKBONE.given(),
     }
 )
 
@@ -61,7 +61,7 @@ def main(threads: int, files: int, workers: int) -> None:
                 model.forward_features(pixels)
 
         def extraction() -> None:
-            layers = [BACKBONE["layers"] - 1]
+            layers = [BACKBONE.layers - 1]
             shard = folder / "shard.zarr"
             extract(SPEC, folder, folder, media, layers, shard, settings, "cpu")
 

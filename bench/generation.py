@@ -16,6 +16,7 @@ from depalm.adapters.adapter import Adapter
 from depalm.generation.generate import beam_search
 from depalm.llms.base import LLM
 from depalm.llms.injection import Injection, hidden_states
+from depalm.specs.method import CrossAttentionInjection, InnerInjection
 from depalm.specs.settings import GenerateSpec
 
 METHODS = ("qp_l0", "qp_inner", "c_attn")
@@ -38,10 +39,11 @@ def uncached(llm: LLM, prompt: Tensor, injection: Injection) -> list[int]:
 @torch.inference_mode()
 def compare(name: str, llm: LLM) -> None:
     spec = method(name)
-    if "targets" in spec["inject"]:
-        spec["inject"]["targets"] = {"count": 6, "end": -2}  # of 12 layers
+    if isinstance(spec.inject, InnerInjection | CrossAttentionInjection):
+        targets = {"targets": {"count": 6, "end": -2}}  # of 12 layers
+        spec = method(name, inject=spec.inject.given() | targets)
     adapter = Adapter(spec, BACKBONE, LLM_SHAPE).eval()
-    features = torch.randn(BATCH, len(adapter.source_layers), BACKBONE["tokens"], BACKBONE["width"])
+    features = torch.randn(BATCH, len(adapter.source_layers), BACKBONE.tokens, BACKBONE.width)
     token_ids = torch.randint(3, VOCABULARY, (BATCH, PROMPT))
     valid = torch.ones_like(token_ids, dtype=torch.bool)
     decoding = GenerateSpec(beams=BEAMS, max_new_tokens=NEW_TOKENS, batch_size=BATCH)

@@ -11,10 +11,13 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from depalm.llms.llama import LlamaLLM
+from depalm.specs import MethodSpec
+from depalm.specs.backbone import BackboneShape
+from depalm.specs.llm import LLMShape
 
 BATCH, VOCABULARY = 16, 32_000
-BACKBONE = {"layers": 12, "tokens": 197, "width": 768}
-LLM_SHAPE = {"layers": 12, "width": 512}
+BACKBONE = BackboneShape(layers=12, tokens=197, width=768)
+LLM_SHAPE = LLMShape(layers=12, width=512)
 
 
 class NoText:
@@ -38,10 +41,12 @@ def random_llm(**shape: int) -> LlamaLLM:
     return LlamaLLM(LlamaForCausalLM(LlamaConfig(**small | shape)), NoText())  # type: ignore[arg-type]
 
 
-def method(name: str) -> dict[str, Any]:
+def method(name: str, **changes: Any) -> MethodSpec:
+    """A method of config/methods, with other keys in the place of its own."""
     path = Path(__file__).parents[1] / "config" / "methods" / f"{name}.yaml"
-    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
-    return loaded
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in content.items() if key not in ("label", "train")}
+    return MethodSpec.model_validate(kept | changes)
 
 
 def seconds(work: Callable[[], object], runs: int = 3, warmup: int = 1) -> float:
