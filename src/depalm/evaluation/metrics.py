@@ -31,15 +31,16 @@ class MetricError(DepalmError):
     """A metric that is unknown or cannot run here, or predictions of other samples."""
 
 
-def _installed(package: str) -> Path:
-    """The folder of a package, which is not imported."""
+def _folder(package: str) -> Path:
+    """Where a package is, without importing it; if it is not installed, a folder that is not
+    there.
+    """
     spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise MetricError(f"{package} is not installed; install depalm again, with what it needs")
-    return Path(next(iter(spec.submodule_search_locations)))
+    places = [] if spec is None else list(spec.submodule_search_locations or [])
+    return Path(*places[:1]) if places else Path(f"no {package}")
 
 
-CAPTION_EVALUATION = _installed("pycocoevalcap")
+CAPTION_EVALUATION = _folder("pycocoevalcap")
 TOKENIZER_JAR = CAPTION_EVALUATION / "tokenizer" / "stanford-corenlp-3.4.1.jar"
 METEOR_JAR = CAPTION_EVALUATION / "meteor" / "meteor-1.5.jar"
 SPICE_JAR = CAPTION_EVALUATION / "spice" / "spice-1.0.jar"
@@ -69,6 +70,11 @@ def require(metrics: Collection[str]) -> None:
     if unknown:
         raise MetricError(f"unknown metric {', '.join(unknown)}; known: {', '.join(METRICS)}")
     captions = [name for name in metrics if METRICS[name].captions]
+    if captions and not TOKENIZER_JAR.is_file():
+        raise MetricError(
+            f"{', '.join(captions)}: pycocoevalcap is not installed, or without its Java programs; "
+            "install depalm again with what it needs"
+        )
     if captions and shutil.which("java") is None:
         raise MetricError(
             f"{', '.join(captions)}: caption metrics need Java, and no `java` is on the PATH. "
