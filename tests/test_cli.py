@@ -92,8 +92,8 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path) -> None:
 def test_a_job_runs_under_a_debugger(job: SubsetJob, tmp_path: Path) -> None:
     """Which reads standard input; a job of Snakemake's reads none."""
     typed = (
-        "import depalm.datasets.manifest\n"
-        "b depalm.datasets.manifest.draw_subset\n"
+        "import depalm.datasets.subsets\n"
+        "b depalm.datasets.subsets.draw_subset\n"
         "c\n"
         "p 'stopped', fraction\n"
         "c\n"

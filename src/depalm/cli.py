@@ -9,8 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from depalm import __version__
-from depalm.jobs import JOBS, Job
-from depalm.jobs.job import hints_of, is_required, told
+from depalm.jobs import JOBS, Job, hints_of, is_required, told
 from depalm.process import reported
 from depalm.specs import SPECS
 

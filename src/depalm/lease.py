@@ -65,7 +65,7 @@ class Owner:
 
 
 class Lease:
-    """Held by this job for as long as nobody takes it for dead; made by :func:`lease`.
+    """Held by this job for as long as nobody takes it for dead; made by `lease`.
 
     `waited`: another job held it when this one came, and has ended since.
     """

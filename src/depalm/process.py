@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 @contextmanager
 def job(log: Path | str) -> Iterator[None]:
-    """What surrounds a job of Snakemake's: errors are told as :func:`reported` says, no standard
+    """What surrounds a job of Snakemake's: errors are told as `reported` says, no standard
     input is read, and the job ends when Snakemake ends.
 
     Snakemake ends its jobs when it is asked to stop. When it is killed outright it cannot, and a

@@ -40,7 +40,7 @@ def grouping(patches: int, factor: int, grid: Grid = None) -> tuple[int, int, in
 
 def grouped(tokens: int, factor: int, cls: str, grid: Grid = None) -> int:
     """The tokens that come out of groups of `factor` patches: one of each, and CLS unless it is
-    dropped. Raises ConnectorError if there are no patches, or as :func:`grouping`.
+    dropped. Raises ConnectorError if there are no patches, or as `grouping`.
     """
     if tokens < 2:
         raise ConnectorError("there are no patches to resample, just CLS")

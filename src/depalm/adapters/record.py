@@ -45,7 +45,7 @@ def made_for(
 
 
 def read_record(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
-    """Read an adapter.json and check it against `expected`: what of :func:`made_for` is known.
+    """Read an adapter.json and check it against `expected`: what of `made_for` is known.
 
     Raises AdapterError naming the first thing in which the adapter was made for something else.
     """

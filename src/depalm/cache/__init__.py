@@ -1,1 +1,6 @@
 """Shards of tokens: written, read, verified and streamed, whatever model made them."""
+
+import lazy_loader
+
+# what other rooms may use, imported when it is: see __init__.pyi
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,6 @@
 """The path grammar: where every file of the workflow lies, once.
 
-A name in braces is a wildcard of Snakemake's, and a field of :meth:`str.format`.
+A name in braces is a wildcard of Snakemake's, and a field of `str.format`.
 """
 
 RESULTS = "results"

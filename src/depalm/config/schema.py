@@ -72,7 +72,7 @@ _Loader.add_implicit_resolver(
 
 
 def check_schema(content: Any, kind: str, where: str) -> Spec:
-    """The spec of `content`, of its `kind`: see :func:`validated`."""
+    """The spec of `content`, of its `kind`: see `validated`."""
     return validated(SPECS[kind], content, where)
 
 

@@ -54,7 +54,7 @@ SPICE_MODELS = tuple(
 class Metric:
     """A metric: its name in tables, and how it is computed, from 0 to 1.
 
-    `captions` says that it takes captions tokenized by :func:`tokenize`, and so needs Java;
+    `captions` says that it takes captions tokenized by `tokenize`, and so needs Java;
     `models` are files that it needs and that pycocoevalcap does not carry.
     """
 

@@ -1,1 +1,6 @@
 """What an adapter reads: cached tokens, or a backbone in the loop; and extraction."""
+
+import lazy_loader
+
+# what other rooms may use, imported when it is: see __init__.pyi
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

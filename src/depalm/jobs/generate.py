@@ -33,7 +33,7 @@ class GenerateJob(RunJob):
 
     def run(self) -> None:
         """Raises AdapterError (an adapter of another method, backbone or LLM) and otherwise as
-        :meth:`depalm.jobs.train.TrainJob.run`.
+        `depalm.jobs.train.TrainJob.run`.
         """
         from depalm.jobs.work.generate import generate_run
 

@@ -44,7 +44,7 @@ class Job:
     working directory.
 
     `command` is its name on the command line. A subclass imports what takes torch only in
-    :meth:`run`, so that a job can be read, written and explained at once.
+    `run`, so that a job can be read, written and explained at once.
     """
 
     command: ClassVar[str]
@@ -59,7 +59,7 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str, where: str = "job") -> Self:
-        """The job that :meth:`to_json` wrote. Raises JobError; `where` is named in its message."""
+        """The job that `to_json` wrote. Raises JobError; `where` is named in its message."""
         try:
             values = json.loads(text, object_pairs_hook=_object)
         except ValueError as error:

@@ -3,9 +3,9 @@ and KV cache.
 
 The sequence at a layer is ``[K visual tokens] [P prompt tokens] [S text tokens]``. The visual
 tokens stand in it only from their first target layer to their last one; at every further target
-layer they are overwritten by that layer's own tokens (DePALM, section 3, and METHODS "Inner
-injection"). Attention is causal over whatever stands in the sequence, and rotary positions count
-from 0 over it, so they shift where tokens are inserted.
+layer they are overwritten by that layer's own tokens (DePALM, section 3;
+docs/methods.md#inner-injection). Attention is causal over whatever stands in the sequence, and
+rotary positions count from 0 over it, so they shift where tokens are inserted.
 """
 
 from collections.abc import Callable, Mapping

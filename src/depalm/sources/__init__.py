@@ -1,1 +1,6 @@
 """What is published becomes a local directory, with checksums."""
+
+import lazy_loader
+
+# what other rooms may use, imported when it is: see __init__.pyi
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

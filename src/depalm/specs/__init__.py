@@ -1,34 +1,6 @@
 """What YAML may say: one strict model for each kind of part file, and for the settings of a run."""
 
-from depalm.specs.backbone import BackboneSpec
-from depalm.specs.base import Names, Spec, faults, nearest
-from depalm.specs.dataset import DatasetSpec
-from depalm.specs.llm import LLMSpec
-from depalm.specs.method import MethodFile, MethodSpec
-from depalm.specs.settings import SettingsSpec, TableSpec
-from depalm.specs.train import TrainSpec
+import lazy_loader
 
-# by what a file is about
-SPECS: dict[str, type[Spec]] = {
-    "config": SettingsSpec,
-    "dataset": DatasetSpec,
-    "backbone": BackboneSpec,
-    "llm": LLMSpec,
-    "method": MethodFile,
-}
-
-__all__ = [
-    "SPECS",
-    "BackboneSpec",
-    "DatasetSpec",
-    "LLMSpec",
-    "MethodFile",
-    "MethodSpec",
-    "Names",
-    "SettingsSpec",
-    "Spec",
-    "TableSpec",
-    "TrainSpec",
-    "faults",
-    "nearest",
-]
+# what other rooms may use, imported when it is: see __init__.pyi
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

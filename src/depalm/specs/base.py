@@ -180,7 +180,7 @@ def nearest(name: Any, known: Iterable[Any]) -> str:
 
 
 def key_of(line: Any) -> tuple[str, ...]:
-    """The key that an error of :func:`fault` is about, as a part of its location: KEY in front of
+    """The key that an error of `fault` is about, as a part of its location: KEY in front of
     it tells it from the names that pydantic has for a union's members.
     """
     at = line.get("ctx", {}).get("at")

@@ -1,0 +1,17 @@
+from .adapter import Adapter as Adapter
+from .diagnosis import cause as cause
+from .errors import AdapterError as AdapterError
+from .errors import ConnectorError as ConnectorError
+from .injectors import Injector as Injector
+from .layout import Layout as Layout
+from .record import RECORD as RECORD
+from .record import WEIGHTS as WEIGHTS
+from .record import made_for as made_for
+from .record import made_of as made_of
+from .record import read_record as read_record
+from .registry import INJECTORS as INJECTORS
+from .registry import RESAMPLERS as RESAMPLERS
+from .resamplers import Resampler as Resampler
+from .saved import load_adapter as load_adapter
+from .saved import load_weights as load_weights
+from .saved import save_adapter as save_adapter

@@ -1,0 +1,12 @@
+from .annotations import Annotation as Annotation
+from .annotations import read_csv as read_csv
+from .manifest import Sample as Sample
+from .manifest import build_manifest as build_manifest
+from .manifest import read_manifest as read_manifest
+from .manifest import unique_media as unique_media
+from .manifest import write_manifest as write_manifest
+from .readers import READERS as READERS
+from .readers import Reader as Reader
+from .subsets import ManifestError as ManifestError
+from .subsets import draw_subset as draw_subset
+from .subsets import parse_fraction as parse_fraction

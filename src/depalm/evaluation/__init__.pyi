@@ -1,0 +1,10 @@
+from .metrics import METRICS as METRICS
+from .metrics import MetricError as MetricError
+from .metrics import require as require
+from .metrics import score as score
+from .render import write_table as write_table
+from .runs import TableError as TableError
+from .runs import read_runs as read_runs
+from .scores import evaluate as evaluate
+from .tables import Table as Table
+from .tables import build_table as build_table

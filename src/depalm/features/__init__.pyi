@@ -1,0 +1,11 @@
+from .base import FeatureSource as FeatureSource
+from .base import NoFeatures as NoFeatures
+from .base import partition as partition
+from .base import read_each as read_each
+from .cached import CachedViews as CachedViews
+from .extract import Extraction as Extraction
+from .extract import media_of_shard as media_of_shard
+from .online import Media as Media
+from .online import OnlineFeatures as OnlineFeatures
+from .online import online_features as online_features
+from .source import Source as Source

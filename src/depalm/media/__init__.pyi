@@ -1,0 +1,5 @@
+from .decoders import load_decoder as load_decoder
+from .decoders import view_seed as view_seed
+from .pool import DecodedBatch as DecodedBatch
+from .pool import DecodingPool as DecodingPool
+from .pool import File as File
