@@ -32,7 +32,7 @@ from tests.support.features import views_of
 from tests.support.specs import backbone_spec, llm_spec, rows_spec, sources
 from tests.support.tiny import new_adapter
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEMO = load_config(load_yaml(ROOT / "config/demo.yaml"), [ROOT])
 BACKBONE, LANGUAGE, DATASET = (
     DEMO.parts.part(kind, name).given()
