@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from depalm.adapters.registry import RESAMPLERS
+from depalm.adapters.registry import INJECTORS, RESAMPLERS
 from depalm.backbones.load import load_backbone
 from depalm.backbones.registry import LOADERS
 from depalm.config.load import load_config
@@ -43,7 +43,7 @@ from tests.support.vit import tiny_vit
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-REGISTRIES = (LOADERS, READERS, FAMILIES, METRICS, RESAMPLERS)
+REGISTRIES = (LOADERS, READERS, FAMILIES, METRICS, RESAMPLERS, INJECTORS)
 EXAMPLE = re.compile(
     r'^```(?P<language>\w+) title="(?P<title>[^"]+)"\n(?P<content>.*?)^```$', re.M | re.S
 )
@@ -52,10 +52,11 @@ CITED = re.compile(r"docs/(?P<page>[\w/-]+\.md)(?:#(?P<anchor>[\w-]+))?")
 
 
 def examples(page: str) -> dict[str, str]:
-    """The examples of a page: title -> content."""
-    return {
-        block["title"]: block["content"] for block in EXAMPLE.finditer((DOCS / page).read_text())
-    }
+    """The examples of a page: title -> content, of several with one title the lines of all."""
+    found: dict[str, str] = {}
+    for block in EXAMPLE.finditer((DOCS / page).read_text()):
+        found[block["title"]] = found.get(block["title"], "") + block["content"]
+    return found
 
 
 @pytest.fixture
@@ -247,6 +248,17 @@ def test_a_method_with_a_new_resampler(follow: Any) -> None:
     kept = connector.resampler(features[0])
     assert torch.equal(kept, features[0][:, strong])
     assert adapter(features).tokens[0].shape == (1, 5, 64)
+
+
+def test_a_method_with_a_new_place(follow: Any) -> None:
+    method = follow("extend/method.md")("config/methods/reversed.yaml")
+    check_schema(method, "method", "reversed.yaml")
+    adapter = new_adapter(method, BACKBONE, LLM_SHAPE).eval()
+    features = torch.randn(1, 1, 17, 48)
+    injection = adapter(features)
+    expected = adapter.connectors[0](features[:, 0]).flip(1)
+    assert list(injection.tokens) == [6, 7]
+    assert all(torch.equal(tokens, expected) for tokens in injection.tokens.values())
 
 
 def test_a_metric(follow: Any) -> None:
