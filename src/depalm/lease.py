@@ -109,7 +109,7 @@ def lease(place: Path, heartbeat: float = HEARTBEAT, patience: float = PATIENCE)
 
 
 def while_owned(place: Path, work: Callable[[Lease], Result]) -> Result:
-    """What `work` returns, called with the lease of `place`.
+    """Call `work` with the lease of `place`; its result.
 
     A job that loses it waits for the new owner to end, and calls `work` again, which finds what
     that one has made.

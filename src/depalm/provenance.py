@@ -50,5 +50,5 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the bytes of a result depend on besides its inputs and settings, as JSON."""
+    """The machine, as far as the bytes of a result depend on it, as JSON."""
     return {"threads": torch.get_num_threads(), "device": str(device), "versions": versions()}

@@ -26,7 +26,7 @@ class MediaError(DepalmError):
 
 
 def undecodable(error: Exception) -> MediaError:
-    """What a decoder says of broken bytes, less the file's name that libsndfile and FFmpeg add."""
+    """A decoder's error without the file's name, which libsndfile and FFmpeg add."""
     plain = getattr(error, "error_string", None) or getattr(error, "strerror", None)
     return MediaError(f"cannot be decoded: {plain or str(error) or type(error).__name__}")
 

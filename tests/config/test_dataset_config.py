@@ -1,4 +1,4 @@
-"""Every file in config/datasets, and what the configuration says of datasets that will not do."""
+"""Every file in config/datasets, and what the configuration says of invalid ones."""
 
 import shutil
 from pathlib import Path

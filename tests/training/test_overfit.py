@@ -1,4 +1,4 @@
-"""Real sounds and films, from their files to captions that are learned by heart: each step by the
+"""Real audio and video, from their files to captions that an adapter overfits: each step by the
 code that runs it, with tiny models.
 """
 
@@ -138,7 +138,7 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def test_real_audiocaps_clips_are_learned_by_heart(tmp_path: Path) -> None:
+def test_real_audiocaps_clips_are_overfitted(tmp_path: Path) -> None:
     (source,) = shared("audio-caption", "test.subset13.csv")
     rows = list(csv.DictReader(source.open()))
     first = {row["youtube_id"]: row for row in reversed(rows)}  # as train: a caption for each clip
@@ -153,7 +153,7 @@ def test_real_audiocaps_clips_are_learned_by_heart(tmp_path: Path) -> None:
     overfit(tmp_path, {"reader": "audiocaps"}, HEARS)
 
 
-def test_real_msvd_films_are_learned_by_heart(tmp_path: Path) -> None:
+def test_real_msvd_videos_are_overfitted(tmp_path: Path) -> None:
     (source,) = shared("video-caption", "msvd_testing_label.subset5.json")
     rows = [
         {"video": row["id"], "caption": row["caption"][0]} for row in json.loads(source.read_text())

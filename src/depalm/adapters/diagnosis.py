@@ -11,7 +11,7 @@ from depalm.llms.base import LLM
 
 
 def cause(llm: LLM, adapter: Adapter, features: Tensor | None, media: Sequence[str]) -> str | None:
-    """What is not finite, and what to do about it; None if no input or weight is at fault.
+    """The part that is not finite, and the remedy; None if no input or weight is at fault.
 
     `features` [B, L, T, D] are those of `media` that `adapter` reads, None if it reads none.
     """

@@ -1,4 +1,4 @@
-"""What is said of adapters that cannot be."""
+"""Errors of adapters that cannot be built or used."""
 
 from depalm.errors import DepalmError
 

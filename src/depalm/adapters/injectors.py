@@ -39,7 +39,7 @@ class Injector(ABC):
         """The tokens [B, K, width] of each source -> what the LLM receives."""
 
     def read(self, sources: Sequence[Value]) -> dict[int, Value]:
-        """What each target reads: target i of n reads source (i * sources) // n."""
+        """The source of each target: target i of n reads source (i * sources) // n."""
         count = len(self.targets)
         return {t: sources[(i * len(sources)) // count] for i, t in enumerate(self.targets)}
 
@@ -90,7 +90,7 @@ class ByCrossAttention(Injector):
 
 
 class TokenScale(nn.Module):
-    """What a target does to its tokens [B, K, D]: norm, then a learned scale, bias and gate."""
+    """The change of a target's tokens [B, K, D]: norm, then a learned scale, bias and gate."""
 
     def __init__(self, width: int, spec: L0Injection):
         super().__init__()

@@ -20,7 +20,7 @@ class DamagedAdapter(AdapterError):  # noqa: N818
 
 
 def made_of(method: MethodSpec, backbone: BackboneSpec | None, llm: LLMSpec) -> dict[str, Any]:
-    """What an adapter is made for, as far as it is known before the models are there; without a
+    """The method, backbone and LLM of an adapter, as far as they are known without the models; no
     backbone for a method that reads none.
     """
     return {

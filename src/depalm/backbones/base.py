@@ -1,4 +1,4 @@
-"""What a backbone is: a frozen encoder -> tokens of every block, summary token first."""
+"""The backbone: a frozen encoder -> tokens of every block, summary token first."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ class Backbone(nn.Module, ABC):
         self.mean_pool = mean_pool
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """What the decoder makes of B files, e.g. pixels [B, 3, H, W] -> [B, L, T, D]."""
+        """Decoded inputs of B files, e.g. pixels [B, 3, H, W] -> [B, L, T, D]."""
         tokens = self.tokens(inputs)
         return mean_first(tokens[:, :, 1:]) if self.mean_pool else tokens
 

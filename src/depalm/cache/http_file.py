@@ -70,7 +70,7 @@ class RemoteFile:
 
 
 def local_path(place: Path | str) -> Path | None:
-    """Where on this machine a path or a file:// URL is; None for one on a web server."""
+    """The path on this machine of a path or file:// URL; None for a URL on a web server."""
     address = urlsplit(str(place))
     if address.scheme in ("http", "https"):
         return None

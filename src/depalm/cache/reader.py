@@ -21,13 +21,13 @@ from depalm.sources.http import HttpClient
 class TokenCache:
     """The shards of one cache, opened together for random access; paths or URLs.
 
-    Of a tar shard on a web server the index is read at once, the rest by HTTP range requests when
-    it is asked for, and nothing of it is stored.
+    A tar shard on a web server is read by HTTP range requests: its index at once, its rows on
+    demand. Nothing of it is stored.
 
     `expected` is the part of the metadata that matters to the caller, nested as in the shards, for
-    instance ``{"backbone": spec, "dtype": "float16"}``. Raises CacheError naming the first field
-    that is otherwise in a shard, or that differs between shards; also for a damaged shard. Raises
-    DownloadError for one that the network does not give.
+    instance `{"backbone": spec, "dtype": "float16"}`. Raises CacheError naming the first field in
+    which a shard differs from `expected` or from the other shards, and for a damaged shard. Raises
+    DownloadError if the server does not deliver one.
     """
 
     def __init__(self, paths: Sequence[Path | str], expected: Mapping[str, Any]):

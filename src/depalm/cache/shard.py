@@ -98,7 +98,7 @@ class StreamedShard(Shard):
 
 @dataclass(frozen=True)
 class Layout:
-    """What writes and reads the shards of a format.
+    """Writer and reader of the shards of a format.
 
     `write` (path, arrays, dtype of the stored bits) gives a writer whose shard appears whole at the
     end of the context; `open` raises ShardError. `stream` opens a shard on a web server, if it can

@@ -71,7 +71,7 @@ def _check_run(plan: RunPlan) -> None:
 
 
 def _check_backbone(plan: RunPlan) -> None:
-    """Whether a run gets the tokens that its method asks for."""
+    """Check that a run gets the tokens that its method reads."""
     method, tuned = plan.run.method, plan.method.finetune.backbone
     if tuned.linears or tuned.norms:
         if not plan.reads_backbone:
@@ -89,7 +89,7 @@ def _check_backbone(plan: RunPlan) -> None:
 
 
 def _check_files(config: Config, plan: RunPlan) -> None:
-    """Whether what the parts of a run say to be on this machine is there."""
+    """Check that the local paths named in a run's parts exist."""
     for kind, place in LOCAL_PLACES:
         name = getattr(plan.run, kind)
         part = config.parts.part(kind, name)

@@ -45,7 +45,7 @@ class Config:
         return list(runs)
 
     def plan(self, run: Run) -> RunPlan:
-        """What is decided about a run. Raises ConfigError if it cannot be."""
+        """The plan of a run. Raises ConfigError if the run is not possible."""
         if run not in self._plans:
             self._plans[run] = self._planned(run)
         return self._plans[run]
@@ -109,7 +109,7 @@ class Config:
         ]
 
     def max_reject_fraction(self, dataset: str) -> float:
-        """What is tolerated of bad samples and files of a dataset: its own, or that of `data`."""
+        """The tolerated fraction of bad samples and files: the dataset's own, or that of `data`."""
         own = self.parts.dataset(dataset).max_reject_fraction
         return self.settings.data.max_reject_fraction if own is None else own
 
@@ -157,7 +157,7 @@ class Config:
         return self._methods[cell]
 
     def _train(self, run: Run, overrides: Sequence[OverrideSpec]) -> TrainSpec:
-        """Of the settings, the dataset, the method and the overrides: what says it last."""
+        """The training settings; overrides win over the method, the dataset and the settings."""
         said = (
             self.settings.train,
             self.parts.dataset(run.dataset).train,
@@ -170,7 +170,7 @@ class Config:
         return merged
 
     def _setting(self, key: str, overrides: Sequence[OverrideSpec]) -> Any:
-        """What the last override says that says it, or else the settings."""
+        """The value of the last override that has it, or else of the settings."""
         said = [value for rule in overrides if (value := getattr(rule, key)) is not None]
         return said[-1] if said else getattr(self.settings, key)
 

@@ -17,7 +17,7 @@ SHIPPED = Path(__file__).parents[1] / "shipped"
 
 
 def places(names: Iterable[str], roots: Sequence[Path]) -> list[Path]:
-    """Where files and folders called `names` may be, the likeliest first, each once.
+    """The candidate paths of files and folders called `names`, the likeliest first, each once.
 
     An earlier name comes before a later one, wherever it is. A name that is an absolute path is in
     one place only.

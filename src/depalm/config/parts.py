@@ -56,6 +56,6 @@ class Parts:
         return place.format(kind=f"{kind}s", part=name)
 
     def media_directory(self, dataset: str) -> str:
-        """Where the media of a dataset lie: in its `media_root`, or else with the annotations."""
+        """The folder of a dataset's media: its `media_root`, or else that of the annotations."""
         root = self.dataset(dataset).media_root
         return self.directory("dataset", dataset) if root is None else str(Path(root))

@@ -81,11 +81,11 @@ class RunPlan:
 
     @property
     def training(self) -> Features:
-        """What training reads its features from."""
+        """The source of the features that training reads."""
         return self._features("train", training_views(self.cache.views))
 
     def testing(self, split: str) -> Features:
-        """What the generation for a split reads its features from."""
+        """The source of the features that the generation for a split reads."""
         return self._features(split, [0])
 
     def _features(self, split: str, views: list[int]) -> Features:
@@ -121,7 +121,7 @@ class RunPlan:
         }
 
     def training_settings(self) -> dict[str, Any]:
-        """What training is told, by the names of its job's fields."""
+        """The settings of training, by the names of its job's fields."""
         told = {"train": self.train.given(), "seed": self.run.seed}
         return self._parts(self.training) | told
 
@@ -136,11 +136,11 @@ class RunPlan:
         }
 
     def testing_settings(self, split: str) -> dict[str, Any]:
-        """What the generation for a split is told, by its job's fields."""
+        """The settings of the generation for a split, by the names of its job's fields."""
         return self._parts(self.testing(split))
 
     def scoring_settings(self, split: str) -> dict[str, Any]:
-        """What scoring is told, by its job's fields."""
+        """The settings of scoring, by the names of its job's fields."""
         about = {**asdict(self.run), "split": split, "label": self.label}
         return {"about": about, "metrics": self.dataset.metrics}
 

@@ -35,7 +35,7 @@ def rows(config: Config) -> Iterator[dict[str, Any]]:
 
 
 def trainable_parameters(plan: RunPlan) -> int | None:
-    """Those of the adapter, which is built without memory; None if they depend on tuned models."""
+    """Parameters of the adapter, built on the meta device; None if they depend on tuned models."""
     import torch
 
     from depalm.adapters.adapter import Adapter

@@ -14,7 +14,7 @@ from depalm.errors import AnnotationError
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a dataset says of one sample; a `prompt` of its own takes the place of the template."""
+    """One annotated sample; its own `prompt`, if any, takes the place of the template."""
 
     id: str
     media: str  # path of the image, clip or sound, relative to the dataset's root or media_root

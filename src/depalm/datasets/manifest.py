@@ -55,7 +55,7 @@ def build_manifest(
     blank ones only, or with a blank question that the template needs. Beside others a blank caption
     is left out, but a blank answer stays: the accuracy of answers counts what all humans gave.
     Raises AnnotationError for annotations that are not in their format, ManifestError for a split
-    without samples or with ids that will not do, and RejectError if more than
+    without samples or with invalid ids, and RejectError if more than
     `max_reject_fraction` of the rows are rejected.
     """
     if split not in dataset.splits:

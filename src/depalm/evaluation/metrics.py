@@ -32,9 +32,7 @@ class MetricError(DepalmError):
 
 
 def _folder(package: str) -> Path:
-    """Where a package is, without importing it; if it is not installed, a folder that is not
-    there.
-    """
+    """The folder of a package, without importing it; a missing folder if it is not installed."""
     spec = find_spec(package)
     places = [] if spec is None else list(spec.submodule_search_locations or [])
     return Path(*places[:1]) if places else Path(f"no {package}")
@@ -84,7 +82,7 @@ def require(metrics: Collection[str]) -> None:
 
 
 def unavailable(metrics: Collection[str]) -> dict[str, str]:
-    """Those of `metrics` whose models are not installed, each with the reason.
+    """The metrics whose models are not installed, each with the reason.
 
     Nothing is downloaded.
     """
@@ -226,7 +224,7 @@ def spider(references: References, predictions: Predictions) -> float:
 def _listed(
     references: References, predictions: Predictions
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """What pycocoevalcap takes: both with equal ids in equal order, predictions as lists of one."""
+    """The form of pycocoevalcap: equal ids in equal order, predictions as lists of one."""
     listed = {key: list(texts) for key, texts in references.items()}
     return listed, {key: [predictions[key]] for key in references}
 

@@ -1,4 +1,4 @@
-"""What stands under a table."""
+"""The notes under a table."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ MISSING = "–"
 
 
 def describe(runs: Sequence[Run], methods: Sequence[str], metrics: Sequence[str]) -> list[str]:
-    """What a reader has to know: how to read the cells, what is missing and why, mixed origins.
+    """Notes for the reader: how to read the cells, what is missing and why, mixed origins.
 
     `metrics` are those of the columns, one for each; `methods` those that the table asks for.
     """

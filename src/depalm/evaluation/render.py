@@ -59,7 +59,7 @@ def write_table(
 
 
 def lay_out(table: Table) -> Grid:
-    """What is printed: identities that vary, the method, scores, averages, seeds, and cost."""
+    """The printed columns: identities that vary, the method, scores, averages, seeds, cost."""
     runs = [table.runs(row) for row in table.rows]
     names = {
         "Backbone": [row.backbone for row in table.rows],

@@ -43,8 +43,8 @@ def evaluate(
 
     `run` says what it was: dataset, split, fraction, backbone, llm, method, label, seed.
     `references` are those of the whole manifest; `generated` and `trained` are the summaries of
-    generation and training. The first of `metrics` is the primary one. A metric that cannot be had
-    is null, and ``unavailable`` says why. Raises MetricError unless exactly the samples that
+    generation and training. The first of `metrics` is the primary one. A metric that cannot run
+    here is null, and `unavailable` says why. Raises MetricError unless exactly the samples that
     generation did not reject have a prediction.
     """
     require(metrics)

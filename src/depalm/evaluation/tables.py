@@ -43,7 +43,7 @@ class Cell:
 
     @cached_property
     def scores(self) -> dict[int, float]:
-        """The scores that could be had, by seed."""
+        """The scores that are there, by seed."""
         values = {run["seed"]: run["metrics"].get(self.metric) for run in self.runs}
         return {seed: values[seed] for seed in sorted(values) if values[seed] is not None}
 
@@ -58,7 +58,7 @@ class Cell:
 
     @property
     def reason(self) -> str:
-        """Why the metric could not be had; empty where it could."""
+        """Why the metric is missing; empty if it is not."""
         reasons = (run.get("unavailable", {}).get(self.metric) for run in self.runs)
         return next((reason for reason in reasons if reason), "")
 

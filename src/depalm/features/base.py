@@ -25,7 +25,7 @@ class FeatureSource(Protocol):
 
     @property
     def identity(self) -> Any:
-        """What tells these features from others, as JSON."""
+        """The fingerprint of these features, as JSON."""
         ...
 
     @property

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Source:
-    """What a run reads its features from: the plan's `features`.
+    """The source of a run's features: the plan's `features`.
 
     `directory` is that of the backbone's weights, or None for a method that reads no backbone.
     `workers` processes decode files if the backbone is in the loop.

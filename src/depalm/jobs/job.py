@@ -40,7 +40,7 @@ class JobError(DepalmError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a command does: its fields are JSON values or specs, and paths are relative to the
+    """The work of a command: its fields are JSON values or specs, and paths are relative to the
     working directory.
 
     `command` is its name on the command line. A subclass imports what takes torch only in
@@ -172,7 +172,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _files(kind: type[Job], name: str, value: Any) -> Any:
-    """What a rule gives as the input or output `name`: a path, or a list of paths."""
+    """The input or output `name` of a rule: a path, or a list of paths."""
     paths = [value] if isinstance(value, str) else list(value)
     if get_origin(hints_of(kind).get(name)) is list or len(paths) > 1:
         return paths

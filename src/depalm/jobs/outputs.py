@@ -24,7 +24,7 @@ def publish(folder: Path, places: Mapping[str, Path], identity: str) -> None:
 
 
 def publish_again(folder: Path, places: Mapping[str, Path], identity: str) -> bool:
-    """Whether a job of this `identity` has finished in `folder`: then its files get their `places`
+    """True if a job of this `identity` has finished in `folder`: its files get their `places`
     again. Files that are damaged do not count.
     """
     try:

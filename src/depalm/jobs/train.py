@@ -18,7 +18,7 @@ class TrainJob(RunJob):
     processes decode (decode_seconds, max_reject_fraction). `method`, `backbone` and `llm` are the
     contents of the YAML files, `train` the training settings. Outputs are the weights `adapter`,
     its `record`, the learning curve `curve` (one JSON object a line), and in `rejects` the samples
-    that were left out for want of features. Checkpoints and TensorBoard scalars go to the folder
+    without features. Checkpoints and TensorBoard scalars go to the folder
     training/ beside the adapter; a killed job goes on from there. The same `seed`, `device` and
     `threads` give the same bytes.
     """

@@ -25,7 +25,7 @@ class InjectionError(DepalmError):
 
 @dataclass(frozen=True)
 class Injection:
-    """What an adapter adds to the LLM for one batch.
+    """The tokens and prompts that an adapter adds to the LLM for one batch.
 
     tokens: LLM layer -> [B, K, D], the same K for every layer.
     last: the layer after which the tokens are removed; None keeps them to the end.

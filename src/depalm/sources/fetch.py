@@ -44,7 +44,7 @@ HUB_URI = re.compile(
 
 
 class SourceError(DepalmError):
-    """A source that cannot be had as asked for; the message names it and what to do about it."""
+    """A source that cannot be fetched as written; the message names it and what to do."""
 
 
 def fetch(sources: Sequence[DatasetSource], destination: Path, downloads: Path) -> None:

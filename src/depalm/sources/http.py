@@ -94,7 +94,7 @@ def _new_pool(proxy: str | None) -> PoolManager:
 
 
 def answer_of(response: BaseHTTPResponse) -> str:
-    """What the server says, in words."""
+    """The status of the server's answer, in words."""
     return f"the server answers {response.status} {response.reason}"
 
 

@@ -21,8 +21,8 @@ class CheckpointError(DepalmError):
 
 
 def read_pytorch(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name: of the state in it where it holds more than a state, and
-    without the prefix that DataParallel gives.
+    """The named tensors of a checkpoint. A wrapped state dict (`state_dict`, `model`) is unwrapped,
+    and the prefix `module.` of DataParallel removed.
 
     It is unpickled as tensors and plain values only (`weights_only`): no code in it is run. Raises
     CheckpointError.

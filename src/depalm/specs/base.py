@@ -194,7 +194,7 @@ def fault(text: Any, at: str | None = None) -> PydanticCustomError:
 
 
 def faults(content: Any, error: ValidationError) -> dict[str, str]:
-    """What is wrong with `content`, by the key in it (such as cache.shards), "" for all of it."""
+    """The errors in `content`, by the key (such as cache.shards); "" for all of it."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for line in error.errors(include_url=False):
         found[_place(content, (*line["loc"], *key_of(line)))].append(_explained(line))
@@ -202,7 +202,7 @@ def faults(content: Any, error: ValidationError) -> dict[str, str]:
 
 
 def _place(content: Any, location: tuple[int | str, ...]) -> str:
-    """Where an error is, in words, without the names of a union's members."""
+    """The place of an error in words, without the names of a union's members."""
     place: list[str] = []
     for item in location:
         if isinstance(item, str) and item.startswith(KEY):

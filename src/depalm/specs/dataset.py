@@ -13,7 +13,7 @@ Split = Literal["train", "val", "test"]
 
 
 class DatasetSource(Spec):
-    """Where a dataset, or a file of it, is published."""
+    """The place where a dataset, or a file of it, is published."""
 
     uri: URI = Field(description="hf://, https://, http://, file:// or pypi://, see docs/index.md")
     sha256: SHA256 | None = Field(None, description="of what is published there")
@@ -33,7 +33,7 @@ class Templates(Spec):
 
 
 class RowsSpec(Spec):
-    """What decides the rows of a dataset's manifests."""
+    """The keys that decide the rows of a dataset's manifests."""
 
     version: Version
     reader: Annotated[str, Registered("reader")] = Field(description="annotation format")
@@ -81,7 +81,7 @@ class DatasetSpec(RowsSpec):
     train: TrainSpec = Field(TrainSpec(), description="over the settings' train")
 
     def rows(self) -> RowsSpec:
-        """What decides the rows of the manifest."""
+        """The keys that decide the rows of the manifest."""
         given = self.given()
         return RowsSpec.model_validate({k: given[k] for k in RowsSpec.model_fields if k in given})
 

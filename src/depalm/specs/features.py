@@ -20,7 +20,7 @@ class NoFeatures(_Features):
 
     @property
     def places(self) -> list[str]:
-        """What is read on this machine: nothing."""
+        """The files read on this machine: none."""
         return []
 
 
@@ -33,7 +33,7 @@ class Cached(_Features):
 
     @property
     def places(self) -> list[str]:
-        """What is read on this machine: the shards that are not read over the network."""
+        """The files read on this machine: the shards that are not read over the network."""
         return [shard for shard in self.shards if "://" not in shard]
 
 
@@ -47,7 +47,7 @@ class Online(_Features):
 
     @property
     def places(self) -> list[str]:
-        """What is read on this machine: the folder of the files."""
+        """The files read on this machine: the folder of the media."""
         return [self.media]
 
 

@@ -21,7 +21,7 @@ SHA256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class SourceSpec(Spec):
-    """Where something is published."""
+    """The place where a model is published."""
 
     uri: URI = Field(description="hf://, https://, http://, file:// or pypi://, see docs/index.md")
     sha256: SHA256 | None = Field(None, description="of what is published there")

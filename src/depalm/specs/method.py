@@ -228,7 +228,7 @@ class TuningSpec(Spec):
 
 
 class FinetuneSpec(Spec):
-    """What is tuned of the frozen models."""
+    """Tuning of the frozen models beside the adapter."""
 
     llm: TuningSpec = TuningSpec()
     backbone: TuningSpec = Field(TuningSpec(), description="with `features: online` only")

@@ -157,7 +157,7 @@ class ThreadsSpec(Spec):
 
 
 class SettingsSpec(Spec):
-    """What to run. The shortest useful settings are a grid with its lists."""
+    """The runs and how they run. The shortest useful settings are a grid with its lists."""
 
     parts: Annotated[list[str], MinLen(1), Distinct] = Field(
         ["config"], description="folders of the part files; the first that has a file wins"

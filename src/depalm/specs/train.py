@@ -10,7 +10,7 @@ LENGTH = {"steps", "epochs"}  # either replaces the other
 
 
 class TrainSpec(Spec):
-    """What is not said here, a more general place says; the settings say the rest."""
+    """Training settings. A missing key is taken from a more general place."""
 
     batch_size: Positive = Field(16, description="samples that go through the LLM at a time")
     accumulate: Positive = Field(1, description="batches that make one optimizer step")
@@ -36,7 +36,7 @@ class TrainSpec(Spec):
     )
 
     def over(self, base: "TrainSpec") -> "TrainSpec":
-        """What is said here, and of what is not, what `base` says."""
+        """These settings; `base` fills the missing keys."""
         said, kept = self.given(), base.given()
         if said.keys() & LENGTH:
             kept = {key: kept[key] for key in kept.keys() - LENGTH}

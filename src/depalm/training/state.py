@@ -129,7 +129,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def one_before(path: Path) -> Path:
-    """Where the checkpoint is that was at `path` before."""
+    """The path of the checkpoint before the one at `path`."""
     return path.with_name(f"{path.stem}.before{path.suffix}")
 
 

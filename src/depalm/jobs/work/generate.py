@@ -80,7 +80,7 @@ class _Run:
         return adapter.to(self.device).eval()
 
     def identity(self, features: FeatureSource) -> str:
-        """What stands for all that decides the bytes of the outputs."""
+        """The fingerprint of all that decides the bytes of the outputs."""
         return sha256_json(
             {
                 **self.job.parts,
@@ -95,7 +95,7 @@ class _Run:
 
     @property
     def places(self) -> dict[str, Path]:
-        """Where the files of `folder` belong."""
+        """The places of the files in `folder`."""
         return {
             "predictions.jsonl": Path(self.job.predictions),
             "summary.json": Path(self.job.summary),

@@ -21,12 +21,12 @@ def use_processors(job: RunJob) -> torch.device:
 
 
 def made_by(job: RunJob) -> dict[str, Any]:
-    """What the adapter of the job is made for: see `depalm.adapters.record.made_for`."""
+    """The models that the job's adapter is made for: see `depalm.adapters.record.made_for`."""
     return made_for(job.method, job.backbone, job.weights, job.llm, Path(job.llm_directory))
 
 
 def source_of(job: RunJob) -> Source:
-    """Where the features of the job come from."""
+    """The source of the job's features."""
     return Source(job.backbone, job.weights, job.features, job.workers)
 
 

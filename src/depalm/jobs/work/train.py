@@ -91,7 +91,7 @@ class _Run:
         return adapter.to(self.device)
 
     def identity(self, config: dict[str, Any], features: FeatureSource) -> str:
-        """What stands for all that decides the bytes of the outputs."""
+        """The fingerprint of all that decides the bytes of the outputs."""
         job, start = self.job, self.job.train.init_from
         return sha256_json(
             {
@@ -119,7 +119,7 @@ class _Run:
 
     @property
     def places(self) -> dict[str, Path]:
-        """Where the files of `folder` belong."""
+        """The places of the files in `folder`."""
         return {
             WEIGHTS: Path(self.job.adapter),
             RECORD: Path(self.job.record),
