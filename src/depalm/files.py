@@ -167,6 +167,20 @@ def sha256_tree(root: Path | str) -> str:
     return digest.hexdigest()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError, also if an object has a key twice."""
+    return json.loads(text, object_pairs_hook=_distinct)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object, {content!s:.100}")
+    return content
+
+
 def sha256_json(value: Any) -> str:
     """SHA-256 of a JSON value, independent of key order: the hash of a configuration."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

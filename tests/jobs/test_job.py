@@ -92,7 +92,7 @@ def changed(**values: Any) -> str:
         (changed(ids=None, x=1), "job.json: unknown key 'x'; there are: fraction, ids, manifest, "),
         (changed(ids=None, x=1), "; ids must be a string, but is None"),
         ('{"manifest": "m", "ids": "i"}', "the key 'fraction' is missing; the key 'seed' is miss"),
-        ('{"seed": 1, "seed": 2}', "job.json is not a job's JSON: the key 'seed' is there 2 times"),
+        ('{"seed": 1, "seed": 2}', "job.json is not a job's JSON: the key 'seed' stands twice"),
         ("[1]", "job.json must be an object of JSON, but is [1]"),
         ("{'a': 1}", "job.json is not a job's JSON: Expecting property name"),
     ],

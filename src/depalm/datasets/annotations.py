@@ -3,13 +3,13 @@ media are read.
 """
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from depalm.errors import AnnotationError
+from depalm.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,9 @@ class Annotation:
 def read_json(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return json.loads(text, object_pairs_hook=_distinct)
+        return parse_json(text)
     except (OSError, ValueError) as error:
         raise AnnotationError(f"{path} cannot be read: {error}") from error
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object, {content!s:.100}")
-    return content
 
 
 def read_rows(path: Path, key: str | None = None) -> list[Any]:
@@ -56,7 +47,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line, object_pairs_hook=_distinct)
+                row = parse_json(line)
             except ValueError as error:
                 raise AnnotationError(f"{path}, line {number}: not JSON: {error}") from error
             if not isinstance(row, dict):

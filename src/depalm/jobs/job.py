@@ -1,8 +1,7 @@
 """A job: all that a rule gives to its script, as one value that goes through JSON unchanged."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -21,6 +20,7 @@ from typing import (
 from pydantic import TypeAdapter, ValidationError
 
 from depalm.errors import DepalmError
+from depalm.files import parse_json
 from depalm.specs import Spec, faults, nearest
 
 Kind = TypeVar("Kind")
@@ -61,7 +61,7 @@ class Job:
     def from_json(cls, text: str, where: str = "job") -> Self:
         """The job that `to_json` wrote. Raises JobError; `where` is named in its message."""
         try:
-            values = json.loads(text, object_pairs_hook=_object)
+            values = parse_json(text)
         except ValueError as error:
             raise JobError(f"{where} is not a job's JSON: {error}") from error
         return checked(cls, values, where)
@@ -177,12 +177,3 @@ def _files(kind: type[Job], name: str, value: Any) -> Any:
     if get_origin(hints_of(kind).get(name)) is list or len(paths) > 1:
         return paths
     return paths[0] if paths else None
-
-
-def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, whose keys must differ."""
-    pairs = list(pairs)
-    for key, count in Counter(key for key, _ in pairs).items():
-        if count > 1:
-            raise ValueError(f"the key {key!r} is there {count} times")
-    return dict(pairs)
