@@ -30,8 +30,9 @@ smoke: $(VENV)/.installed-dev
 	$(BIN)/snakemake --configfile config/smoke.yaml
 	$(BIN)/snakemake --configfile config/smoke.yaml config/smoke-webdataset.yaml
 
+# the workers share the cores: more threads in each would wait for each other
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
