@@ -67,7 +67,7 @@ def test_what_has_a_layout_can_be_built(method: MethodFile) -> None:
 def test_a_layout_takes_no_torch() -> None:
     """Every job on a cluster reads its configuration anew."""
     code = (
-        "import sys, depalm.adapters.layout, depalm.adapters.registry;"
+        "import sys, depalm.adapters.layout, depalm.adapters.registry, depalm.llms.registry;"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -94,7 +94,7 @@ def test_an_injector_that_is_registered_is_a_place_in_yaml(monkeypatch: pytest.M
     check_schema(content, "method", "last.yaml")
     assert method_spec(content).given()["inject"] == place
     adapter, llm = new_adapter(content), tiny_llm("llama")
-    features = RandomFeatures().read(["a"], adapter.source_layers, adapter.cls_only)
+    features = RandomFeatures(adapter).read(["a"])
     injection = adapter(features)
     assert list(injection.tokens) == [LAYERS - 1]
     expected = 3 * adapter.connectors[0](features[:, 0].float())
