@@ -51,4 +51,5 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """The machine, as far as the bytes of a result depend on it, as JSON."""
-    return {"threads": torch.get_num_threads(), "device": str(device), "versions": versions()}
+    name = str(device) if device.type == "cpu" else device_name(device)
+    return {"threads": torch.get_num_threads(), "device": name, "versions": versions()}

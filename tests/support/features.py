@@ -13,26 +13,29 @@ from depalm.features.cached import CachedViews
 
 
 class RandomFeatures:
-    """What `adapter` reads: features drawn from the name of the media, in any epoch."""
+    """What `adapter` reads: features drawn from the name of the media, in any epoch, on the device
+    of the adapter; media have `tokens` of `width`.
+    """
 
     rejected: Mapping[str, str] = {}
     identity: Any = None
     read_ahead = False
 
-    def __init__(self, adapter: Adapter):
+    def __init__(self, adapter: Adapter, tokens: int = 5, width: int = 8):
         self.layers, self.cls_only = adapter.source_layers, adapter.cls_only
+        self.shape = tokens, width
+        self.device = next(adapter.parameters()).device
 
     def read(self, media: Sequence[str], epoch: int = 0) -> Tensor:  # noqa: ARG002
         tokens = [
             torch.randn(
                 len(self.layers),
-                5,
-                8,
+                *self.shape,
                 generator=torch.Generator().manual_seed(crc32(name.encode())),
             )
             for name in media
         ]
-        return torch.stack(tokens)[:, :, : 1 if self.cls_only else None]
+        return torch.stack(tokens)[:, :, : 1 if self.cls_only else None].to(self.device)
 
 
 def views_of(adapter: Adapter, *caches: TokenCache) -> CachedViews:

@@ -1,4 +1,6 @@
-"""Media files that tests write, and where real ones lie."""
+"""Media files that tests write, and where real ones lie; what writes films and sounds is imported
+where they are written.
+"""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -41,6 +42,8 @@ def write_video(path: Path, times: Sequence[float], codec: str = "libx264", **op
     """A video of 64 x 48 pixels; frame i is shown from times[i] (seconds) on, and is all
     grey(i).
     """
+    import av
+
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
         assert isinstance(stream, av.VideoStream)
@@ -58,6 +61,8 @@ def write_video(path: Path, times: Sequence[float], codec: str = "libx264", **op
 
 def write_sound(path: Path, samples: NDArray[Any], rate: int, container: str | None = None) -> Path:
     """AAC in an MP4 file (or another container), which libsndfile cannot read."""
+    import av
+
     with av.open(str(path), "w", format=container) as output:
         stream = output.add_stream("aac", rate=rate, layout="mono")
         frame = av.AudioFrame.from_ndarray(

@@ -64,7 +64,12 @@ def write_files(root: Path) -> Path:
 
 
 def common(
-    files: Path, folder: Path, method: Mapping[str, Any], llm: str, vit: str
+    files: Path,
+    folder: Path,
+    method: Mapping[str, Any],
+    llm: str,
+    vit: str,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """What jobs of training and generation have in common."""
     reads = method["inject"]["at"] != "none"
@@ -78,7 +83,7 @@ def common(
         "method": method_spec(method),
         "backbone": BackboneSpec.model_validate(SPEC),
         "llm": LLMSpec.model_validate(LLM),
-        "device": "cpu",
+        "device": device,
         "threads": THREADS,
     }
 
@@ -91,9 +96,10 @@ def train(
     llm: str = "llm",
     vit: str = "vit",
     seed: int = 0,
+    device: str = "cpu",
 ) -> Path:
     TrainJob(
-        **common(files, folder, method, llm, vit),
+        **common(files, folder, method, llm, vit, device),
         subset=str(files / "subset.txt"),
         train=settings,
         seed=seed,
@@ -109,9 +115,10 @@ def generate(
     method: Mapping[str, Any] = METHOD,
     llm: str = "llm",
     vit: str = "vit",
+    device: str = "cpu",
 ) -> list[str]:
     GenerateJob(
-        **common(files, folder, method, llm, vit),
+        **common(files, folder, method, llm, vit, device),
         generate=GenerateSpec(beams=2, max_new_tokens=4),
         predictions=str(folder / "predictions.jsonl"),
         summary=str(folder / "generate.json"),

@@ -14,7 +14,8 @@ def backbone_spec(content: Mapping[str, Any]) -> BackboneSpec:
 
 def llm_spec(content: Mapping[str, Any]) -> LLMSpec:
     """The spec of an LLM's YAML, which need not say where the LLM is."""
-    return LLMSpec.model_validate({"version": 1, "path": "llm", **content})
+    place = {} if "source" in content else {"path": "llm"}
+    return LLMSpec.model_validate({"version": 1, **place, **content})
 
 
 def sources(*contents: Mapping[str, Any]) -> list[DatasetSource]:

@@ -32,6 +32,10 @@ class Training:
     samples: int = 0
     loss: float = math.nan
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.adapter.parameters()).device
+
     def tensors(self) -> dict[str, Tensor]:
         """Adapter, optimizer moments and random states, by name."""
         tensors = {f"adapter.{name}": value for name, value in self.adapter.state_dict().items()}
@@ -39,8 +43,8 @@ class Training:
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = value
         tensors["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         return tensors
 
     def save(self, path: Path, identity: str) -> None:
@@ -90,8 +94,8 @@ class Training:
             moments = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
             self.optimizer.state[parameter] = moments
         torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.samples, self.loss = progress["samples"], progress["loss"]
 

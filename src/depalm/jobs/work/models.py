@@ -1,5 +1,6 @@
 """The models of a run, and where its features come from."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from depalm.provenance import choose_device
 def use_processors(job: RunJob) -> torch.device:
     """Take the threads of the job, and return its device."""
     torch.set_num_threads(job.threads)
+    # cuBLAS reads it when it starts; with it, its sums have a fixed order
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return choose_device(job.device)
 
 
