@@ -3,9 +3,12 @@
 import platform
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from depalm import __version__
 
 PACKAGES = ("depalm", "torch", "transformers", "timm", "zarr", "snakemake", "pycocoevalcap")
 
@@ -26,17 +29,23 @@ def device_name(device: torch.device) -> str:
     return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)"
 
 
-def commit() -> str:
-    """The commit of the working directory, with "+dirty" where tracked files differ; "unknown"
-    outside git.
+def commit(package: Path = Path(__file__).parent) -> str:
+    """The commit of depalm's own checkout, with "+dirty" if tracked files differ; its version if it
+    is installed without one. The folder that a job is started from does not matter.
     """
-    describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty"]
+    git = ["git", "-C", str(package)]
+    describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty"]
     try:
-        result = subprocess.run(
-            describe, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        for command in (["ls-files", "--error-unmatch", "__init__.py"], describe):
+            result = subprocess.run(
+                [*git, *command],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+    except (OSError, subprocess.CalledProcessError):  # no git, or a package that git ignores
+        return f"version {__version__}"
     return result.stdout.strip()
 
 

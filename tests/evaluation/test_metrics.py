@@ -102,6 +102,21 @@ def test_tokens_are_lower_case_words_without_punctuation() -> None:
 
 
 @needs_java
+@pytest.mark.parametrize(("language", "country"), [("de", "DE"), ("tr", "TR")])
+def test_the_language_of_the_machine_changes_no_score(
+    monkeypatch: pytest.MonkeyPatch, language: str, country: str
+) -> None:
+    """German writes 0,5 for a half, and Turkish another i for a small I."""
+    references = {"a": ["TITLE in IRON"], "b": ["a man rides a big horse"]}
+    predictions = {"a": "title in iron", "b": "a man is riding a horse"}
+    metrics = ["meteor", "bleu_1", "cider"]
+    expected = score(references, predictions, metrics)
+    options = f"-Duser.language={language} -Duser.country={country}"
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", options)
+    assert score(references, predictions, metrics) == expected
+
+
+@needs_java
 def test_line_separators_do_not_shift_later_captions() -> None:
     separators = ["\n", "\r\n", "\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"]
     references = {str(i): [f"a{mark}cat", "", "the end"] for i, mark in enumerate(separators)}
@@ -156,11 +171,11 @@ def test_spice_and_spider_read_what_the_program_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = """
-rows = json.load(open(sys.argv[4]))
+rows = json.load(open(sys.argv[7]))
 assert rows[1] == {"image_id": 1, "test": "a dog", "refs": ["dog", "the dog"]}
 scores = [{"image_id": row["image_id"], "scores": {"All": {"f": 0.25 * (1 + row["image_id"])}}}
           for row in rows]
-json.dump(scores, open(sys.argv[6], "w"))
+json.dump(scores, open(sys.argv[9], "w"))
 """
     fake_java(tmp_path, monkeypatch, body)
     references = {"x": ["a cat"], "y": ["dog", "the dog"]}

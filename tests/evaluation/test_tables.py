@@ -365,6 +365,20 @@ def test_formats_show_the_same_cells_with_the_best_in_bold() -> None:
     assert r"\begin{tabular}{lrrrr}" in latex
 
 
+def test_names_are_neither_formulas_nor_line_breaks_nor_links() -> None:
+    label = "=HYPERLINK(1)"
+    runs = [make_run("blind", 50.0, label=label), make_run("qp_l0", 60.0, label="two\nlines")]
+    table = build_table(runs, table_spec(title="[a](https://host)\nb"))
+    rows = rows_of(FORMATS["csv"](table))
+    assert [row["label"] for row in rows[:2]] == [f"'{label}", "two\nlines"]
+    assert [float(row["mean"]) for row in rows[:2]] == [50, 60]
+    markdown, latex = FORMATS["md"](table), FORMATS["tex"](table)
+    assert markdown.startswith("**[a]\\(https://host) b**\n")
+    assert "| two lines |" in markdown.replace("**", "")
+    assert "two lines &" in latex.replace("}", "")
+    assert r"\caption{[a](https://host) b}" in latex
+
+
 def test_every_output_is_written_in_its_format(tmp_path: Path) -> None:
     paths = [tmp_path / f"{index}.json" for index in range(len(AWKWARD))]
     for path, run in zip(paths, AWKWARD, strict=True):

@@ -23,6 +23,8 @@ from depalm.errors import DepalmError, shortened
 from depalm.evaluation.vqa_accuracy import vqa_accuracy
 from depalm.files import read_json
 
+# numbers and texts in Java's programs are those of no country, whatever this machine's is
+JAVA = ("java", "-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
 References = Mapping[str, Sequence[str]]  # sample id -> reference texts
 Predictions = Mapping[str, str]  # sample id -> generated text
 
@@ -178,7 +180,7 @@ def meteor(references: References, predictions: Predictions) -> float:
     samples are then given back to it, and it gives a score for each and one for all.
     """
     options = ["-", "-", "-stdio", "-l", "en", "-norm"]
-    command = ["java", "-Xmx2G", "-jar", str(METEOR_JAR), *options]
+    command = [*JAVA, "-Xmx2G", "-jar", str(METEOR_JAR), *options]
     pipe = subprocess.PIPE
     with tempfile.TemporaryFile() as complaints:
         try:
@@ -232,7 +234,7 @@ def _listed(
 def _java(*arguments: str | Path, text: str = "") -> str:
     """Run a Java program to its end on `text`: its output, or MetricError with its complaints."""
     done = subprocess.run(
-        ["java", *arguments], input=text, capture_output=True, encoding="utf-8", check=False
+        [*JAVA, *arguments], input=text, capture_output=True, encoding="utf-8", check=False
     )
     if done.returncode:
         raise MetricError(f"java {' '.join(map(str, arguments))} failed: {done.stderr[-1000:]}")

@@ -134,13 +134,15 @@ def to_csv(table: Table) -> str:
             parameters = " ".join(sorted({str(run["trainable_parameters"]) for run in cell.runs}))
             seconds = fmean(run["train_seconds"] for run in cell.runs) if cell.runs else None
             numbers = [cell.mean, cell.deviation, len(cell.scores), seeds, parameters, seconds]
-            writer.writerow([*row, label, *column, *numbers, cell.reason, cell.published])
+            texts = map(_plain, (*row, label, *column))
+            writer.writerow([*texts, *numbers, _plain(cell.reason), cell.published])
     if len(table.columns) > 1:
         averages = {"average_score": average_score, "average_rank": average_rank}
         for name, average in averages.items():
             for row, value in zip(table.rows, average(table.means), strict=True):
                 label = table.runs(row)[0]["label"]
-                writer.writerow([*row, label, "", "", "", name, value, *[""] * 7])
+                texts = map(_plain, (*row, label))
+                writer.writerow([*texts, "", "", "", name, value, *[""] * 7])
     return stream.getvalue()
 
 
@@ -205,7 +207,8 @@ def _by_column(grid: Grid, name: str, number: str) -> list[str]:
 
 
 def _markdown(text: str) -> str:
-    return re.sub(r"([\\|*_`<>])", r"\\\1", text)
+    """Text on one line, without markup or links of its own."""
+    return re.sub(r"([\\|*_`<>])", r"\\\1", one_line(text)).replace("](", "]\\(")
 
 
 def _tagged(tag: str, kinds: Sequence[str], texts: Iterable[str]) -> str:
@@ -219,7 +222,17 @@ def _html(entry: Entry) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character) for character in one_line(text))
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks, which would end a cell."""
+    return " ".join(text.splitlines())
+
+
+def _plain(text: str) -> str:
+    """A cell of text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 CSV_HEADER = (
@@ -262,6 +275,7 @@ HTML_PAGE = """<!doctype html>
 </body>
 </html>
 """
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
