@@ -7,6 +7,7 @@ from depalm.llms.base import LLM
 from depalm.llms.injection import Injection, hidden_states
 from depalm.specs.settings import GenerateSpec
 from tests.support.features import RandomFeatures
+from tests.support.generation import library_beam_search
 from tests.support.tiny import FAMILIES, METHODS, VOCABULARY, Tokenizer, random_adapter, tiny_llm
 
 
@@ -26,18 +27,7 @@ def test_without_injection_it_is_the_library_beam_search(family: str, beams: int
         ours = beam_search(
             llm, token_ids, valid, Injection(), GenerateSpec(beams=beams, max_new_tokens=12)
         )
-        theirs = llm.model.generate(
-            input_ids=token_ids,
-            attention_mask=valid.long(),
-            num_beams=beams,
-            max_new_tokens=12,
-            do_sample=False,
-            early_stopping=False,
-            length_penalty=1.0,
-            eos_token_id=llm.eos,
-            pad_token_id=llm.eos,
-        )[:, token_ids.shape[1] :].tolist()
-        assert ours == [row[: row.index(llm.eos)] if llm.eos in row else row for row in theirs]
+        assert ours == library_beam_search(llm, token_ids, valid, beams, 12)
         ended_early += sum(len(row) < 12 for row in ours)
     # else the rule for finished beams went untested
     assert ended_early or family == "opt-projected"

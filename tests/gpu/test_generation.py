@@ -12,6 +12,7 @@ from depalm.generation.generate import GenerationError, beam_search, generate, p
 from depalm.llms.injection import Injection
 from depalm.specs.settings import GenerateSpec
 from tests.support.features import RandomFeatures
+from tests.support.generation import library_beam_search
 from tests.support.gpu import CPU, DEVICE, GPU, llm_on
 from tests.support.tiny import FAMILIES, METHODS, random_adapter
 from tests.support.training import samples
@@ -64,19 +65,8 @@ def test_beam_search_finds_what_the_library_finds(family: str, beams: int) -> No
         part.to(DEVICE) for part in pad_left([[3 + i, 9, *range(4, 4 + i)] for i in range(6)], 2)
     )
     decoding = GenerateSpec(beams=beams, max_new_tokens=12)
-    theirs = llm.model.generate(
-        input_ids=token_ids,
-        attention_mask=valid.long(),
-        num_beams=beams,
-        max_new_tokens=12,
-        do_sample=False,
-        early_stopping=False,
-        length_penalty=1.0,
-        eos_token_id=llm.eos,
-        pad_token_id=llm.eos,
-    )[:, token_ids.shape[1] :].tolist()
     ours = beam_search(llm, token_ids, valid, Injection(), decoding)
-    assert ours == [row[: row.index(llm.eos)] if llm.eos in row else row for row in theirs]
+    assert ours == library_beam_search(llm, token_ids, valid, beams, 12)
 
 
 def test_logits_that_are_not_finite_are_an_error_that_names_the_features() -> None:

@@ -3,7 +3,7 @@
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from depalm.adapters.errors import ConnectorError
 from depalm.adapters.registry import RESAMPLERS
@@ -55,7 +55,7 @@ def resampled(spec: ResamplerSpec, width: int, tokens: int, grid: Grid) -> int:
     itself; that takes torch.
     """
     if isinstance(spec, OtherResampler):
-        return _asked(RESAMPLERS[spec.type], spec, width, tokens, grid)
+        return _asked(spec, width, tokens, grid)
     if isinstance(spec, SubsetResampler):
         return tokens - (spec.cls == "drop")
     if isinstance(spec, MapperResampler):
@@ -63,15 +63,11 @@ def resampled(spec: ResamplerSpec, width: int, tokens: int, grid: Grid) -> int:
     return grouped(tokens, spec.factor, spec.cls, grid)
 
 
-def _asked(
-    kind: Callable[..., object], spec: OtherResampler, width: int, tokens: int, grid: Grid
-) -> int:
+def _asked(spec: OtherResampler, width: int, tokens: int, grid: Grid) -> int:
     import torch
 
     with torch.device("meta"):
-        built = kind(width, tokens, grid, **(spec.model_extra or {}))
-    count: int = getattr(built, "count")  # noqa: B009
-    return count
+        return RESAMPLERS[spec.type](width, tokens, grid, **(spec.model_extra or {})).count
 
 
 def check_heads(width: int, heads: int, positions: str) -> None:
