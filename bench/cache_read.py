@@ -2,8 +2,9 @@
 
 A shard in each format holds one layer of ViT-B/16 tokens, and all of it is read in batches of 16:
 once from the disk (of a virtual machine; its host may cache it), then round by round, each in a new
-order, out of the page cache. memcpy copies as many bytes from one warm buffer to another, on one
-thread. The step is `qp_l0` in front of a random LLaMA of SmolLM2-135M's shape in bfloat16.
+order, out of the page cache. The checksum of each row is verified. memcpy copies as many bytes from
+one warm buffer to another, on one thread. The step is `qp_l0` in front of a random LLaMA of
+SmolLM2-135M's shape in bfloat16.
 
 Usage: python bench/cache_read.py [threads] [samples]
 """
@@ -29,6 +30,7 @@ from depalm.training.batches import Batch
 from depalm.training.loop import answer_loss
 
 LAYER, CAPTION, ROUNDS = 11, 14, 7
+ARRAY = f"tokens/layer_{LAYER}"
 SMOLLM2_135M = {
     "vocab_size": 49_152,
     "hidden_size": 576,
@@ -72,14 +74,12 @@ def main(threads: int, samples: int) -> None:
 def write(path: Path, names: list[str]) -> None:
     torch.manual_seed(0)
     layers, tokens, width = BACKBONE.layers, BACKBONE.tokens, BACKBONE.width
-    with write_shard(path, {}, BACKBONE.given(), [LAYER], "float16") as shard:
+    with write_shard(path, {}, BACKBONE.given(), ["cls", ARRAY], "float16") as shard:
         for start in range(0, len(names), BATCH):
             ids = names[start : start + BATCH]
-            cls = torch.randn(len(ids), layers, width).half()
-            shard.add(
-                ids,
-                {"cls": cls, f"tokens/layer_{LAYER}": torch.randn(len(ids), tokens, width).half()},
-            )
+            rows = {"cls": (len(ids), layers, width), ARRAY: (len(ids), tokens, width)}
+            values = {name: torch.randn(shape).half() for name, shape in rows.items()}
+            shard.add(ids, {name: v.view(torch.int16).numpy() for name, v in values.items()})
 
 
 def read(cache: TokenCache, names: list[str]) -> list[float]:

@@ -1,12 +1,13 @@
 """Extraction of JPEG files, end to end, against the bare forward pass of its backbone.
 
 Extraction reads, decodes and resizes files of 640 x 480 pixels, runs ViT-B/16 at 224 pixels, and
-writes a shard; loading the weights counts too. The baseline is timm's `forward_features` on one
-batch in memory. Both are measured in turns.
+writes the rows to a new store; loading the weights counts too. The baseline is timm's
+`forward_features` on one batch in memory. Both are measured in turns.
 
 Usage: python bench/extract.py [threads] [files] [workers]
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,8 @@ from safetensors.torch import save_file
 from setting import BACKBONE, BATCH, seconds
 
 from depalm.backbones.load import load_backbone
-from depalm.features.extract import Extraction, extract
+from depalm.features.extract import Encoder, Extraction, extract
+from depalm.files import sha256_file
 from depalm.identity import weights_identity
 from depalm.specs import BackboneSpec
 
@@ -60,10 +62,12 @@ def main(threads: int, files: int, workers: int) -> None:
             for _ in range(files // BATCH):
                 model.forward_features(pixels)
 
+        keys = {name: sha256_file(folder / name) for name in media}
+        encoder, arrays = Encoder("vit", SPEC, folder), [f"tokens/layer_{BACKBONE.layers - 1}"]
+
         def extraction() -> None:
-            layers = [BACKBONE.layers - 1]
-            shard = folder / "shard.zarr"
-            extract(SPEC, folder, folder, media, layers, shard, settings, "cpu")
+            shutil.rmtree(folder / "store", ignore_errors=True)
+            extract(encoder, folder, keys, arrays, folder / "store", settings, "cpu")
 
         rounds = [(seconds(forward, 1, 0), seconds(extraction, 1, 0)) for _ in range(ROUNDS)]
         start = seconds(lambda: (load_backbone(SPEC, folder), weights_identity(folder)))

@@ -41,7 +41,9 @@ def main(threads: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         shard = Path(folder) / "shard-0-of-1.zarr"
-        with write_shard(shard, {}, BACKBONE.given(), [layer], "float16") as writer:
+        with write_shard(
+            shard, {}, BACKBONE.given(), ["cls", f"tokens/layer_{layer}"], "float16"
+        ) as writer:
             writer.add(names, writer.pack(vit(pixels)))
         cache = TokenCache([shard], {})
 

@@ -26,7 +26,7 @@ from depalm.adapters.registry import INJECTORS, RESAMPLERS
 from depalm.backbones.load import load_backbone
 from depalm.backbones.registry import LOADERS
 from depalm.config.load import load_config
-from depalm.config.schema import check_schema, load_yaml
+from depalm.config.schema import ConfigError, check_schema, load_yaml
 from depalm.datasets.manifest import build_manifest
 from depalm.datasets.readers import READERS
 from depalm.errors import AnnotationError
@@ -132,17 +132,30 @@ def test_a_dataset_of_ones_own(follow: Any, tmp_path: Path) -> None:
         rows = map(json.loads, (root / f"manifest.{split}.jsonl").read_text().splitlines())
         for row in rows:
             draw(root / row["media"])
-        samples, rejects = build_manifest(root, rows_spec(dataset), split)
+        samples, rejects, _ = build_manifest(root, rows_spec(dataset), split)
         assert (len(samples), rejects) == (count, [])
     assert samples[0].prompt == "What colour is the bird?\n\nAnswer:\n"
     assert samples[0].references == ["green"]
+
+
+def test_tar_shards_and_tables(follow: Any) -> None:
+    page = follow("extend/dataset.md")
+    for name in ("pairs", "table"):
+        path = f"config/datasets/{name}.yaml"
+        spec = check_schema(page(path), "dataset", path)
+        assert spec.columns.references in ("txt", "answers")
+    without = {key: value for key, value in page(path).items() if key != "columns"}
+    with pytest.raises(ConfigError, match="columns: parquet needs columns: media and references"):
+        check_schema(without, "dataset", path)
+    with pytest.raises(ConfigError, match="columns: generic knows its own columns"):
+        check_schema({**page(path), "reader": "generic"}, "dataset", path)
 
 
 def test_a_new_annotation_format(follow: Any, tmp_path: Path) -> None:
     dataset = follow("extend/dataset.md")("config/datasets/sightings.yaml")
     root = tmp_path / dataset["root"]
     draw(root / "images" / "7.png")
-    samples, rejects = build_manifest(root, rows_spec(dataset), "train", max_reject_fraction=0.5)
+    samples, rejects, _ = build_manifest(root, rows_spec(dataset), "train", max_reject_fraction=0.5)
     assert [(sample.media, sample.references) for sample in samples] == [
         ("images/7.png", ["a robin"])
     ]

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from depalm import __version__
+from depalm.cli_cache import add_commands
 from depalm.jobs import JOBS, Job, hints_of, is_required, told
 from depalm.process import reported
 from depalm.specs import SPECS
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         add_job(commands, kind)
     add_plan(commands)
     add_schema(commands)
+    add_commands(commands)
     return program
 
 

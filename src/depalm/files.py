@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -184,6 +184,18 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def sha256_json(value: Any) -> str:
     """SHA-256 of a JSON value, independent of key order: the hash of a configuration."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def first_difference(found: Any, expected: Any, field: str) -> tuple[str, Any, Any] | None:
+    """The first field, named by its path, in which `found` is not `expected`; both values."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        for key in dict.fromkeys((*expected, *found)):
+            place = f"{field}.{key}" if field else str(key)
+            below = first_difference(found.get(key), expected.get(key), place)
+            if below is not None:
+                return below
+        return None
+    return None if found == expected else (field, found, expected)
 
 
 def _remove_stale(path: Path) -> None:

@@ -6,27 +6,51 @@ from typing import Any
 from depalm.backbones.files import weight_files
 from depalm.files import read_json, sha256_file, sha256_json, sha256_tree
 from depalm.media.decoders import load_decoder
+from depalm.sources.model_folder import model_files
 from depalm.specs import BackboneSpec
+
+PLACES = ("source", "path", "convert")  # keys that say where a model is, not what it is
 
 
 def token_identity(backbone: BackboneSpec, view: int = 0) -> dict[str, Any]:
-    """What decides the tokens of a file besides the weights: kept with cached tokens, and what
-    their readers ask for.
+    """What decides the tokens of a file besides the weights and the dtype, wherever they are from:
+    kept with cached tokens, and what their readers ask for.
     """
     transform = load_decoder(backbone).describe(with_seed=view > 0)
-    return {"backbone": backbone.given(), "transform": transform, "view": view}
+    spec = {key: value for key, value in backbone.given().items() if key not in PLACES}
+    return {"backbone": spec, "transform": transform, "view": view}
+
+
+def encoder_identity(
+    backbone: BackboneSpec, weights: Path, view: int = 0, dtype: str = "float16"
+) -> dict[str, Any]:
+    """All that decides the tokens of a file, as the shards of the store have it. Raises
+    BackboneError.
+    """
+    made = {"weights_sha256": weights_identity(weights), "dtype": dtype}
+    return {**token_identity(backbone, view), **made}
 
 
 def weights_identity(weights: Path) -> str:
     """What tells these weights of a backbone from others: SHA-256 of the content of source.json
-    (where they are from, and their checksum there), or of the safetensors if nobody fetched them.
-    Raises BackboneError if there are none.
+    (where they are from, and their checksum there), or of the files if nobody fetched them. Raises
+    BackboneError if there are none.
     """
     source = weights / "source.json"
     if source.is_file():
         return sha256_json(read_json(source))
-    files = {path.name: sha256_file(path) for path in weight_files(weights)}
-    return sha256_json(files) if len(files) > 1 else next(iter(files.values()))
+    weight_files(weights)
+    return folder_identity(weights)
+
+
+def folder_identity(folder: Path) -> str:
+    """What tells a model's folder from others: SHA-256 of the content of source.json, or over the
+    names and contents of the files that decide what it computes, its tokenizer's among them.
+    """
+    source = folder / "source.json"
+    if source.is_file():
+        return sha256_json(read_json(source))
+    return sha256_json({name: sha256_file(folder / name) for name in model_files(folder)})
 
 
 def model_source(directory: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What surrounds every job: its log, and its end."""
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -43,11 +44,27 @@ def reported(log: Path | str | None) -> Iterator[None]:
     except DepalmError as error:
         logger.error("%s: %s", type(error).__name__, " ".join(str(error).split()))
         raise SystemExit(1) from None
-    except BaseException:
+    except BaseException as error:
+        if (place := full_disk(error)) is not None:
+            logger.error(
+                "no space left on the disk%s: nothing half is left of it; make room, and run again",
+                place,
+            )
+            raise SystemExit(1) from None
         if log is not None:
             with Path(log).open("a", encoding="utf-8") as stream:
                 stream.write(traceback.format_exc())
         raise
+
+
+def full_disk(error: BaseException) -> str | None:
+    """The file that a full disk, or a quota, has no room for, as part of a sentence; None for
+    another error.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f" for {error.filename}" if error.filename else ""
+    # what safetensors, which writes in Rust, raises
+    return "" if f"(os error {errno.ENOSPC})" in str(error) else None
 
 
 def gpu_here() -> bool:

@@ -3,10 +3,15 @@
 import logging
 import sys
 import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
+Item = TypeVar("Item")
 logger = logging.getLogger("depalm")
 
 
@@ -47,3 +52,31 @@ class Progress:
                 postfix=note or None,
             )
             logger.info(meter)
+
+
+class Clock:
+    """Seconds by stage of a pipeline."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[stage] += time.monotonic() - started
+
+    def each(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
+        """The items; the time until each is there is that of `stage`."""
+        while True:
+            with self.measure(stage):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+    def summary(self, count: int) -> str:
+        total = time.monotonic() - self.started
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.seconds.items())
+        return f"{count} files in {total:.1f} s, {count / total:.1f} a second; {stages}"

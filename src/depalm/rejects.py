@@ -25,6 +25,14 @@ class MediaError(DepalmError):
     """A media file that cannot be decoded; the message is the reason, without the file's name."""
 
 
+class SlowMedia(MediaError):  # noqa: N818
+    """A media file whose decoding took longer than `limit` seconds."""
+
+    def __init__(self, limit: float):
+        super().__init__(f"decoding took longer than {limit:g} s")
+        self.limit = limit
+
+
 def undecodable(error: Exception) -> MediaError:
     """A decoder's error without the file's name, which libsndfile and FFmpeg add."""
     plain = getattr(error, "error_string", None) or getattr(error, "strerror", None)
@@ -44,11 +52,14 @@ def require_content(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Reject:
-    """A sample that was set aside: its id, the path of its media, and why."""
+    """A sample that was set aside: its id, the path of its media, and why; with a limit in seconds,
+    if its decoding took longer.
+    """
 
     id: str
     media: str
     reason: str
+    limit: float | None = None
 
 
 def write_rejects(path: Path | str, rejects: Sequence[Reject]) -> None:

@@ -1,254 +1,186 @@
-"""The token cache: what is written comes back in either format, by the format's own library too;
-what does not fit is refused.
-"""
+"""The token store: who extracts which rows, receipts, upkeep, and what is published."""
 
-import json
-import tarfile
+import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-import zarr
-from torch import Tensor
+import webdataset
 
 from depalm.cache.errors import CacheError
-from depalm.cache.formats import FORMATS, predicted_bytes
-from depalm.cache.reader import TokenCache
-from depalm.cache.writer import require_disk, write_shard
-from depalm.files import sha256_tree
-from tests.support.shards import LAYERS, MEDIA, METADATA, SHAPE, tokens_of, write
+from depalm.cache.maintenance import (
+    copy_shard,
+    held,
+    listing,
+    places,
+    replace_shard,
+    unread,
+    verify,
+)
+from depalm.cache.published import fetch_rows, open_published, publish, published_place
+from depalm.cache.reader import TokenCache, open_shard
+from depalm.cache.store import (
+    Claims,
+    open_folder,
+    read_receipt,
+    shard_files,
+    view_folder,
+    write_receipt,
+)
+from tests.support.shards import ARRAYS, LAYERS, MEDIA, METADATA, tokens_of, write
+
+KEYS = {f"name of {key}": key for key in MEDIA}
+PLACE = "vit-0/view0"
 
 
-@pytest.fixture(params=list(FORMATS))
-def suffix(request: pytest.FixtureRequest) -> str:
-    return FORMATS[request.param].suffix
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Two shards: some arrays of all media, and one array of some more."""
+    folder = tmp_path / "store" / PLACE
+    write(folder / "a.zarr", MEDIA[:5])
+    write(folder / "b.tar", MEDIA[3:], rejected=("bad.png",))
+    return tmp_path / "store"
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_reading_gives_back_what_was_written_in_any_order(
-    tmp_path: Path, suffix: str, dtype: str
-) -> None:
-    paths = [
-        write(tmp_path / f"shard-0-of-2{suffix}", MEDIA[:4], dtype=dtype),
-        write(tmp_path / f"shard-1-of-2{suffix}", MEDIA[4:], dtype=dtype),
-    ]
-    cache = TokenCache(paths, {"backbone": METADATA["backbone"], "dtype": dtype})
-    order = [6, 0, 3, 0, 5]
-    chosen = [MEDIA[i] for i in order]
-    expected = tokens_of(MEDIA)[order].to(getattr(torch, dtype))
-    tokens = cache.read(chosen, [3, 1], cls_only=False)
-    assert tokens.dtype == expected.dtype
-    assert tokens.equal(expected[:, [3, 1]])
-    assert cache.read(chosen, [0, 2, 3], cls_only=True).equal(expected[:, [0, 2, 3], :1])
-    assert cache.read([], [1], cls_only=False).shape == (0, 1, 5, 6)
-    cache.verify()
+def test_an_encoder_has_one_folder_whatever_it_is_called(tmp_path: Path) -> None:
+    folder = view_folder(tmp_path, "vit", {"weights": "a"}, 1)
+    assert folder.name == "view1"
+    assert folder.parent.name.startswith("vit-")
+    folder.mkdir(parents=True)
+    assert view_folder(tmp_path, "other", {"weights": "a"}, 1) == folder
+    assert view_folder(tmp_path, "vit", {"weights": "b"}, 1) != folder
+    assert len(view_folder(tmp_path, "x" * 250, {}, 0).parent.name) < 120
 
 
-def test_what_is_read_may_be_changed_without_harm(tmp_path: Path, suffix: str) -> None:
-    cache = TokenCache([write(tmp_path / f"shard{suffix}")], {})
-    cache.read(MEDIA, LAYERS, cls_only=False).zero_()
-    assert cache.read(MEDIA, LAYERS, cls_only=False).any()
-    cache.verify()
+def test_no_two_jobs_claim_the_same_rows_and_the_second_waits(tmp_path: Path) -> None:
+    claims, missing = Claims(tmp_path), {"a", "b", "c"}
+    ended: list[str] = []
+    with claims.claimed(lambda: sorted(missing)[:2]) as (first, busy, _):
+        assert (first, busy) == (["a", "b"], [])
+        with Claims(tmp_path).claimed(lambda: sorted(missing)) as (second, others, held_by):
+            assert second == ["c"]
+            assert len(others) == 1
+            held_by.check()
+        waiting = threading.Thread(target=lambda: (claims.wait(others[0]), ended.append("waited")))
+        waiting.start()
+        waiting.join(0.3)
+        assert not ended
+        ended.append("first")
+    waiting.join(30)
+    assert ended == ["first", "waited"]
+    assert [path.name for path in (tmp_path / ".claims").iterdir()] == []
 
 
-def plain(path: Path, name: str) -> tuple[zarr.Array[Any], Tensor]:
-    """An array of a shard as zarr alone reads it."""
-    array = zarr.open_array(path, path=name, mode="r")
-    return array, torch.from_numpy(array[:])
-
-
-def test_plain_zarr_reads_the_same_values(tmp_path: Path) -> None:
-    path = write(tmp_path / "shard.zarr")
-    expected = tokens_of(MEDIA).half()
-    for name, values in {"cls": expected[:, :, 0], "tokens/layer_3": expected[:, 3]}.items():
-        array, found = plain(path, name)
-        assert found.equal(values)
-        assert torch.from_numpy(array[5]).equal(values[5])
-        assert array.chunks == (1, *values.shape[1:])
-        assert array.shards == values.shape
-    assert len(list(zarr.open_group(path, path="tokens", mode="r"))) == len(LAYERS)
-    assert plain(write(tmp_path / "empty.zarr", []), "cls")[1].shape == (0, 4, 6)
-    _, bits = plain(write(tmp_path / "b.zarr", dtype="bfloat16"), "cls")
-    assert bits.view(torch.bfloat16).equal(expected[:, :, 0].bfloat16())
-
-
-def test_bytes_do_not_depend_on_how_the_samples_arrive(tmp_path: Path, suffix: str) -> None:
-    digests = {
-        sha256_tree(write(tmp_path / f"{batch_size}/shard{suffix}", batch_size=batch_size).parent)
-        for batch_size in (1, 3, 7)
+def test_a_receipt_tells_the_rows_and_not_where_they_lie(store: Path, tmp_path: Path) -> None:
+    media = {**KEYS, "the bad one": "bad.png"}
+    cache = open_folder(store / PLACE, {})
+    assert write_receipt(tmp_path / "r.json", cache, PLACE, media, ARRAYS) == {
+        "the bad one": "empty file"
     }
-    assert len(digests) == 1
+    receipt = read_receipt(tmp_path / "r.json")
+    assert (receipt["media"], receipt["rows"], receipt["arrays"]) == (8, 7, ARRAYS)
+    other = TokenCache([write(tmp_path / "whole.tar", rejected=("bad.png",))], {})
+    write_receipt(tmp_path / "again.json", other, PLACE, media, ARRAYS)
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "r.json").read_bytes()
+    with pytest.raises(CacheError, match=r"lacks 1 of 8 media, new for one: .*verify --repair"):
+        write_receipt(tmp_path / "r.json", cache, PLACE, {**KEYS, "new": "new"}, ARRAYS)
 
 
-def test_an_empty_shard_reads_with_the_others(tmp_path: Path, suffix: str) -> None:
-    paths = [
-        write(tmp_path / f"0{suffix}"),
-        write(tmp_path / f"1{suffix}", [], rejected=("bad.png",)),
+def test_the_store_is_listed_by_array_with_its_readers(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "results/mine/cache/vit/view0/train/3.json"
+    cache = open_folder(store / PLACE, {})
+    write_receipt(path, cache, PLACE, KEYS, ["tokens/layer_3"])
+    entries = list(listing(store, [path]))
+    assert [(e.place, e.array, e.media, e.readers) for e in entries] == [
+        (PLACE, "cls", 7, []),
+        (PLACE, "tokens/layer_1", 7, []),
+        (PLACE, "tokens/layer_3", 7, ["mine/train"]),
     ]
-    cache = TokenCache(paths, {})
-    cache.verify()
-    assert cache.read(MEDIA, [1], cls_only=False).shape == (7, 1, 5, 6)
-    assert cache.rejected == {"bad.png": "empty file"}
+    assert places(store) == [PLACE]
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "expected"),
-    [
-        ("backbone.image_size", "224", {"backbone": {**METADATA["backbone"], "image_size": 224}}),
-        (
-            "backbone.source.uri",
-            "hf://a/b@other",
-            {"backbone": {**METADATA["backbone"], "source": {"uri": "hf://a/b@other"}}},
-        ),
-        ("backbone.norm", "none", {"backbone": {**METADATA["backbone"], "norm": "none"}}),
-        ("backbone.image_size", "None", {"backbone": {"model": "vit"}}),
-        ("transform.mean", "0.4", {"transform": {"image_size": 28, "mean": [0.4, 0.5, 0.5]}}),
-        ("dtype", "bfloat16", {"dtype": "bfloat16"}),
-        ("weights_sha256", "cd", {"weights_sha256": "cd"}),
-    ],
-)
-def test_a_cache_made_for_something_else_is_refused(
-    tmp_path: Path, suffix: str, field: str, value: str, expected: dict[str, Any]
+@pytest.mark.parametrize("name", ["a.zarr", "b.tar"])
+def test_what_is_damaged_is_told_and_taken_out_and_the_rest_stays(store: Path, name: str) -> None:
+    path = store / PLACE / name
+    values = bytes(tokens_of(MEDIA)[4, 3].half().numpy())
+    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    for file in files:
+        if (at := file.read_bytes().find(values)) >= 0:
+            content = bytearray(file.read_bytes())
+            content[at] ^= 1
+            file.write_bytes(content)
+    (line,) = verify(store)
+    assert f"{name}: the row of {MEDIA[4]} in tokens/layer_3 is damaged" in line
+    assert verify(store, repair=True) == [line]
+    assert verify(store) == []
+    cache = open_folder(store / PLACE, {})
+    assert set(cache.media) == set(MEDIA)  # the other shard has that row too
+    assert cache.rejected.keys() == {"bad.png"}
+    assert cache.read(MEDIA, LAYERS, cls_only=False).equal(tokens_of(MEDIA)[:, LAYERS].half())
+
+
+def test_a_shard_that_cannot_be_opened_is_taken_out(store: Path) -> None:
+    (store / PLACE / "b.tar").write_bytes(b"")
+    assert held(store / PLACE)[0]["cls"] == set(MEDIA[:5])
+    assert len(verify(store, repair=True)) == 1
+    assert [path.name for path in shard_files(store / PLACE)] == ["a.zarr"]
+
+
+def test_rows_that_nobody_reads_are_found_and_the_others_stay(store: Path) -> None:
+    read = {PLACE: {"tokens/layer_1": {MEDIA[0], MEDIA[6]}, "cls": {MEDIA[6]}}}
+    found = {
+        Path(shard.path).name: (keys, arrays) for shard, keys, arrays, _ in unread(store, read)
+    }
+    assert found == {
+        "a.zarr": ([MEDIA[0]], ["tokens/layer_1"]),
+        "b.tar": ([MEDIA[6]], ["cls", "tokens/layer_1"]),
+    }
+    for shard, keys, arrays, size in list(unread(store, read)):
+        assert size > 0
+        replace_shard(shard, keys, arrays)
+    cache = open_folder(store / PLACE, {})
+    assert not list(unread(store, read))
+    assert set(cache.media) == {MEDIA[0], MEDIA[6]}
+    expected = tokens_of(MEDIA)[[0, 6]][:, [1]].half()
+    assert cache.read([MEDIA[0], MEDIA[6]], [1], cls_only=False).equal(expected)
+    assert cache.rejected.keys() == {"bad.png"}
+    for shard, keys, arrays, _ in list(unread(store, {})):
+        replace_shard(shard, keys, arrays)
+    assert shard_files(store / PLACE) == []
+
+
+@pytest.mark.parametrize("suffix", ["zarr", "tar"])
+def test_a_copy_in_the_other_format_holds_the_same(tmp_path: Path, suffix: str) -> None:
+    other = {"zarr": "tar", "tar": "zarr"}[suffix]
+    copy_shard(open_shard(write(tmp_path / f"a.{suffix}")), tmp_path / f"b.{other}")
+    first, second = (TokenCache([tmp_path / n], {}) for n in (f"a.{suffix}", f"b.{other}"))
+    assert first.digest(MEDIA, ARRAYS) == second.digest(MEDIA, ARRAYS)
+    assert second.read(MEDIA, LAYERS, False).equal(first.read(MEDIA, LAYERS, False))
+
+
+def test_what_is_published_is_found_by_what_made_it_and_fetched(
+    store: Path, tmp_path: Path
 ) -> None:
-    path = write(tmp_path / f"shard{suffix}")
-    with pytest.raises(CacheError, match=rf"shard\{suffix} was made with {field}: .*{value}"):
-        TokenCache([path], expected)
-
-
-def test_shards_of_different_caches_are_refused(tmp_path: Path, suffix: str) -> None:
-    paths = [
-        write(tmp_path / f"0{suffix}", MEDIA[:3]),
-        write(tmp_path / f"1{suffix}", MEDIA[3:], {**METADATA, "weights_sha256": "other"}),
-    ]
-    with pytest.raises(CacheError, match=rf"1\{suffix} was made with weights_sha256: 'other'"):
-        TokenCache(paths, {})
-    with pytest.raises(CacheError, match="in two shards"):
-        TokenCache([paths[0], paths[0]], {})
-
-
-def test_what_the_cache_lacks_is_named(tmp_path: Path) -> None:
-    cache = TokenCache([write(tmp_path / "shard.zarr", rejected=("bad.png",))], {})
-    with pytest.raises(CacheError, match=r"all tokens of layers \[1, 3\], not of \[2\]"):
-        cache.read(MEDIA, [1, 2], cls_only=False)
-    with pytest.raises(CacheError, match=r"CLS of layers \[0, 1, 2, 3\], not of \[4\]"):
-        cache.read(MEDIA, [4], cls_only=True)
-    with pytest.raises(CacheError, match=r"no tokens of new\.png: extract again"):
-        cache.read(["new.png"], [1], cls_only=False)
-    with pytest.raises(
-        CacheError, match=r"no tokens of bad\.png: it was rejected at extraction \(empty file\)"
-    ):
-        cache.read(["bad.png"], [1], cls_only=False)
-
-
-def test_a_changed_value_is_found_by_verify(tmp_path: Path, suffix: str) -> None:
-    path = write(tmp_path / f"shard{suffix}")
-    file = path / "tokens/layer_3/c/0/0/0" if path.is_dir() else path
-    content = bytearray(file.read_bytes())
-    place = content.find(bytes(tokens_of(MEDIA)[4, 3].half().numpy()))
-    content[place + 7] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(CacheError, match="tokens/layer_3 is damaged"):
-        TokenCache([path], {}).verify()
-
-
-@pytest.mark.parametrize("length", [0, 50, -1])
-def test_a_cut_file_is_found_at_once(tmp_path: Path, suffix: str, length: int) -> None:
-    path = write(tmp_path / f"shard{suffix}")
-    file = path / "cls/c/0/0/0" if path.is_dir() else path
-    file.write_bytes(file.read_bytes()[:length])
-    with pytest.raises(CacheError, match="extract it again"):
-        TokenCache([path], {})
-    file.unlink()
-    with pytest.raises(CacheError, match="extract it again"):
-        TokenCache([path], {})
-
-
-def test_what_is_no_shard_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match="not a zarr group"):
-        TokenCache([tmp_path / "absent.zarr"], {})
-    zarr.create_group(tmp_path / "other.zarr")
-    with pytest.raises(CacheError, match="not a shard of a token cache"):
-        TokenCache([tmp_path / "other.zarr"], {})
-    with tarfile.open(tmp_path / "other.tar", "w") as archive:
-        archive.add(tmp_path / "other.zarr")
-    with pytest.raises(CacheError, match=r"other\.tar is cut, or not a shard of a token cache"):
-        TokenCache([tmp_path / "other.tar"], {})
-    with pytest.raises(CacheError, match=r"shard\.npz has not the suffix.*: \.zarr, \.tar"):
-        TokenCache([tmp_path / "shard.npz"], {})
-    with pytest.raises(CacheError, match="at least one"):
-        TokenCache([], {})
-
-
-def test_a_failed_writer_leaves_nothing(tmp_path: Path, suffix: str) -> None:
-    tokens = tokens_of(MEDIA)
-    tokens[2, 3, 1, 1] = 1e6
-
-    def write_two_batches() -> None:
-        with write_shard(tmp_path / f"shard{suffix}", METADATA, SHAPE, LAYERS, "float16") as shard:
-            shard.add(MEDIA[:2], shard.pack(tokens[:2]))
-            shard.add(MEDIA[2:], shard.pack(tokens[2:]))
-
-    with pytest.raises(CacheError, match="tokens/layer_3: a token is not finite in float16"):
-        write_two_batches()
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("layers", "dtype", "message"),
-    [
-        ([1, 4], "float16", r"layers \[1, 4\] must differ, and lie in 0\.\.3"),
-        ([1, 1], "float16", r"layers \[1, 1\] must differ"),
-        ([1], "float32", r"unknown dtype 'float32'.*\['bfloat16', 'float16'\]"),
-    ],
-)
-def test_layers_and_dtype_that_cannot_be_are_refused(
-    tmp_path: Path, suffix: str, layers: list[int], dtype: str, message: str
-) -> None:
-    path = tmp_path / f"shard{suffix}"
-    with pytest.raises(CacheError, match=message), write_shard(path, {}, SHAPE, layers, dtype):
-        pytest.fail("a writer was made")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_rows_of_another_shape_are_refused(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"shard{suffix}"
-    with (
-        pytest.raises(CacheError, match=r"cls: 2 rows of \(4, 6\) are due, not \(3, 4, 6\)"),
-        write_shard(path, {}, SHAPE, LAYERS, "float16") as shard,
-    ):
-        shard.add(MEDIA[:2], shard.pack(tokens_of(MEDIA[:3])))
-
-
-def test_the_predicted_size_is_that_on_disk(tmp_path: Path) -> None:
-    path = write(tmp_path / "shard.zarr")
-    predicted = predicted_bytes(FORMATS["zarr"], len(MEDIA), SHAPE, LAYERS)
-    checksum = 4
-    for name, size in predicted.items():
-        assert (path / name / "c/0/0/0").stat().st_size == size + checksum
-    assert predicted.keys() == {"cls", "tokens/layer_1", "tokens/layer_3"}
-
-
-def test_too_small_a_disk_is_an_error(tmp_path: Path) -> None:
-    require_disk(tmp_path / "not/yet/there.zarr", 1)
-    with pytest.raises(CacheError, match=r"there\.zarr needs 1000000000\.00 GB, but the disk has"):
-        require_disk(tmp_path / "not/yet/there.zarr", 10**18)
-
-
-def test_metadata_says_what_the_bits_are(tmp_path: Path, suffix: str) -> None:
-    for dtype, stored in {"float16": "float16", "bfloat16": "uint16"}.items():
-        cache = TokenCache([write(tmp_path / f"{dtype}{suffix}", dtype=dtype)], {})
-        assert METADATA.items() <= cache.metadata.items()
-        assert cache.metadata["shape"] == SHAPE
-        assert (cache.metadata["dtype"], cache.metadata["stored_dtype"]) == (dtype, stored)
-        (checksums,) = cache.checksums
-        assert checksums.keys() == {"cls", "tokens/layer_1", "tokens/layer_3"}
-
-
-def test_metadata_is_plain_json(tmp_path: Path) -> None:
-    attributes = json.loads((write(tmp_path / "shard.zarr") / "zarr.json").read_text())[
-        "attributes"
-    ]
-    assert METADATA.items() <= attributes.items()
-    assert attributes["shape"] == SHAPE
-    assert attributes["sha256"].keys() == {"cls", "tokens/layer_1", "tokens/layer_3"}
+    assert publish(store, tmp_path / "site") == 2
+    url = (tmp_path / "site").as_uri()
+    expected = {**METADATA, "dtype": "float16"}
+    assert published_place(url, expected) == PLACE
+    for shard in (tmp_path / "site" / PLACE).glob("*.tar"):  # the library reads them too
+        dataset = webdataset.WebDataset(str(shard), shardshuffle=False, empty_check=False)
+        keys = [sample["media.txt"] for sample in dataset.decode()]
+        assert keys == open_shard(shard).metadata["samples"]
+    with pytest.raises(CacheError, match=r"no tokens of this backbone: .* view 0, not 3"):
+        published_place(url, {**expected, "view": 3})
+    mine = tmp_path / "mine"
+    assert fetch_rows(url, PLACE, expected, KEYS, ["cls"], mine) == 7
+    assert fetch_rows(url, PLACE, expected, KEYS, ["cls"], mine) == 0
+    ours, theirs = (open_folder(root / PLACE, {}) for root in (mine, store))
+    assert ours.digest(MEDIA, ARRAYS) == theirs.digest(MEDIA, ARRAYS)
+    with pytest.raises(CacheError, match=r"has no rows in cls of 1 of 1 media, new for one"):
+        fetch_rows(url, PLACE, expected, {"new": "0"}, ["cls"], mine)
+    streamed = open_published(url, PLACE, expected, MEDIA[5:])
+    assert [Path(str(shard.path)).name for shard in streamed.shards] == ["b.tar"]
+    with pytest.raises(CacheError, match="no vit-1/view0, just vit-0/view0"):
+        publish(store, tmp_path / "site", ["vit-1/view0"])
+    (tmp_path / "site/index.json").write_text("[]")
+    with pytest.raises(CacheError, match="is no index of a published store"):
+        published_place(url, expected)

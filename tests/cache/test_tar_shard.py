@@ -17,7 +17,7 @@ from depalm.cache.writer import write_shard
 from depalm.training.batches import encode
 from depalm.training.loop import train
 from tests.support.features import views_of
-from tests.support.shards import LAYERS, MEDIA, METADATA, SHAPE, tokens_of, write
+from tests.support.shards import ARRAYS, LAYERS, MEDIA, METADATA, SHAPE, tokens_of, write
 from tests.support.tiny import BACKBONE, tiny_llm
 from tests.support.training import SETTINGS, build, equal, samples, weights
 from tests.support.web import serve
@@ -75,7 +75,7 @@ def test_members_tell_neither_time_nor_user(tmp_path: Path) -> None:
 def test_any_name_of_a_file_is_an_id(tmp_path: Path, media: str) -> None:
     path = tmp_path / "shard.tar"
     tokens = tokens_of(MEDIA[:2])
-    with write_shard(path, METADATA, SHAPE, LAYERS, "float16") as shard:
+    with write_shard(path, METADATA, SHAPE, ARRAYS, "float16") as shard:
         shard.add([media, "other"], shard.pack(tokens))
     assert [sample["media.txt"] for sample in by_webdataset(path)] == [media, "other"]
     found = TokenCache([path], {}).read([media], LAYERS, cls_only=False)
@@ -83,7 +83,7 @@ def test_any_name_of_a_file_is_an_id(tmp_path: Path, media: str) -> None:
 
 
 def test_the_predicted_size_is_that_on_disk(tmp_path: Path) -> None:
-    sizes = predicted_bytes(FORMATS["webdataset"], len(MEDIA), SHAPE, LAYERS)
+    sizes = predicted_bytes(FORMATS["webdataset"], len(MEDIA), SHAPE, ARRAYS)
     found = dict.fromkeys(sizes, 0)
     for member in members(write(tmp_path / "shard.tar")):
         name = member.name.partition(".")[2].removesuffix(".npy").replace(".", "/")
@@ -100,7 +100,7 @@ def test_a_damaged_index_is_found_at_once(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[offsets.offset_data + 200] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CacheError, match=r"shard\.tar has a damaged index; .*extract it again"):
+    with pytest.raises(CacheError, match=r"shard\.tar has a damaged index; .*verify --repair"):
         TokenCache([path], {})
 
 
@@ -109,17 +109,18 @@ def test_training_does_not_depend_on_the_format(tmp_path: Path) -> None:
     llm = tiny_llm("llama")
     data = encode(llm, samples(), 10)
     trained, checksums = [], []
+    arrays = ["cls", "tokens/layer_0", "tokens/layer_1"]
     for name, known in FORMATS.items():
         paths = [tmp_path / f"shard-{i}-of-2{known.suffix}" for i in range(2)]
         for path, half in zip(paths, (media[:2], media[2:]), strict=True):
             torch.manual_seed(len(half))
-            with write_shard(path, METADATA, BACKBONE, [0, 1], "float16") as shard:
+            with write_shard(path, METADATA, BACKBONE, arrays, "float16") as shard:
                 shard.add(half, shard.pack(torch.randn(len(half), *BACKBONE.values())))
         cache = TokenCache(paths, {})
-        checksums.append(cache.checksums)
+        checksums.append(cache.digest(media, arrays))
         adapter = build("qp_l0")
         views = views_of(adapter, cache)
-        run = train(llm, adapter, data, views, SETTINGS, 0, tmp_path / name, "identity")
+        run = train(llm, adapter, data, views, SETTINGS, 0, tmp_path / name, {"of": "this"})
         trained.append(weights(run))
     assert checksums[0] == checksums[1]
     assert equal(*trained)

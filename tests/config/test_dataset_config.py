@@ -121,7 +121,7 @@ def test_an_index_beyond_the_templates_is_told(load: Any) -> None:
 
 
 def test_a_datasets_own_tolerance_is_over_the_general_one(load: Any) -> None:
-    assert load().max_reject_fraction("mine") == 0.001
+    assert load().max_reject_fraction("mine") == 0.0
     assert load(max_reject_fraction=0.25).max_reject_fraction("mine") == 0.25
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from depalm.cache.formats import array_names
 from depalm.config.experiment import Config
 from depalm.config.load import load_config
 from depalm.config.schema import ConfigError, check_schema, load_yaml
+from depalm.config.store_plan import StorePlan
 from depalm.features.extract import Extraction
 from depalm.specs import SettingsSpec, TrainSpec
 from depalm.specs.features import Cached
@@ -65,10 +67,13 @@ def test_runs_are_the_products_of_the_blocks_each_once() -> None:
 def test_only_layers_that_a_method_reads_whole_are_cached() -> None:
     methods = ["blind", "limber_1", "epalm", "qp_l0", "qp_inner"]
     every = demo(grid=[block(methods=methods)], overrides=[])
-    assert every.layers("easy-vqa", "dinov2-S") == [8, 9, 10, 11]
-    assert (
-        demo(grid=[block(methods=methods[:3])], overrides=[]).layers("easy-vqa", "dinov2-S") == []
-    )
+    assert arrays(every) == {*array_names([8, 9, 10, 11], False), "cls"}
+    assert arrays(demo(grid=[block(methods=methods[:3])], overrides=[])) == {"cls"}
+
+
+def arrays(config: Config) -> set[str]:
+    """All that the runs read of the token store."""
+    return {name for cache in StorePlan(config).caches() for name in cache["arrays"]}
 
 
 def test_settings_come_from_the_most_specific_place() -> None:

@@ -1,6 +1,7 @@
 """Methods in the configuration: every YAML, overrides, and what is refused before any job."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ TUNED = {"finetune": {"backbone": {"linears": True}}}
 def test_a_backbone_in_the_loop_can_be_tuned_and_needs_no_cache() -> None:
     config = load("qp_inner", **override(TUNED, features="online"))
     assert config.plan(RUN).online
-    assert config.layers(RUN.dataset, RUN.backbone) == []
+    assert config.plan(RUN).arrays == []
     assert load("qp_l0", features="online", **override(TUNED)).plan(RUN).online
     back = override({}, features="cached")
     assert not load("qp_l0", features="online", **back).plan(RUN).online
@@ -207,8 +208,8 @@ def test_a_backbone_in_the_loop_can_be_tuned_and_needs_no_cache() -> None:
 
 def test_cached_layers_are_those_that_the_methods_read() -> None:
     config = load("qp_inner")
-    assert config.layers(RUN.dataset, RUN.backbone) == [8, 9, 10, 11]
-    assert load("epalm").layers(RUN.dataset, RUN.backbone) == []  # CLS of every layer is kept
+    assert config.plan(replace(RUN, method="qp_inner")).layers == "8-9-10-11"
+    assert load("epalm").plan(replace(RUN, method="epalm")).layers == "cls"
 
 
 def test_a_checkpoint_is_tested_and_not_trained(tmp_path: Path) -> None:

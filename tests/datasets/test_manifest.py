@@ -19,6 +19,7 @@ from depalm.datasets.subsets import ManifestError, draw_subset, parse_fraction
 from depalm.errors import AnnotationError
 from depalm.rejects import Reject, RejectError, read_rejects, write_rejects
 from depalm.specs.dataset import Templates
+from tests.support.samples import unkeyed
 from tests.support.specs import rows_spec
 
 TEMPLATES = {"texts": ["{question}\n\nAnswer:\n", "Q: {question} A:", "{question}"]}
@@ -52,9 +53,9 @@ def generic(root: Path, name: str, text: str) -> Path:
 
 def test_easy_vqa_rows_become_samples(tmp_path: Path) -> None:
     rows = [["what shape?", "circle", 2], ["is it {red}?", "no", 0], ["what shape?", "square", 0]]
-    samples, rejects = build_manifest(easy_vqa(tmp_path, rows), rows_spec(DATASET), "train")
+    samples, rejects, _ = build_manifest(easy_vqa(tmp_path, rows), rows_spec(DATASET), "train")
     assert rejects == []
-    assert samples[:2] == [
+    assert unkeyed(samples[:2]) == [
         Sample("train-0", "train/images/2.png", "what shape?\n\nAnswer:\n", ["circle"]),
         Sample("train-1", "train/images/0.png", "is it {red}?\n\nAnswer:\n", ["no"]),
     ]
@@ -64,7 +65,9 @@ def test_easy_vqa_rows_become_samples(tmp_path: Path) -> None:
 def test_bad_rows_are_rejected_with_a_reason_and_counted(tmp_path: Path) -> None:
     rows = [["q?", "a", 0], [" ", "a", 0], ["q?", "", 1], ["q?", "a", 9]]
     root = easy_vqa(tmp_path, rows)
-    samples, rejects = build_manifest(root, rows_spec(DATASET), "train", max_reject_fraction=0.75)
+    samples, rejects, _ = build_manifest(
+        root, rows_spec(DATASET), "train", max_reject_fraction=0.75
+    )
     assert [sample.id for sample in samples] == ["train-0"]
     assert [(reject.id, reject.reason) for reject in rejects] == [
         ("train-1", "blank question"),
@@ -78,8 +81,10 @@ def test_bad_rows_are_rejected_with_a_reason_and_counted(tmp_path: Path) -> None
 def test_captions_need_no_question(tmp_path: Path) -> None:
     line = {"media": "a.png", "references": ["a cat", " ", "the cat"]}
     root = generic(tmp_path, "manifest.train.jsonl", json.dumps(line) + "\n\n")
-    samples, _ = build_manifest(root, rows_spec({**GENERIC, "templates": {"texts": [""]}}), "train")
-    assert samples == [Sample("train-0", "a.png", "", ["a cat", "the cat"])]
+    samples, *_ = build_manifest(
+        root, rows_spec({**GENERIC, "templates": {"texts": [""]}}), "train"
+    )
+    assert unkeyed(samples) == [Sample("train-0", "a.png", "", ["a cat", "the cat"])]
     with pytest.raises(RejectError, match="blank question"):
         build_manifest(root, rows_spec(GENERIC), "train")
 
@@ -99,17 +104,19 @@ def test_jsonl_and_csv_of_a_user_give_the_same_samples(tmp_path: Path) -> None:
         'y,b.png,q?,"[""c""]"\r\n'
     )
     generic(table, "manifest.test.csv", text)
-    samples, _ = build_manifest(jsonl, rows_spec(GENERIC), "test")
+    samples, *_ = build_manifest(jsonl, rows_spec(GENERIC), "test")
     assert samples == build_manifest(table, rows_spec(GENERIC), "test")[0]
-    assert samples[0] == Sample("x", "a.png", "où, “quoi”?\n\nAnswer:\n", ["un, deux", "b"])
+    assert unkeyed(samples)[0] == Sample(
+        "x", "a.png", "où, “quoi”?\n\nAnswer:\n", ["un, deux", "b"]
+    )
 
 
 def test_a_prompt_of_its_own_takes_the_place_of_the_template(tmp_path: Path) -> None:
     text = "media,prompt,reference\na.png,Describe {question}: ,[music]\n"
-    samples, _ = build_manifest(
+    samples, *_ = build_manifest(
         generic(tmp_path, "manifest.train.csv", text), rows_spec(GENERIC), "train"
     )
-    assert samples == [Sample("train-0", "a.png", "Describe {question}: ", ["[music]"])]
+    assert unkeyed(samples) == [Sample("train-0", "a.png", "Describe {question}: ", ["[music]"])]
 
 
 def test_the_template_is_the_first_that_at_an_index_or_drawn_for_each_sample() -> None:
@@ -135,7 +142,7 @@ def test_the_template_is_the_first_that_at_an_index_or_drawn_for_each_sample() -
 def test_the_drawn_template_stands_in_the_prompt(tmp_path: Path) -> None:
     root = easy_vqa(tmp_path, [["what?", "a", 0]] * 8)
     templates = {**TEMPLATES, "selection": "random", "seed": 3}
-    samples, _ = build_manifest(root, rows_spec({**DATASET, "templates": templates}), "train")
+    samples, *_ = build_manifest(root, rows_spec({**DATASET, "templates": templates}), "train")
     expected = [
         choose_template(Templates.model_validate(templates), sample.id) for sample in samples
     ]

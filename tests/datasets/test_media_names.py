@@ -24,7 +24,7 @@ def lines(root: Path, *media: str) -> None:
 def samples(root: Path, tolerated: float = 1.0, **more: Any) -> tuple[list[str], list[str]]:
     """Media and reasons of the rejects."""
     dataset = {"reader": "generic", "splits": ["train"], "templates": {"texts": [""]}, **more}
-    found, rejects = build_manifest(
+    found, rejects, _ = build_manifest(
         root, rows_spec(dataset), "train", max_reject_fraction=tolerated
     )
     return unique_media(found), [reject.reason for reject in rejects]

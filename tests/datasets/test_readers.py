@@ -23,6 +23,7 @@ from depalm.errors import AnnotationError
 from depalm.evaluation.vqa_accuracy import answer_accuracy
 from depalm.rejects import RejectError
 from depalm.sources.convert import convert
+from tests.support.samples import unkeyed
 from tests.support.specs import rows_spec
 
 Writer = Callable[[Path], None]
@@ -49,8 +50,8 @@ def manifest(
     reader: str, root: Path, split: str, tolerated: float = 0.0, templates: Any = CAPTION
 ) -> tuple[list[Sample], dict[str, str]]:
     dataset = {"reader": reader, "splits": [split], "templates": templates}
-    samples, rejects = build_manifest(root, rows_spec(dataset), split, None, tolerated)
-    return samples, {reject.id: reject.reason for reject in rejects}
+    samples, rejects, _ = build_manifest(root, rows_spec(dataset), split, None, tolerated)
+    return unkeyed(samples), {reject.id: reject.reason for reject in rejects}
 
 
 def answers(texts: Sequence[str]) -> list[dict[str, Any]]:

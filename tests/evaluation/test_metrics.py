@@ -254,6 +254,8 @@ def test_scores_carry_the_run_its_cost_and_its_origin(tmp_path: Path) -> None:
         "primary_metric": "vqa_accuracy",
         "samples": 2,
         "rejects": 1,
+        "train_rejects": 4,
+        "media_in_train": None,
         **{key: value for key, value in TRAINED.items() if key not in ("rejects", "final_loss")},
         "generate_seconds": 2.5,
         "generate_device": "a CPU",

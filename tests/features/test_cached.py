@@ -1,42 +1,65 @@
 """Views: training reads the augmented ones in turn, evaluation the clean one."""
 
+import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from depalm.adapters.errors import AdapterError
+from depalm.adapters.layout import Layout, layout
 from depalm.cache.errors import CacheError
+from depalm.cache.formats import arrays_of
+from depalm.cache.store import open_folder, write_receipt
 from depalm.cache.writer import write_shard
 from depalm.config.plan import training_views
 from depalm.datasets.manifest import Sample
 from depalm.features.base import NoFeatures, partition, read_each
-from depalm.features.source import Source, open_cache, open_views
+from depalm.features.source import Source, open_views
 from depalm.identity import token_identity
 from depalm.rejects import Reject
 from depalm.specs import features as specs
 from depalm.specs.features import Cached, Online
+from depalm.specs.llm import LLMShape
 from tests.support.runs import CPU
-from tests.support.tiny import new_adapter
+from tests.support.tiny import method_spec, new_adapter
 from tests.support.vit import SPEC, VIT
 
 MEDIA = ["a", "b", "c", "d"]
+KEYS = {name: name for name in MEDIA}
 METHOD = {"source": {"count": 1}, "tokens": "cls", "inject": {"at": "l0"}}
 LLM_SHAPE = {"layers": 4, "width": 16}
 
 
-def write_view(folder: Path, view: int, rejected: tuple[str, ...] = ()) -> list[Path]:
-    """Two shards whose tokens all are `view`."""
-    paths = [folder / f"view{view}/shard-{i}.zarr" for i in range(2)]
-    for path, media in zip(paths, (MEDIA[:2], MEDIA[2:]), strict=True):
+def write_view(folder: Path, view: int, rejected: tuple[str, ...] = ()) -> str:
+    """Two shards of the store whose tokens all are `view`; the path of their receipt."""
+    place = f"vit-0/view{view}"
+    identity, arrays = token_identity(VIT, view), arrays_of("cls-11")
+    shape = SPEC["shape"]
+    for i, media in enumerate((MEDIA[:2], MEDIA[2:])):
         kept = [name for name in media if name not in rejected]
-        with write_shard(path, token_identity(VIT, view), SPEC["shape"], [11], "float16") as shard:
-            tokens = torch.full((len(kept), *(SPEC["shape"][k] for k in SPEC["shape"])), view)
+        path = folder / "store" / place / f"{i}.zarr"
+        with write_shard(path, identity, shape, arrays, "float16") as shard:
+            tokens = torch.full((len(kept), *(shape[k] for k in shape)), view)
             shard.add(kept, shard.pack(tokens))
-            shard.rejected |= dict.fromkeys(rejected, "empty file")
-    return paths
+            shard.rejected |= dict.fromkeys(rejected, ("empty file", None))
+    receipt = folder / f"view{view}.json"
+    cache = open_folder(folder / "store" / place, identity)
+    write_receipt(receipt, cache, place, KEYS, arrays)
+    return str(receipt)
+
+
+def planned(folder: Path, *views: int, **options: tuple[str, ...]) -> Cached:
+    rejected = options.get("rejected", ())
+    receipts = [write_view(folder, view, rejected[:view][-1:]) for view in views]
+    return Cached(receipts=receipts, views=list(views), store=str(folder / "store"))
+
+
+def fitted(method: dict[str, Any]) -> Layout:
+    return layout(method_spec(method), VIT.shape, LLMShape.model_validate(LLM_SHAPE))
 
 
 def test_training_reads_the_augmented_views_or_the_only_one() -> None:
@@ -44,52 +67,73 @@ def test_training_reads_the_augmented_views_or_the_only_one() -> None:
 
 
 def test_epochs_read_the_views_in_turn(tmp_path: Path) -> None:
-    shards = [path for view in (1, 2, 3) for path in write_view(tmp_path, view)]
-    adapter = new_adapter(METHOD, SPEC["shape"], LLM_SHAPE)
-    views = open_views(adapter, shards, [1, 2, 3], VIT)
+    cached = planned(tmp_path, 1, 2, 3)
+    views = open_views(fitted(METHOD), cached, KEYS, VIT)
     read = [views.read(["a", "d"], epoch).unique().tolist() for epoch in range(5)]
     assert read == [[1], [2], [3], [1], [2]]
-    with pytest.raises(CacheError, match="view: 1, but this run asks for 2"):
-        open_views(adapter, shards, [2, 1, 3], VIT)
-    with pytest.raises(CacheError, match=r"transform\.crop"):
-        open_cache(shards[:2], VIT)
+    for order, message in (([2, 1, 3], "view: 1, but this .* 2"), ([0, 2, 3], r"transform\.crop")):
+        wrong = cached.model_copy(update={"views": order})
+        with pytest.raises(CacheError, match=message):
+            open_views(fitted(METHOD), wrong, KEYS, VIT)
 
 
 def test_what_one_view_lacks_is_left_out_of_all(tmp_path: Path) -> None:
-    shards = write_view(tmp_path, 1, rejected=("b",)) + write_view(tmp_path, 2, rejected=("c",))
-    views = open_views(new_adapter(METHOD, SPEC["shape"], LLM_SHAPE), shards, [1, 2], VIT)
-    samples = [Sample(name, name, "", ["text"]) for name in MEDIA]
+    cached = planned(tmp_path, 1, 2, rejected=("b", "c"))
+    views = open_views(fitted(METHOD), cached, KEYS, VIT)
+    samples = [Sample(name, name, "", ["text"], name) for name in MEDIA]
     kept, rejects = partition(samples, views.rejected)
     assert [sample.media for sample in kept] == ["a", "d"]
     assert rejects == [Reject("b", "b", "empty file"), Reject("c", "c", "empty file")]
 
 
-def test_a_cache_without_the_layers_of_the_adapter_is_refused(tmp_path: Path) -> None:
+def test_a_receipt_of_other_layers_is_refused(tmp_path: Path) -> None:
     method = {**METHOD, "tokens": "all", "source": {"count": 2}, "merge": "mean"}
-    adapter = new_adapter(method, SPEC["shape"], LLM_SHAPE)
-    with pytest.raises(CacheError, match=r"holds all tokens of layers \[11\], not of \[10\]"):
-        open_views(adapter, write_view(tmp_path, 1), [1], VIT)
+    with pytest.raises(CacheError, match=r"view1\.json tells of .*11.*, not of .*layer_10"):
+        open_views(fitted(method), planned(tmp_path, 1), KEYS, VIT)
+
+
+def test_rows_that_were_removed_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    cached = planned(tmp_path, 1)
+    shutil.rmtree(tmp_path / "store/vit-0/view1/1.zarr")
+    message = r"lacks 2 of the 4 media that .*view1\.json tells of, c for one.*verify --repair"
+    with pytest.raises(CacheError, match=message):
+        open_views(fitted(METHOD), cached, KEYS, VIT)
+    Path(cached.receipts[0]).write_text("{")
+    with pytest.raises(CacheError, match=r"view1\.json is missing or damaged"):
+        open_views(fitted(METHOD), cached, KEYS, VIT)
+
+
+def test_features_are_known_by_the_rows_that_are_read(tmp_path: Path) -> None:
+    cached = planned(tmp_path, 1)
+
+    def identity(*media: str) -> list[str]:
+        keys = {name: KEYS[name] for name in media}
+        return open_views(fitted(METHOD), cached, keys, VIT).identity
+
+    assert identity("a", "b") == identity("b", "a") != identity("a", "c")
 
 
 def test_what_the_plan_says_is_opened(tmp_path: Path) -> None:
     reading = new_adapter(METHOD, SPEC["shape"], LLM_SHAPE)
-    blind = new_adapter({"inject": {"at": "none"}, "prompt_tokens": 1}, SPEC["shape"], LLM_SHAPE)
-    cached = Cached(shards=[str(path) for path in write_view(tmp_path, 1)], views=[1])
-    none = specs.NoFeatures()
-    with Source(VIT, None, cached).open(reading, None, [], CPU) as features:
+    blind = {"inject": {"at": "none"}, "prompt_tokens": 1}
+    cached, none = planned(tmp_path, 1), specs.NoFeatures()
+    samples = [Sample("1", "a", "", ["text"], "a")]
+    source = Source(VIT, None, cached, fitted(METHOD), samples)
+    with source.open(reading, None, CPU) as features:
         assert features.read(["a"]) is not None
         assert features.read_ahead
-    with Source(VIT, None, none).open(blind, None, [], CPU) as features:
+    unread = Source(VIT, None, none, fitted(blind), samples)
+    with unread.open(new_adapter(blind, SPEC["shape"], LLM_SHAPE), None, CPU) as features:
         assert isinstance(features, NoFeatures)
         assert features.read(["a"]) is None
-        assert (features.rejected, features.identity) == ({}, None)
-    for planned, adapter, message in (
-        (none, reading, "the method reads tokens, but its features are 'none'"),
+        assert (features.rejected, unread.identity) == ({}, None)
+    for planned_as, method, message in (
+        (none, METHOD, "the method reads tokens, but its features are 'none'"),
         (cached, blind, "the method reads no tokens, but its features are 'cached'"),
-        (Online(media="."), reading, "need the directory of the backbone's weights"),
+        (Online(media="."), METHOD, "need the directory of the backbone's weights"),
     ):
         with pytest.raises(AdapterError, match=message):
-            Source(VIT, None, planned).open(adapter, None, [], CPU)
+            Source(VIT, None, planned_as, fitted(method), samples)
 
 
 def test_the_next_item_is_read_while_one_is_used_and_no_more() -> None:

@@ -10,7 +10,7 @@ from depalm.datasets.manifest import (
     unique_media,
     write_manifest,
 )
-from depalm.features.extract import Extraction, extract
+from depalm.features.extract import Encoder, Extraction, extract
 from depalm.features.online import Media, OnlineFeatures
 from depalm.files import OutsideError
 from tests.support.media_files import write_images
@@ -22,10 +22,11 @@ def test_extraction_and_online_features_read_below_their_root(tmp_path: Path) ->
     write_images(tmp_path, ["outside.png", "root/a.png"])
     write_manifest(tmp_path / "m.parquet", [Sample("1", "../outside.png", "", ["x"])])
     media, root = unique_media(read_manifest(tmp_path / "m.parquet")), tmp_path / "root"
-    shard = tmp_path / "shard.zarr"
+    store = tmp_path / "store"
+    encoder, keys = Encoder("vit", VIT, tmp_path / "weights"), dict.fromkeys(media, "0")
     with pytest.raises(OutsideError, match=r"'\.\./outside\.png' leaves its folder"):
-        extract(VIT, tmp_path / "weights", root, media, [11], shard, Extraction(), "cpu")
-    assert not shard.exists()
-    features = OnlineFeatures(None, None, None, Media(root), "cpu", None)  # type: ignore[arg-type]
+        extract(encoder, root, keys, ["cls"], store, Extraction(), "cpu")
+    assert not list(store.rglob("*.zarr"))
+    features = OnlineFeatures(None, None, None, Media(root), keys, "cpu", None)  # type: ignore[arg-type]
     with pytest.raises(OutsideError, match=r"'\.\./outside\.png' leaves its folder"):
         features._files(media, None)

@@ -13,14 +13,16 @@ from safetensors.torch import load_file
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.errors import AdapterError
 from depalm.backbones.load import load_backbone
+from depalm.cache.store import open_folder, write_receipt
 from depalm.datasets.manifest import Sample, write_manifest
-from depalm.features.extract import Extraction, extract
+from depalm.features.extract import Encoder, Extraction, extract
 from depalm.features.online import Media, online_features
 from depalm.files import read_json, sha256_file
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.train import TrainJob
 from depalm.media.decoders import load_decoder, view_seed
-from depalm.rejects import MediaError, Reject, RejectError, read_rejects
+from depalm.media.pool import ChangedFile
+from depalm.rejects import Reject, RejectError, read_rejects
 from depalm.specs import BackboneSpec, LLMSpec, TrainSpec
 from depalm.specs.features import Cached, Online
 from depalm.specs.settings import GenerateSpec
@@ -33,7 +35,6 @@ from tests.support.training import Killed
 from tests.support.vit import SPEC, VIT, tiny_vit
 
 MEDIA = [f"images/{i}.png" for i in range(4)]
-SAMPLES = [Sample(str(i), MEDIA[i % 4], "what ?", [["a", "b"][i % 2]]) for i in range(8)]
 SETTINGS = TrainSpec(batch_size=4, lr=5e-3, steps=5, dtype="float32", augment=False)
 METHOD = METHODS["qp_l0"]
 TUNED = {**METHOD, "finetune": {"backbone": {"linears": True, "norms": True}}}
@@ -46,10 +47,30 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_llm(root / "llm")
     tiny_vit(root / "vit")
     write_images(root, MEDIA)
-    write_manifest(root / "manifest.parquet", SAMPLES)
-    (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in SAMPLES))
-    extract(VIT, root / "vit", root, MEDIA, [11], root / "vit.zarr", Extraction(), "cpu")
+    (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in samples(root)))
+    prepare(root)
     return root
+
+
+def keys_of(root: Path) -> dict[str, str]:
+    return {name: sha256_file(root / name) for name in MEDIA}
+
+
+def samples(root: Path) -> list[Sample]:
+    keys, answers = list(keys_of(root).items()), ["a", "b"]
+    return [
+        Sample(str(i), keys[i % 4][0], "what ?", [answers[i % 2]], keys[i % 4][1]) for i in range(8)
+    ]
+
+
+def prepare(root: Path) -> None:
+    """The manifest of the images as they are now, their rows in the store, and a receipt."""
+    write_manifest(root / "manifest.parquet", samples(root))
+    encoder, settings = Encoder("vit", VIT, root / "vit"), Extraction(max_reject_fraction=0.3)
+    arrays, keys = ["tokens/layer_11"], keys_of(root)
+    done = extract(encoder, root, keys, arrays, root / "store", settings, "cpu")
+    place = done.folder.relative_to(root / "store").as_posix()
+    write_receipt(root / "vit.json", open_folder(done.folder, {}), place, keys, arrays)
 
 
 def common(files: Path, folder: Path, method: Mapping[str, Any], online: bool) -> dict[str, Any]:
@@ -57,7 +78,7 @@ def common(files: Path, folder: Path, method: Mapping[str, Any], online: bool) -
         "manifest": str(files / "manifest.parquet"),
         "features": Online(media=str(files), max_reject_fraction=0.3)
         if online
-        else Cached(shards=[str(files / "vit.zarr")]),
+        else Cached(receipts=[str(files / "vit.json")], store=str(files / "store")),
         "backbone_directory": str(files / "vit"),
         "llm_directory": str(files / "llm"),
         "method": method_spec(method),
@@ -121,7 +142,7 @@ def test_features_are_the_backbones_of_each_file_in_any_order(files: Path) -> No
     summary = {**METHOD, "source": {"from": 5, "to": 5}, "tokens": "cls"}
     for method, tokens in ((several, expected[:, [3, 11]]), (summary, expected[:, [5], :1])):
         adapter, media = new_adapter(method, SPEC["shape"], LLM_SHAPE), Media(files, workers=2)
-        with online_features(adapter, model, VIT, media, MEDIA, CPU) as online:
+        with online_features(adapter, model, VIT, media, keys_of(files), CPU) as online:
             torch.testing.assert_close(online.read(asked), tokens)
 
 
@@ -133,7 +154,7 @@ def test_each_epoch_and_seed_sees_a_file_in_its_own_way_and_always_the_same(file
     read = {}
     for seed in (None, 0, 1):
         media = Media(files)
-        with online_features(untuned(), model, VIT, media, MEDIA, CPU, seed) as online:
+        with online_features(untuned(), model, VIT, media, keys_of(files), CPU, seed) as online:
             for epoch in (0, 1, 0):
                 features = online.read(MEDIA, epoch)
                 torch.testing.assert_close(read.setdefault((seed, epoch), features), features)
@@ -149,9 +170,10 @@ def test_each_epoch_and_seed_sees_a_file_in_its_own_way_and_always_the_same(file
 def test_a_file_that_goes_bad_later_is_named(files: Path, tmp_path: Path) -> None:
     model = load_backbone(VIT, files / "vit")
     shutil.copytree(files / "images", tmp_path / "images")
-    with online_features(untuned(), model, VIT, Media(tmp_path), MEDIA, CPU) as online:
+    keys = keys_of(tmp_path)
+    with online_features(untuned(), model, VIT, Media(tmp_path), keys, CPU) as online:
         (tmp_path / MEDIA[1]).unlink()
-        with pytest.raises(MediaError, match=r"images/1\.png: no such file"):
+        with pytest.raises(ChangedFile, match=r"images/1\.png has changed since its manifest"):
             online.read(MEDIA)
 
 
@@ -240,7 +262,7 @@ def test_a_tuned_backbone_comes_back_with_the_adapter(files: Path, tmp_path: Pat
         TUNED,
         SETTINGS.model_copy(update={"batch_size": 8, "lr": 3e-2, "steps": 100}),
     )
-    answers = {sample.id: sample.references[0] for sample in SAMPLES}
+    answers = {sample.id: sample.references[0] for sample in samples(files)}
     assert generate(files, tmp_path, TUNED) == answers
     # a tuning by which nothing is left of the images
     scales = {n: -torch.ones_like(t) for n, t in tensors.items() if n.endswith(".scale")}
@@ -278,6 +300,7 @@ def test_bad_files_are_left_out_listed_and_tolerated_up_to_a_fraction(
 ) -> None:
     broken = shutil.copytree(files, tmp_path / "broken")
     (broken / MEDIA[1]).write_bytes(b"no image")
+    prepare(broken)
     train(broken, tmp_path / "run")
     lost = [Reject(key, MEDIA[1], "not an image that Pillow knows") for key in ("1", "5")]
     assert read_rejects(tmp_path / "run/train.rejects.parquet") == lost
@@ -286,6 +309,7 @@ def test_bad_files_are_left_out_listed_and_tolerated_up_to_a_fraction(
     assert read_rejects(tmp_path / "run/generate.rejects.parquet") == lost
     assert read_json(tmp_path / "run/generate.json")["rejects"] == 2
     (broken / MEDIA[2]).write_bytes(b"")
+    write_manifest(broken / "manifest.parquet", samples(broken))
     with pytest.raises(RejectError, match=r"2 of 4 rejected .*images/1\.png.*over max_reject"):
         train(broken, tmp_path / "other")
 
@@ -293,18 +317,7 @@ def test_bad_files_are_left_out_listed_and_tolerated_up_to_a_fraction(
 def test_what_the_cache_lacks_is_listed_too(files: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(files, tmp_path / "broken")
     (broken / MEDIA[1]).write_bytes(b"no image")
-    shutil.rmtree(broken / "vit.zarr")
-    settings = Extraction(max_reject_fraction=0.3)
-    extract(
-        VIT,
-        broken / "vit",
-        broken,
-        MEDIA,
-        [11],
-        broken / "vit.zarr",
-        settings,
-        "cpu",
-    )
+    prepare(broken)
     train(broken, tmp_path, online=False)
     lost = [Reject(key, MEDIA[1], "not an image that Pillow knows") for key in ("1", "5")]
     assert read_rejects(tmp_path / "train.rejects.parquet") == lost

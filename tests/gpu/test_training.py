@@ -35,7 +35,7 @@ def run(
     device = next(llm.model.parameters()).device
     data = encode(llm, samples(), 10)
     features = RandomFeatures(adapter.to(device), **shape)
-    return train(llm, adapter, data, features, settings, 0, folder, "identity")
+    return train(llm, adapter, data, features, settings, 0, folder, {"of": "this"})
 
 
 def losses(folder: Path) -> Tensor:
@@ -146,4 +146,4 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_features(tmp_path:
     llm, adapter = llm_on(DEVICE), build("qp_l0").to(DEVICE)
     data = encode(llm, samples(), 10)
     with pytest.raises(TrainingError, match=r"step 0: loss nan.*the features of"):
-        train(llm, adapter, data, Broken(adapter), SHORT, 0, tmp_path, "identity")
+        train(llm, adapter, data, Broken(adapter), SHORT, 0, tmp_path, {"of": "this"})

@@ -16,7 +16,6 @@ from depalm.jobs.extract import ExtractJob
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.job import hints_of
 from depalm.jobs.manifest import ManifestJob, SubsetJob
-from depalm.jobs.sources import FetchShardJob
 from depalm.jobs.train import TrainJob
 from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, Spec, TableSpec, TrainSpec
 from depalm.specs.dataset import DatasetSource, RowsSpec
@@ -122,7 +121,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("features", {"kind": "cach"}, "unknown value 'cach'; did you mean 'cached'?"),
         (
             "features",
-            {"kind": "cached", "shards": [], "views": ["1"]},
+            {"kind": "cached", "receipts": [], "views": ["1"]},
             "features.views.0: '1' must be a valid integer",
         ),
     ],
@@ -137,14 +136,6 @@ def test_a_wrong_setting_of_generation_is_told_too() -> None:
     values = {**json.loads(example(GenerateJob).to_json()), "generate": {"beam": 1}}
     with pytest.raises(JobError, match=r"generate: unknown key 'beam'; did you mean 'beams'\?"):
         GenerateJob.from_json(json.dumps(values))
-
-
-def test_a_published_shard_is_one_of_results() -> None:
-    job = FetchShardJob(
-        url="https://host", backbone=SPECS[BackboneSpec], shard="a.tar", rejects="a.parquet"
-    )
-    with pytest.raises(JobError, match=r"a\.tar is not in results/, so https://host has no copy"):
-        job.run()
 
 
 def rule(
@@ -167,7 +158,7 @@ def rule(
 def test_a_rule_gives_its_script_a_job() -> None:
     """Also files that an input function leaves out, or gives as a list of one."""
     specs = {"method": MethodSpec, "backbone": BackboneSpec, "llm": LLMSpec, "train": TrainSpec}
-    features = Cached(shards=["a"], views=[1, 2])
+    features = Cached(receipts=["a"], views=[1, 2])
     params = {name: SPECS[kind].given() for name, kind in specs.items()}
     params |= {"features": features.given(), "seed": 4}
     inputs = {"manifest": "m", "subset": "s", "llm_directory": "l", "places": ["a"], "init": ["i"]}
@@ -205,7 +196,7 @@ def test_a_list_of_files_stays_one_however_many_there_are() -> None:
 
 def test_a_rule_that_gives_no_job_is_refused() -> None:
     params = {"dataset": SPECS[RowsSpec].given(), "split": "test", "max_rows": None}
-    outputs = {"manifest": "m", "rejects": "r"}
+    outputs = {"manifest": "m", "rejects": "r", "files": "f"}
     job = ManifestJob.from_snakemake(rule({"data": "d"}, outputs, params, {}))
     assert job.max_rows is None
     with pytest.raises(JobError, match="rule name: the key 'data' is missing"):

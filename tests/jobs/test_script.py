@@ -15,13 +15,15 @@ from snakemake.iocontainers import InputFiles, OutputFiles, Params, ResourceList
 sys.modules["torch"] = None
 SHAPE = {"layers": 1, "tokens": 1, "width": 1}
 BACKBONE = {"version": 1, "modality": "none", "loader": "disabled", "shape": SHAPE}
+HOW = {"data": "d", "weights": "w", "name": "b", "store": "s", "layers": "cls-1"}
+PARAMS = eval(sys.argv[2])
 snakemake = SimpleNamespace(
     rule="extract",
     log=["logs/a.b.log"],
     threads=1,
-    input=InputFiles(fromdict={"manifest": "m", "data": "d", "weights": "w"}),
-    output=OutputFiles(fromdict={"shard": "s.zarr", "rejects": "r"}),
-    params=Params(fromdict={"backbone": BACKBONE, "layers": [1], "shards": 2, **eval(sys.argv[2])}),
+    input=InputFiles(fromdict={"manifest": "m", "fetched": ["d"]}),
+    output=OutputFiles(fromdict={"report": "r.json"}),
+    params=Params(fromdict={"settings": {"backbone": BACKBONE, "shards": 2}, "how": HOW, **PARAMS}),
     resources=ResourceList(fromdict={"workers": 3}),
 )
 script = Path(sys.argv[1]).read_text()
@@ -41,7 +43,7 @@ def test_a_failed_import_ends_in_the_log_and_leaves_the_job(tmp_path: Path) -> N
     assert done.returncode == 1
     assert "import of torch halted" in log.splitlines()[-1]
     job = ExtractJob.from_file(tmp_path / "logs/a.b.json")
-    assert (job.view, job.shards, job.workers, job.shard) == (1, 2, 3, "s.zarr")
+    assert (job.view, job.shards, job.workers, job.report) == (1, 2, 3, "r.json")
 
 
 def test_a_rule_with_a_wrong_parameter_is_one_line_in_the_log(tmp_path: Path) -> None:

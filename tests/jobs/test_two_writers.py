@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from depalm.cache.reader import TokenCache
+from depalm.cache.store import open_folder, shard_files
 from depalm.files import sha256_file, sha256_tree
 from depalm.jobs.work import generate as generation
 from depalm.jobs.work import train as training
@@ -151,28 +151,33 @@ def test_other_settings_train_anew(files: Path, tmp_path: Path) -> None:
     assert sha256_file(run / "adapter.safetensors") != before
 
 
-def test_a_second_extraction_waits_and_takes_the_shard(tmp_path: Path, start: Start) -> None:
-    data, shard = tmp_path / "data", tmp_path / "cache" / "shard-0-of-1.zarr"
+def test_a_second_extraction_waits_and_takes_the_rows(tmp_path: Path, start: Start) -> None:
+    data, store = tmp_path / "data", tmp_path / "store"
     data.mkdir()
     tiny_vit(data / "weights")
     write_images(data, MEDIA)
     (data / MEDIA[3]).write_bytes(b"")
-    first = start(EXTRACT, data, shard, "first.log")
-    wait_for(lambda: list(shard.parent.glob(".shard-*.tmp/cls/c/0/0/0")))
+    first = start(EXTRACT, data, store, "first.log")
+    wait_for(lambda: list(store.glob("vit-*/view0/.*.tmp/tokens/layer_11/c/0/0/0")))
     first.send_signal(signal.SIGSTOP)
-    second = start(EXTRACT, data, shard, "second.log")
+    second = start(EXTRACT, data, store, "second.log")
     wait_for(lambda: "waiting for it to end" in log_of(tmp_path, "second.log"))
     first.send_signal(signal.SIGCONT)
     for process in (first, second):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-    assert "the job that was waited for has written it" in log_of(tmp_path, "second.log")
-    assert "files in" not in log_of(tmp_path, "second.log")
+    assert "99 of 100 files went through the backbone" in log_of(tmp_path, "first.log")
+    assert "0 of 100 files went through the backbone" in log_of(tmp_path, "second.log")
     assert "1 of 100 rejected (1 x the file is empty)" in log_of(tmp_path, "second.log")
-    assert TokenCache([shard], {}).rejected == {MEDIA[3]: "the file is empty"}
-    extraction(data, tmp_path / "alone.zarr")
-    assert sha256_tree(shard) == sha256_tree(tmp_path / "alone.zarr")
-    assert not list(shard.parent.glob(".*"))
+    alone = extraction(data, tmp_path / "alone").folder
+    (folder,) = store.glob("vit-*/view0")
+    assert [reject.reason for reject in open_folder(folder, {}).rejected.values()] == [
+        "the file is empty"
+    ]
+    assert [sha256_tree(path) for path in shard_files(folder)] == [
+        sha256_tree(path) for path in shard_files(alone)
+    ]
+    assert not list((folder / ".claims").iterdir())
 
 
 def test_a_failed_job_gives_its_lease_back_and_its_log_ends_with_the_error(

@@ -78,7 +78,7 @@ def test_a_stuck_file_times_out_and_the_others_are_decoded(files: list[File], wo
     assert time.monotonic() - started < 30
     assert names == [["0", "2"], ["3", "5"], ["6", "7", "8"], ["9"]]
     assert numbers == [0, 2, 3, 5, 6, 7, 8, 9]
-    assert rejects == [Reject(n, n, "decoding took longer than 2 s") for n in ("1", "4")]
+    assert rejects == [Reject(n, n, "decoding took longer than 2 s", 2) for n in ("1", "4")]
 
 
 def test_a_file_that_crashes_the_decoder_is_set_aside(files: list[File]) -> None:

@@ -1,7 +1,6 @@
 """Features that need no backbone, and views of caches for an adapter."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 from zlib import crc32
 
 import torch
@@ -18,7 +17,6 @@ class RandomFeatures:
     """
 
     rejected: Mapping[str, str] = {}
-    identity: Any = None
     read_ahead = False
 
     def __init__(self, adapter: Adapter, tokens: int = 5, width: int = 8):
@@ -40,4 +38,5 @@ class RandomFeatures:
 
 def views_of(adapter: Adapter, *caches: TokenCache) -> CachedViews:
     """The caches, one for each view, as `adapter` reads them."""
-    return CachedViews(caches, adapter.source_layers, adapter.cls_only, torch.device("cpu"))
+    keys = {key: key for cache in caches for key in (*cache.media, *cache.rejected)}
+    return CachedViews(caches, keys, adapter.source_layers, adapter.cls_only, torch.device("cpu"))

@@ -9,10 +9,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from depalm.cache.store import open_folder, view_folder, write_receipt
 from depalm.cache.writer import write_shard
 from depalm.datasets.manifest import Sample, write_manifest
-from depalm.features.extract import Extraction, extract
-from depalm.identity import token_identity, weights_identity
+from depalm.features.extract import Encoder, Extracted, Extraction, extract
+from depalm.files import sha256_file
+from depalm.identity import encoder_identity
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.train import TrainJob
 from depalm.specs import BackboneSpec, LLMSpec, TrainSpec
@@ -21,7 +23,10 @@ from depalm.specs.settings import GenerateSpec
 from tests.support.tiny import METHODS, method_spec, tiny_llm
 from tests.support.vit import SPEC, VIT, tiny_vit
 
-SAMPLES = [Sample(str(i), f"media-{i % 4}", "what ?", [["a", "b"][i % 2]]) for i in range(8)]
+KEYS = [f"{i}" * 64 for i in range(4)]
+SAMPLES = [
+    Sample(str(i), f"media-{i % 4}", "what ?", [["a", "b"][i % 2]], KEYS[i % 4]) for i in range(8)
+]
 SETTINGS = TrainSpec(batch_size=4, lr=5e-3, steps=3, dtype="float32")
 CPU = torch.device("cpu")
 METHOD = {**METHODS["qp_l0"], "version": 1}
@@ -49,18 +54,26 @@ def write_files(root: Path) -> Path:
     write_manifest(root / "manifest.parquet", SAMPLES)
     (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in SAMPLES))
     for name in ("vit", "other-vit"):
-        metadata = {
-            **token_identity(VIT),
-            "weights_sha256": weights_identity(root / name),
-        }
+        identity = encoder_identity(VIT, root / name)
+        folder = view_folder(root / "store", name, identity, 0)
         shape = SPEC["shape"]
         generator = torch.Generator().manual_seed(0)
-        with write_shard(root / f"{name}.zarr", metadata, shape, [11], "float16") as writer:
+        arrays = ["cls", "tokens/layer_11"]
+        with write_shard(folder / "0.zarr", identity, shape, arrays, "float16") as writer:
             tokens = torch.randn(
                 4, shape["layers"], shape["tokens"], shape["width"], generator=generator
             )
-            writer.add([f"media-{i}" for i in range(4)], writer.pack(tokens))
+            writer.add(KEYS, writer.pack(tokens))
+        place = folder.relative_to(root / "store").as_posix()
+        media = {sample.media: sample.sha256 for sample in SAMPLES}
+        cache = open_folder(folder, identity)
+        write_receipt(root / f"{name}.json", cache, place, media, arrays[1:])
     return root
+
+
+def cached(files: Path, vit: str = "vit") -> Cached:
+    """All tokens of the last layer, as `write_files` wrote them."""
+    return Cached(receipts=[str(files / f"{vit}.json")], store=str(files / "store"))
 
 
 def common(
@@ -75,7 +88,7 @@ def common(
     reads = method["inject"]["at"] != "none"
     return {
         "manifest": str(files / "manifest.parquet"),
-        "features": Cached(shards=[str(files / f"{vit}.zarr")]) if reads else NoFeatures(),
+        "features": cached(files, vit) if reads else NoFeatures(),
         "backbone_directory": str(files / vit) if reads else None,
         "llm_directory": str(files / llm),
         "adapter": str(folder / "adapter.safetensors"),
@@ -133,7 +146,9 @@ LONG = SETTINGS.model_copy(update={"steps": 40, "checkpoint_seconds": 0})
 MEDIA = [f"images/{i}.png" for i in range(100)]
 
 
-def extraction(data: Path, output: Path) -> None:
+def extraction(data: Path, store: Path) -> Extracted:
     torch.set_num_threads(THREADS)
     settings = Extraction(batch_size=4, max_reject_fraction=0.1)
-    extract(VIT, data / "weights", data, MEDIA, [11], output, settings, "cpu")
+    media = {name: sha256_file(data / name) for name in MEDIA}
+    encoder = Encoder("vit", VIT, data / "weights")
+    return extract(encoder, data, media, ["tokens/layer_11"], store, settings, "cpu")

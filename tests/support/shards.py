@@ -10,6 +10,7 @@ from depalm.cache.writer import write_shard
 
 SHAPE = {"layers": 4, "tokens": 5, "width": 6}
 LAYERS = [1, 3]
+ARRAYS = ["cls", "tokens/layer_1", "tokens/layer_3"]
 METADATA: dict[str, Any] = {
     "backbone": {"model": "vit", "image_size": 28, "source": {"uri": "hf://a/b@c", "sha256": "0"}},
     "weights_sha256": "ab" * 32,
@@ -32,11 +33,12 @@ def write(
     dtype: str = "float16",
     batch_size: int = 3,
     rejected: tuple[str, ...] = (),
+    arrays: list[str] = ARRAYS,
 ) -> Path:
     tokens = tokens_of(MEDIA)
-    with write_shard(path, metadata, SHAPE, LAYERS, dtype) as shard:
+    with write_shard(path, metadata, SHAPE, arrays, dtype) as shard:
         for start in range(0, len(media), batch_size):
             ids = media[start : start + batch_size]
             shard.add(ids, shard.pack(tokens[[MEDIA.index(name) for name in ids]]))
-        shard.rejected |= dict.fromkeys(rejected, "empty file")
+        shard.rejected |= dict.fromkeys(rejected, ("empty file", None))
     return path

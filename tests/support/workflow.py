@@ -1,6 +1,7 @@
 """Snakemake on the smoke configuration, as a user runs it."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,6 +35,17 @@ def planned(folder: Path, *arguments: str, run: Runner = snakemake) -> dict[str,
     return {
         rule: int(count) for rule, count in jobs.items() if rule not in ("all", "default", "total")
     }
+
+
+def copy_of(done: Path, folder: Path, *names: str) -> Path:
+    """A copy of a folder in which something has run, times and Snakemake's records included, but
+    without the one large model; of `names` alone, if there are any.
+    """
+    for name in names or ("results", "resources", ".snakemake", "logs"):
+        if (done / name).exists():
+            without = shutil.ignore_patterns("clap-random")
+            shutil.copytree(done / name, folder / name, symlinks=True, ignore=without)
+    return folder
 
 
 def build(folder: Path) -> Path:

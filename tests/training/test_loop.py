@@ -28,7 +28,7 @@ def run(
 ) -> Training:
     llm, adapter = tiny_llm("llama"), build(method, seed)
     data, features = encode(llm, samples(), 10), RandomFeatures(adapter)
-    return train(llm, adapter, data, features, settings, seed, folder, "identity")
+    return train(llm, adapter, data, features, settings, seed, folder, {"of": "this"})
 
 
 # batches
@@ -108,7 +108,7 @@ def test_exactly_the_adapter_is_trained(tmp_path: Path, method: str) -> None:
     adapter = build(method)
     before = {name: value.clone() for name, value in adapter.state_dict().items()}
     data = encode(llm, samples(), 10)
-    train(llm, adapter, data, RandomFeatures(adapter), SETTINGS, 0, tmp_path, "identity")
+    train(llm, adapter, data, RandomFeatures(adapter), SETTINGS, 0, tmp_path, {"of": "this"})
     assert all(torch.equal(value, frozen[name]) for name, value in llm.state_dict().items())
     assert not any(parameter.requires_grad for parameter in llm.parameters())
     for name, value in adapter.state_dict().items():
@@ -121,7 +121,7 @@ def test_it_learns_what_only_the_features_tell(tmp_path: Path) -> None:
     settings = TrainSpec(batch_size=6, lr=3e-2, steps=200, dtype="float32")
     adapter = build("qp_l0")
     data = encode(llm, pictures, 10)
-    train(llm, adapter, data, RandomFeatures(adapter), settings, 0, tmp_path, "identity")
+    train(llm, adapter, data, RandomFeatures(adapter), settings, 0, tmp_path, {"of": "this"})
     texts = generate(
         llm, adapter, pictures, RandomFeatures(adapter), GenerateSpec(beams=2, max_new_tokens=6)
     )
@@ -248,7 +248,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path:
     llm, adapter = tiny_llm("llama"), build("qp_l0")
     data = encode(llm, samples(), 10)
     with pytest.raises(TrainingError, match=r"step 2: loss nan.*checkpoint"):
-        train(llm, adapter, data, Broken(adapter), SETTINGS, 0, tmp_path, "identity")
+        train(llm, adapter, data, Broken(adapter), SETTINGS, 0, tmp_path, {"of": "this"})
     kept = load_file(tmp_path / "checkpoint.safetensors")
     assert equal(kept, good)
 

@@ -14,19 +14,19 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from depalm.cache.reader import TokenCache
+from depalm.cache.formats import array_names
+from depalm.cache.store import open_folder
 from depalm.config.schema import load_yaml
-from depalm.datasets.manifest import build_manifest, unique_media
-from depalm.features.extract import Extraction, extract
+from depalm.datasets.manifest import build_manifest, media_keys
+from depalm.features.cached import CachedViews
+from depalm.features.extract import Encoder, Extraction, extract
 from depalm.generation.generate import generate
-from depalm.identity import token_identity
 from depalm.llms.load import load_llm
 from depalm.specs import TrainSpec
 from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import IGNORED, encode
 from depalm.training.loop import train
 from tests.support.encoders import AST_SPEC, TIMESFORMER_SPEC, tiny_ast, tiny_timesformer
-from tests.support.features import views_of
 from tests.support.media_files import shared
 from tests.support.specs import backbone_spec, llm_spec, rows_spec
 from tests.support.tiny import new_adapter
@@ -103,28 +103,33 @@ def write_llm(folder: Path, captions: Sequence[str]) -> None:
 def overfit(root: Path, dataset: dict[str, Any], backbone: dict[str, Any]) -> None:
     """Extract, train and generate on `root`/data with the weights in `root`/backbone."""
     dataset = {**dataset, "splits": ["train"], "templates": {"texts": [""]}}
-    samples, rejects = build_manifest(root / "data", rows_spec(dataset), "train")
+    samples, rejects, _ = build_manifest(root / "data", rows_spec(dataset), "train")
     assert not rejects
     adapter = new_adapter(METHOD, backbone["shape"], LLM["shape"])
-    shard = root / "shard-0-of-1.zarr"
-    assert not extract(
-        backbone=backbone_spec(backbone),
-        weights=root / "backbone",
+    done = extract(
+        Encoder("real", backbone_spec(backbone), root / "backbone"),
         root=root / "data",
-        media=unique_media(samples),
-        layers=[] if adapter.cls_only else adapter.source_layers,
-        output=shard,
+        media=media_keys(samples),
+        arrays=array_names(adapter.source_layers, adapter.cls_only),
+        store=root / "store",
         settings=Extraction(batch_size=4, max_reject_fraction=0.0),
         device="cpu",
     )
-    cache = TokenCache([shard], token_identity(backbone_spec(backbone)))
+    assert not done.rejects
     write_llm(root / "llm", [sample.references[0] for sample in samples])
     llm = load_llm(llm_spec(LLM), root / "llm", "float32", "cpu")
     settings = TrainSpec(
         batch_size=len(samples), lr=1e-2, steps=300, label_smoothing=0.0, dtype="float32"
     )
-    views = views_of(adapter, cache)
-    train(llm, adapter, encode(llm, samples, 50), views, settings, 0, root, "real")
+    views = CachedViews(
+        [open_folder(done.folder, {})],
+        media_keys(samples),
+        adapter.source_layers,
+        adapter.cls_only,
+        torch.device("cpu"),
+    )
+    data = encode(llm, samples, 50)
+    train(llm, adapter, data, views, settings, 0, root, {"of": "this"})
     lines = (root / "train.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert fmean(losses[-5:]) < 0.1 * losses[0]

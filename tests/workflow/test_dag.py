@@ -15,11 +15,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from depalm.files import read_json, sha256_file, sha256_tree
+from depalm.cache.store import open_folder
+from depalm.files import read_json, sha256_file
 from tests.support.clones import clone, snakemake_in
 from tests.support.workflow import ROOT, RUN, SMOKE, build, command, planned, snakemake
 
-SHARD = "results/shapes-vqa/cache/vit-tiny/view0/train/shard-0-of-1.zarr"
+STORE = "results/cache"
 # the second half of `make smoke`, which goes on in the same folder
 WEBDATASET = ["--configfile", str(SMOKE), str(SMOKE.with_name("smoke-webdataset.yaml"))]
 DATASETS = {
@@ -66,11 +67,14 @@ def test_every_run_is_trained_generated_scored_and_in_the_tables(done: Path) -> 
 
 
 def test_both_cache_formats_and_augmented_views_are_read(done: Path) -> None:
-    suffixes = {path.suffix for path in done.glob("results/*/cache/*/*/*/shard-*-of-1.*")}
-    assert suffixes == {".zarr", ".parquet"}  # shards and rejects
+    files = list(done.glob(f"{STORE}/*/view*/[!.]*"))
+    assert {path.suffix for path in files} == {".zarr", ".tar"}
+    whisper = [p.relative_to(done / STORE).parts for p in files if "whisper" in str(p)]
+    assert {view for _, view, _ in whisper} == {"view0", "view1"}
     cache = done / "results/audiocaps-tiny/cache/whisper-tiny"
-    assert sorted(str(path.relative_to(cache)) for path in cache.rglob("*.tar")) == [
-        f"{folder}/shard-{i}-of-2.tar" for folder in ("view0/test", "view1/train") for i in range(2)
+    assert sorted(str(path.relative_to(cache)) for path in cache.glob("*/*/*.json")) == [
+        "view0/test/2.json",
+        "view1/train/2.json",
     ]
     rows = list(csv.DictReader((done / "results/tables/smoke-webdataset.csv").open()))
     assert {row["backbone"] for row in rows} == {"whisper-tiny", "clap-random"}
@@ -163,7 +167,10 @@ def test_an_adapter_is_tested_or_trained_on_by_one_command(done: Path, tmp_path:
         ("methods/qp_l0", {"train": 4, "generate": 4, "score": 4, "table": 1}),
         (
             "backbones/vit-tiny",
-            {"extract": 4, "train": 6, "generate": 6, "score": 6, "table": 1},
+            {
+                **{"extract": 4, "receipt": 4, "train": 6, "generate": 6, "score": 6},
+                "table": 1,
+            },
         ),
     ],
 )
@@ -271,8 +278,8 @@ def test_after_kills_in_extraction_and_training_the_bytes_are_the_same(
     done: Path, tmp_path: Path, killed: list[subprocess.Popen[bytes]]
 ) -> None:
     folder = build(tmp_path)
-    kill_when(folder, f"{Path(SHARD).parent}/.shard-*.tmp/cls", killed)
-    assert not (folder / SHARD).exists()
+    kill_when(folder, f"{STORE}/vit-tiny-*/view0/.*.tmp/cls", killed)
+    assert not list(folder.glob(f"{STORE}/vit-tiny-*/view0/*.zarr"))
     assert snakemake(folder, "--unlock").returncode == 0
     kill_when(folder, f"{RUN}/training/checkpoint.safetensors", killed)
     assert not (folder / RUN / "adapter.safetensors").exists()
@@ -280,7 +287,12 @@ def test_after_kills_in_extraction_and_training_the_bytes_are_the_same(
     outcome = snakemake(folder, f"{RUN}/adapter.safetensors")
     assert outcome.returncode == 0, outcome.stderr
     assert "resumed at step" in outcome.stderr
-    assert sha256_tree(folder / SHARD) == sha256_tree(done / SHARD)
+    rows, undisturbed = (
+        open_folder(next(where.glob(f"{STORE}/vit-tiny-*/view0")), {}) for where in (folder, done)
+    )
+    assert len(rows.media) == 24
+    arrays = ["cls", "tokens/layer_11"]
+    assert rows.digest(rows.media, arrays) == undisturbed.digest(rows.media, arrays)
     adapters = [sha256_file(where / RUN / "adapter.safetensors") for where in (folder, done)]
     assert adapters[0] == adapters[1]
 

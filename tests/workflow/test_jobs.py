@@ -9,12 +9,12 @@ import pytest
 import torch
 import yaml
 
+from depalm.cache.store import open_folder
 from depalm.files import read_json
 from depalm.jobs import JOBS
-from tests.support.workflow import ROOT, RUN, SMOKE, build, planned, snakemake
+from tests.support.workflow import ROOT, RUN, SMOKE, build, copy_of, planned, snakemake
 
 MANIFEST = "results/shapes-vqa/manifest"
-CACHE = "results/shapes-vqa/cache/vit-tiny/view0/train"
 LOG = "logs/{}/shapes-vqa/100pct/vit-tiny+llama-tiny/qp_l0/seed0"
 
 pytestmark = pytest.mark.dag
@@ -37,7 +37,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_job_lies_beside_its_log(done: Path) -> None:
     logs = sorted(done.glob("logs/**/*.log"))
-    assert len(logs) == 8
+    assert len(logs) == 10
     for log in logs:
         kind = JOBS[log.relative_to(done / "logs").parts[0]]
         text = log.with_suffix(".json").read_text()
@@ -59,9 +59,9 @@ def test_each_job_lies_beside_its_log(done: Path) -> None:
             ["results/shapes-vqa/subsets/100pct/seed0.txt"],
         ),
         (
-            "extract",
-            "logs/extract/shapes-vqa/vit-tiny/view0/train/shard-0-of-1.json",
-            [f"{CACHE}/shard-0-of-1.zarr", f"{CACHE}/shard-0-of-1.rejects.parquet"],
+            "receipt",
+            "logs/receipt/shapes-vqa/vit-tiny/view0/train/11.json",
+            ["results/shapes-vqa/cache/vit-tiny/view0/train/11.json"],
         ),
         (
             "train",
@@ -87,6 +87,16 @@ def test_a_job_run_again_by_hand_gives_the_same_bytes(
     depalm(folder, command, job)
     for output in outputs:
         assert content(folder / output) == content(done / output)
+
+
+def test_rows_extracted_again_by_hand_are_the_same(done: Path, tmp_path: Path) -> None:
+    folder = copy_of(done, tmp_path / "copy")
+    (before,) = folder.glob("results/cache/vit-tiny-*/view0")
+    keys, arrays = sorted(open_folder(before, {}).media), ["cls", "tokens/layer_11"]
+    digest = open_folder(before, {}).digest(keys, arrays)
+    shutil.rmtree(before)
+    depalm(folder, "extract", "logs/extract/shapes-vqa/vit-tiny/view0/train/cls-11/0-of-1.json")
+    assert open_folder(before, {}).digest(keys, arrays) == digest
 
 
 def content(path: Path) -> dict[str, bytes]:

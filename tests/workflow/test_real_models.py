@@ -11,11 +11,13 @@ import torch
 from torch.nn.functional import normalize
 
 from depalm.cache.reader import TokenCache
+from depalm.cache.store import open_folder
 from depalm.config.load import load_config
 from depalm.config.schema import load_yaml
-from depalm.datasets.manifest import Sample, build_manifest, unique_media
+from depalm.datasets.manifest import Sample, build_manifest, media_keys, unique_media
 from depalm.evaluation.vqa_accuracy import vqa_accuracy
-from depalm.features.extract import Extraction, extract
+from depalm.features.cached import CachedViews
+from depalm.features.extract import Encoder, Extraction, extract
 from depalm.files import read_json
 from depalm.generation.generate import beam_search, generate, pad_left
 from depalm.identity import token_identity
@@ -28,7 +30,6 @@ from depalm.specs import TrainSpec
 from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
 from depalm.training.loop import train
-from tests.support.features import views_of
 from tests.support.specs import backbone_spec, llm_spec, rows_spec, sources
 from tests.support.tiny import new_adapter
 
@@ -62,7 +63,7 @@ def llm(folder: Path) -> LLM:
 @pytest.fixture(scope="module")
 def samples(folder: Path) -> list[Sample]:
     """The training questions on 300 images."""
-    found, _ = build_manifest(folder / "data-fetched", rows_spec(DATASET), "train")
+    found, *_ = build_manifest(folder / "data-fetched", rows_spec(DATASET), "train")
     chosen = set(unique_media(found)[:300])
     return [sample for sample in found if sample.media in chosen]
 
@@ -70,18 +71,33 @@ def samples(folder: Path) -> list[Sample]:
 @pytest.fixture(scope="module")
 def cache(folder: Path, samples: list[Sample]) -> TokenCache:
     """The tokens of their images."""
-    shard = folder / "shard-0-of-1.zarr"
-    extract(
-        backbone=backbone_spec(BACKBONE),
-        weights=folder / "backbone",
+    done = extract(
+        Encoder("dinov2-S", backbone_spec(BACKBONE), folder / "backbone"),
         root=folder / "data-fetched",
-        media=unique_media(samples),
-        layers=[11],
-        output=shard,
+        media=media_keys(samples),
+        arrays=["cls"],
+        store=folder / "store",
         settings=Extraction(batch_size=32, max_reject_fraction=0.0),
         device="cpu",
     )
-    return TokenCache([shard], token_identity(backbone_spec(BACKBONE)))
+    return open_folder(done.folder, token_identity(backbone_spec(BACKBONE)))
+
+
+def test_rows_of_a_real_backbone_are_the_same_in_any_company(
+    folder: Path, samples: list[Sample], cache: TokenCache
+) -> None:
+    keys = media_keys(samples[10:40])
+    done = extract(
+        Encoder("dinov2-S", backbone_spec(BACKBONE), folder / "backbone"),
+        root=folder / "data-fetched",
+        media=dict(reversed(list(keys.items()))),
+        arrays=["cls"],
+        store=folder / "other-store",
+        settings=Extraction(batch_size=32, max_reject_fraction=0.0),
+        device="cpu",
+    )
+    other = open_folder(done.folder, {})
+    assert other.digest(keys.values(), ["cls"]) == cache.digest(keys.values(), ["cls"])
 
 
 def test_the_llm_continues_a_fact(llm: LLM) -> None:
@@ -98,7 +114,7 @@ def test_images_with_near_tokens_show_the_same_shape(
 ) -> None:
     """A real DINOv2 tells shapes apart without any training; one with wrong weights does not."""
     shapes = {
-        sample.media: sample.references[0] for sample in samples if "what shape" in sample.prompt
+        sample.sha256: sample.references[0] for sample in samples if "what shape" in sample.prompt
     }
     assert len(shapes) > 50
     cls = cache.read(list(shapes), [11], cls_only=True)[:, 0, 0].float()
@@ -118,8 +134,11 @@ def test_an_adapter_learns_to_answer(
         DEMO.parts.method("limber_1").given(), BACKBONE["shape"], LANGUAGE["shape"]
     )
     settings = TrainSpec(batch_size=16, lr=5e-3, steps=60)
-    views = views_of(adapter, cache)
-    train(llm, adapter, encode(llm, samples, 10), views, settings, 0, tmp_path, "real")
+    views = CachedViews(
+        [cache], media_keys(samples), adapter.source_layers, adapter.cls_only, torch.device("cpu")
+    )
+    data = encode(llm, samples, 10)
+    train(llm, adapter, data, views, settings, 0, tmp_path, {"of": "this"})
     lines = (tmp_path / "train.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in lines]
     assert fmean(losses[-10:]) < 0.25 * fmean(losses[:3])

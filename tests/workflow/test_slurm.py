@@ -40,10 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = clone(tmp_path_factory.mktemp("clone"))
     builder = [sys.executable, "tests/smoke/build.py", "resources/smoke"]
     subprocess.run(builder, cwd=folder, check=True)
-    shard = "results/shapes-vqa/cache/vit-tiny/view0/train/shard-0-of-1.zarr"
+    receipt = "results/shapes-vqa/cache/vit-tiny/view0/train/11.json"
     manifest = "results/coco-tiny/manifest/test.parquet"
     subset = "results/shapes-vqa/subsets/100pct/seed0.txt"
-    outcome = snakemake_in(folder, *SMOKE, "--", shard, manifest, subset)
+    outcome = snakemake_in(folder, *SMOKE, "--", receipt, manifest, subset)
     assert outcome.returncode == 0, outcome.stderr
     return folder
 
@@ -73,13 +73,13 @@ def test_the_shipped_profile_ends_where_there_is_no_accounting(folder: Path) -> 
 def test_a_failed_job_is_noticed_and_asked_for_a_gpu_without_tasks(folder: Path) -> None:
     weights = folder / "resources/smoke/clip-tiny/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    shard = "results/coco-tiny/cache/clip-tiny/view0/test/shard-0-of-1.zarr"
+    receipt = "results/coco-tiny/cache/clip-tiny/view0/test/cls.json"
     arguments = ("--config", "device=cuda", "--retries", "0", "--verbose")
-    outcome = run_on_slurm(folder, *arguments, "--", shard)
+    outcome = run_on_slurm(folder, *arguments, "--", receipt)
     assert outcome.returncode != 0
     assert "Error in rule extract" in outcome.stderr
     assert "SLURM status is: 'FAILED'" in outcome.stderr
-    assert not (folder / shard).exists()
+    assert not (folder / receipt).exists()
     (call,) = [line for line in outcome.stderr.splitlines() if "--gres=gpu:1" in line]
     assert "--cpus-per-task=1" in call
     assert "--ntasks-per-gpu" not in call

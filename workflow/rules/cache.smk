@@ -1,13 +1,15 @@
 rule extract:
     input:
         manifest=paths.MANIFEST,
-        data=lambda wildcards: PARTS.media_directory(wildcards.dataset),
-        weights=lambda wildcards: PARTS.directory("backbone", wildcards.backbone),
+        models=lambda wildcards: WATCH.backbone(wildcards.backbone),
+        fetched=lambda wildcards: fetched(
+            PARTS.media_directory(wildcards.dataset),
+            PARTS.directory("backbone", wildcards.backbone),
+        ),
     output:
-        shard=directory(SHARD) if CACHE.format == "zarr" else SHARD,
-        rejects=f"{paths.SHARD}.rejects.parquet",
+        report=paths.EXTRACTION,
     log:
-        "logs/extract/{dataset}/{backbone}/view{view}/{split}/shard-{shard}-of-{shards}.log",
+        "logs/extract/{dataset}/{backbone}/view{view}/{split}/{layers}/{shard}-of-{shards}.log",
     conda:
         "../../envs/depalm.yaml"
     threads: SETTINGS.threads.extract
@@ -18,27 +20,23 @@ rule extract:
         runtime=720,
         mem_mb=16000,
     params:
-        backbone=lambda wildcards: PARTS.backbone(wildcards.backbone).given(),
-        layers=lambda wildcards: CONFIG.layers(wildcards.dataset, wildcards.backbone),
-        view=lambda wildcards: int(wildcards.view),
-        index=lambda wildcards: int(wildcards.shard),
-        shards=lambda wildcards: int(wildcards.shards),
-        cache=lambda wildcards: CONFIG.extraction(wildcards.dataset),
-        device=SETTINGS.device,
+        settings=lambda wildcards: STORE.encoder_settings(wildcards),
+        how=lambda wildcards, threads: STORE.extraction_how(wildcards),
     script:
         "../scripts/extract.py"
 
 
 if CACHE.url:
 
-    ruleorder: fetch_shard > extract
+    ruleorder: fetch_rows > extract
 
-    rule fetch_shard:
+    rule fetch_rows:
+        input:
+            manifest=paths.MANIFEST,
         output:
-            shard=SHARD,
-            rejects=f"{paths.SHARD}.rejects.parquet",
+            report=paths.EXTRACTION,
         log:
-            "logs/fetch_shard/{dataset}/{backbone}/view{view}/{split}/shard-{shard}-of-{shards}.log",
+            "logs/fetch_rows/{dataset}/{backbone}/view{view}/{split}/{layers}/{shard}-of-{shards}.log",
         localrule: True
         conda:
             "../../envs/depalm.yaml"
@@ -46,18 +44,37 @@ if CACHE.url:
             runtime=720,
             mem_mb=4000,
         params:
-            url=CACHE.url,
-            backbone=lambda wildcards: PARTS.backbone(wildcards.backbone).given(),
-            view=lambda wildcards: int(wildcards.view),
+            settings=lambda wildcards: STORE.encoder_settings(wildcards),
+            how=lambda wildcards, threads: STORE.extraction_how(wildcards),
         script:
-            "../scripts/fetch_shard.py"
+            "../scripts/fetch_rows.py"
+
+
+rule receipt:
+    input:
+        manifest=paths.MANIFEST,
+        extractions=lambda wildcards: STORE.extractions(wildcards, wildcards.layers),
+        models=lambda wildcards: WATCH.backbone(wildcards.backbone),
+    output:
+        receipt=paths.RECEIPT,
+    log:
+        "logs/receipt/{dataset}/{backbone}/view{view}/{split}/{layers}.log",
+    localrule: True
+    conda:
+        "../../envs/depalm.yaml"
+    resources:
+        runtime=60,
+        mem_mb=8000,
+    params:
+        settings=lambda wildcards: STORE.receipt_settings(wildcards),
+        how=lambda wildcards, threads: STORE.receipt_how(wildcards),
+    script:
+        "../scripts/receipt.py"
 
 
 rule cache_size:
     input:
-        manifests=lambda _: [
-            manifest(cache["dataset"], cache["split"]) for cache in CONFIG.caches()
-        ],
+        manifests=lambda _: [manifest(cache["dataset"], cache["split"]) for cache in STORE.caches()],
     log:
         "logs/cache_size.log",
     localrule: True
@@ -67,7 +84,7 @@ rule cache_size:
         runtime=10,
         mem_mb=4000,
     params:
-        caches=lambda _: CONFIG.caches(),
+        caches=lambda _: STORE.caches(),
         format=CACHE.format,
     script:
         "../scripts/cache_size.py"

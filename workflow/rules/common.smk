@@ -2,10 +2,11 @@ from pathlib import Path
 
 from depalm.config import paths
 from depalm.config.load import load_config
-from depalm.config.plan import RunPlan, manifest, shards
+from depalm.config.plan import RunPlan, manifest
 from depalm.config.run import AXES, Run
 from depalm.config.schema import ConfigError
-from depalm.cache.formats import FORMATS
+from depalm.config.store_plan import StorePlan
+from depalm.config.watch import Watch
 from depalm.process import gpu_here
 from depalm.specs import Spec
 
@@ -16,7 +17,12 @@ except ConfigError as error:
 
 SETTINGS, PARTS = CONFIG.settings, CONFIG.parts
 CACHE = SETTINGS.cache
-SHARD = f"{paths.SHARD}{FORMATS[CACHE.format].suffix}"
+STORE = StorePlan(CONFIG)
+# the jobs of a cluster read this file too: only the process that plans looks for edits
+if workflow.is_main_process:
+    STORE.warn_of_earlier_caches()
+
+WATCH = Watch(CONFIG, looks=workflow.is_main_process and SETTINGS.data.notice_edits)
 
 
 wildcard_constraints:
@@ -47,6 +53,31 @@ def plan(wildcards) -> RunPlan:
     """The plan of the run that a path names; it need not be in the grid."""
     values = {axis: wildcards[axis] for axis in AXES}
     return CONFIG.plan(Run(**{**values, "seed": int(wildcards.seed)}))
+
+
+def of_models(inputs: dict, plan: RunPlan) -> dict:
+    """The inputs of a job on models: with their folders as they were fetched, and the state of a
+    user's own.
+    """
+    folders = [folder for folder in plan.folders.values() if folder is not None]
+    return {
+        **inputs,
+        "models": [WATCH.model(state) for state in inputs["models"]],
+        "fetched": fetched(*folders, *([plan.media] if plan.online else [])),
+    }
+
+
+def fetched(*folders: str) -> list[str]:
+    """Those of the folders that rules make, and their records. That one was copied or touched is no
+    reason to do anything; another record is.
+    """
+    records = {folder: paths.record_of(folder) for folder in folders}
+    return [
+        file
+        for folder, record in records.items()
+        if record is not None
+        for file in (ancient(folder), record)
+    ]
 
 
 def part_of_kind(wildcards) -> Spec:

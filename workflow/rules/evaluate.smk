@@ -1,6 +1,6 @@
 rule generate:
     input:
-        unpack(lambda wildcards: plan(wildcards).testing_inputs(wildcards.split)),
+        unpack(lambda w: of_models(plan(w).testing_inputs(w.split), plan(w))),
     output:
         predictions=f"{paths.RUN}/{{split}}.predictions.jsonl",
         summary=f"{paths.RUN}/{{split}}.generate.json",
@@ -18,6 +18,7 @@ rule generate:
         mem_mb=32000,
     params:
         settings=lambda wildcards: plan(wildcards).testing_settings(wildcards.split),
+        how=lambda wildcards, threads: plan(wildcards).folders,
         generate=SETTINGS.generate.filled(),
         device=SETTINGS.device,
     script:
@@ -30,6 +31,8 @@ rule score:
         predictions=rules.generate.output.predictions,
         generated=rules.generate.output.summary,
         record=lambda wildcards: plan(wildcards).adapter_files[1],
+        # a changed one makes another adapter, if that read what has changed
+        train_manifest=lambda wildcards: ancient(plan(wildcards).trained_on),
     output:
         scores=report(
             f"{paths.RUN}/{{split}}.scores.json",

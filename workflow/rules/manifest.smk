@@ -1,6 +1,7 @@
 rule manifest:
     input:
-        data=lambda wildcards: PARTS.directory("dataset", wildcards.dataset),
+        state=lambda wildcards: WATCH.data(wildcards.dataset, wildcards.split),
+        fetched=lambda wildcards: fetched(*PARTS.data_folders(wildcards.dataset).values()),
     output:
         manifest=paths.MANIFEST,
         rejects=paths.MANIFEST.replace(".parquet", ".rejects.parquet"),
@@ -12,10 +13,9 @@ rule manifest:
         runtime=60,
         mem_mb=8000,
     params:
-        dataset=lambda wildcards: PARTS.dataset(wildcards.dataset).rows().given(),
-        split="{split}",
-        max_rows=lambda wildcards: getattr(SETTINGS.data.max_rows, wildcards.split),
-        max_reject_fraction=lambda wildcards: CONFIG.max_reject_fraction(wildcards.dataset),
+        settings=lambda wildcards: CONFIG.manifest_settings(wildcards.dataset, wildcards.split),
+        # with `threads` it counts as derived: what it says is no reason to run again
+        how=lambda wildcards, threads: CONFIG.manifest_how(wildcards.dataset, wildcards.split),
     script:
         "../scripts/manifest.py"
 

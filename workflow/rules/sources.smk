@@ -1,6 +1,7 @@
 rule fetch:
     output:
         directory=directory(paths.DOWNLOAD),
+        record=paths.DOWNLOAD_RECORD,
     log:
         "logs/fetch/{kind}/{part}.log",
     localrule: True  # on a cluster the nodes that compute may have no network
@@ -20,9 +21,11 @@ rule fetch:
 
 rule convert:
     input:
-        download=paths.DOWNLOAD,
+        download=ancient(paths.DOWNLOAD),
+        record=paths.DOWNLOAD_RECORD,
     output:
         directory=directory(paths.MODEL),
+        record=paths.MODEL_RECORD,
     log:
         "logs/convert/{kind}/{part}.log",
     conda:

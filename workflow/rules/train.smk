@@ -1,6 +1,6 @@
 rule train:
     input:
-        unpack(lambda wildcards: plan(wildcards).training_inputs()),
+        unpack(lambda w: of_models(plan(w).training_inputs(), plan(w))),
     output:
         adapter=f"{paths.RUN}/adapter.safetensors",
         record=f"{paths.RUN}/adapter.json",
@@ -19,6 +19,7 @@ rule train:
         mem_mb=32000,
     params:
         settings=lambda wildcards: plan(wildcards).training_settings(),
+        how=lambda wildcards, threads: plan(wildcards).folders,
         device=SETTINGS.device,
     script:
         "../scripts/train.py"

@@ -9,3 +9,11 @@ class CacheError(DepalmError):
 
 class ShardError(DepalmError):
     """A shard that is missing, damaged, or laid out by other software."""
+
+
+class DamagedRow(ShardError):  # noqa: N818
+    """A row of a shard that is not as it was written: its shard, medium and array."""
+
+    def __init__(self, path: object, key: str, array: str):
+        super().__init__(f"{path}: the row of {key} in {array} is damaged: its CRC-32C is wrong")
+        self.path, self.key, self.array = path, key, array

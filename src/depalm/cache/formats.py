@@ -3,8 +3,9 @@ imported on first use, so that a plan, which needs no more than a suffix, stays 
 """
 
 import io
+import re
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,6 +24,7 @@ ITEM = 2  # bytes of a value
 INDEX_ENTRY = 16  # bytes in a zarr shard's index: offset and length of a row
 BLOCK = tarfile.BLOCKSIZE  # of 512 bytes: a member is a header of one, and content in whole ones
 OFFSET = "<i8"  # in the index of a tar shard
+UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 Row = tuple[int, int]  # the shape of what an array holds of a sample
 Rows = Mapping[str, Row]  # the arrays of a shard, by name
 
@@ -55,25 +57,60 @@ def format_of(path: Path | str) -> Format:
     raise CacheError(f"{path} has not the suffix of a shard: {suffixes}")
 
 
-def array_rows(shape: Mapping[str, int], layers: Sequence[int]) -> dict[str, Row]:
-    """The arrays of a shard: the summary token of every block [L, D], and all tokens [T, D] of each
-    layer.
+CLS = "cls"  # the array of the summary tokens
+LAYERS = re.compile(rf"({CLS}|\d+)(-\d+)*")  # of some arrays, in the name of a file
+
+
+def array_names(layers: Sequence[int], cls_only: bool) -> list[str]:
+    """The arrays that hold what is read of `layers`: all tokens, or the summary tokens alone."""
+    return [CLS] if cls_only else [f"tokens/layer_{layer}" for layer in sorted(layers)]
+
+
+def layers_of(names: Iterable[str]) -> str:
+    """Arrays as they stand in a path: cls-3-11, where cls is the summary tokens of every layer."""
+    layers = sorted(_layer(name) for name in names)
+    return "-".join(CLS if layer < 0 else str(layer) for layer in layers)
+
+
+def arrays_of(layers: str) -> list[str]:
+    """The inverse of `layers_of`. Raises CacheError."""
+    if not LAYERS.fullmatch(layers):
+        raise CacheError(f"{layers!r} names no layers: write cls, 11, 3-11 or cls-3-11")
+    return [CLS if part == CLS else f"tokens/layer_{int(part)}" for part in layers.split("-")]
+
+
+def array_rows(shape: Mapping[str, int], names: Iterable[str]) -> dict[str, Row]:
+    """The shape of a medium's row in each of the arrays: the summary token of every layer [L, D] in
+    `cls`, all tokens of a layer [T, D] in any other. Raises CacheError for a layer that is not one
+    of the backbone's.
     """
-    of_layer = {f"tokens/layer_{layer}": (shape["tokens"], shape["width"]) for layer in layers}
-    return {"cls": (shape["layers"], shape["width"]), **of_layer}
+    found: dict[str, Row] = {}
+    for name in names:
+        layer = _layer(name)
+        if layer >= shape["layers"] or name in found:
+            last = shape["layers"] - 1
+            raise CacheError(f"layers {list(names)} must differ, and lie in 0..{last}")
+        found[name] = (shape["layers" if layer < 0 else "tokens"], shape["width"])
+    return found
+
+
+def _layer(array: str) -> int:
+    """The layer of an array; -1 of the summary tokens."""
+    return -1 if array == CLS else int(array.removeprefix("tokens/layer_"))
 
 
 def predicted_bytes(
-    known: Format, samples: int, shape: Mapping[str, int], layers: Sequence[int]
+    known: Format, samples: int, shape: Mapping[str, int], names: Iterable[str]
 ) -> dict[str, int]:
-    """Bytes on disk of each array of `samples`; but for the metadata (some kilobytes and the ids).
+    """Bytes on disk of each array of `samples`; but for the metadata (some kilobytes, and 100 bytes
+    a sample).
 
-    What a format keeps of a sample besides its rows counts as part of `cls`.
+    What a format keeps of a sample besides its rows counts as part of the first.
     """
-    sizes = {
-        name: samples * known.row_bytes(row) for name, row in array_rows(shape, layers).items()
-    }
-    return sizes | {"cls": sizes["cls"] + samples * known.sample_bytes}
+    rows = array_rows(shape, names)
+    sizes = {name: samples * known.row_bytes(row) for name, row in rows.items()}
+    first = next(iter(sizes))
+    return sizes | {first: sizes[first] + samples * known.sample_bytes}
 
 
 def zarr_row_bytes(row: Row) -> int:
@@ -97,10 +134,18 @@ def npy_header(shape: Row, dtype: str) -> bytes:
     return stream.getvalue()
 
 
+def in_units(size: int) -> str:
+    """Bytes in the unit in which a number of them is easiest to read: 14.2 MB."""
+    value, unit = float(size), 0
+    while value >= 999.95 and unit + 1 < len(UNITS):
+        value, unit = value / 1000, unit + 1
+    return f"{value:.1f} {UNITS[unit]}" if unit else f"{size} bytes"
+
+
 FORMATS: Registry[Format] = Registry(
     {
         "zarr": Format(".zarr", zarr_row_bytes, 0, "depalm.cache.zarr_shard"),
-        # besides its rows a sample has {row}.media.txt, of an id of up to 512 bytes
+        # besides its rows a sample has {row}.media.txt
         "webdataset": Format(".tar", tar_row_bytes, 2 * BLOCK, "depalm.cache.tar_shard"),
     }
 )

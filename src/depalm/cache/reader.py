@@ -1,28 +1,43 @@
-"""Reading of the cache: its shards, opened together for random access (see
+"""Reading of the token store: its shards, opened together for random access (see
 `depalm.cache.writer` for what they hold).
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from depalm.cache.errors import CacheError, ShardError
-from depalm.cache.formats import format_of
+from depalm.cache.errors import CacheError, DamagedRow, ShardError
+from depalm.cache.formats import array_names, format_of
 from depalm.cache.http_file import RemoteFile, local_path
-from depalm.cache.shard import DTYPES, OF_A_SHARD, Shard, read_rows
+from depalm.cache.shard import OF_A_SHARD, Shard, read_rows
+from depalm.files import first_difference
 from depalm.sources.http import HttpClient
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DTYPES = ("float16", "bfloat16")
+REPAIR = "`depalm cache verify --repair` takes it out of the store; then run Snakemake again"
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Why a medium has no tokens; with the limit in seconds, if its decoding took longer."""
+
+    reason: str
+    limit: float | None = None
 
 
 class TokenCache:
-    """The shards of one cache, opened together for random access; paths or URLs.
+    """Shards of one encoder and view, opened together for random access; paths or URLs.
 
-    A tar shard on a web server is read by HTTP range requests: its index at once, its rows on
-    demand. Nothing of it is stored.
+    A medium is named by its key, the SHA-256 of its file. Not every shard has every array. A tar
+    shard on a web server is read by HTTP range requests: its index at once, its rows on demand.
+    Nothing of it is stored.
 
     `expected` is the part of the metadata that matters to the caller, nested as in the shards, for
     instance `{"backbone": spec, "dtype": "float16"}`. Raises CacheError naming the first field in
@@ -30,128 +45,147 @@ class TokenCache:
     DownloadError if the server does not deliver one.
     """
 
-    def __init__(self, paths: Sequence[Path | str], expected: Mapping[str, Any]):
-        if not paths:
-            raise CacheError("a cache needs at least one shard")
+    def __init__(self, paths: Iterable[Path | str], expected: Mapping[str, Any]):
         http = HttpClient()
-        self._shards = [_open_shard(path, http) for path in paths]
-        first = self._shards[0]
-        common = {key: value for key, value in first.metadata.items() if key not in OF_A_SHARD}
-        for shard in self._shards:
+        self.shards = [open_shard(path, http) for path in paths]
+        common: dict[str, Any] | None = None
+        for shard in self.shards:
             _check(shard, json.loads(json.dumps(expected)), "this run asks for")
-            _check(shard, common, f"{first.path} has")
-        self.metadata: Mapping[str, Any] = common
-        self.rejected: Mapping[str, str] = {
-            media: reason
-            for shard in self._shards
-            for media, reason in shard.metadata["rejected"].items()
+            found = {key: value for key, value in shard.metadata.items() if key not in OF_A_SHARD}
+            if common is None:
+                common = found
+            elif found != common:
+                _check(shard, common, f"{self.shards[0].path} has")
+        self.metadata: Mapping[str, Any] = common or {}
+        self._places: dict[str, list[tuple[Shard, int]]] = defaultdict(list)
+        refused: dict[str, Rejected] = {}
+        for shard in self.shards:
+            for row, key in enumerate(shard.metadata["samples"]):
+                self._places[key].append((shard, row))
+            for key, why in shard.metadata["rejected"].items():
+                before = refused.get(key)
+                if before is None or (before.limit or 0.0) < (why[1] or 0.0):
+                    refused[key] = Rejected(*why)
+        self.rejected: Mapping[str, Rejected] = {
+            key: why for key, why in refused.items() if key not in self._places
         }
-        self._places = {
-            media: (shard, row)
-            for shard in self._shards
-            for row, media in enumerate(shard.metadata["samples"])
-        }
-        if len(self._places) < sum(len(shard.metadata["samples"]) for shard in self._shards):
-            raise CacheError(f"a sample is in two shards of {[str(path) for path in paths]}")
 
     @property
     def media(self) -> Collection[str]:
-        """The media of which there are tokens."""
+        """The keys of the media of which there are tokens."""
         return self._places.keys()
 
-    @property
-    def checksums(self) -> list[Mapping[str, str]]:
-        """SHA-256 of every array of each shard, as written: what the cache's content is."""
-        return [shard.metadata["sha256"] for shard in self._shards]
+    def missing(self, key: str, arrays: Iterable[str]) -> list[str]:
+        """Those of `arrays` that have no row of a medium."""
+        held = {name for shard, _ in self._places.get(key, ()) for name in shard.arrays}
+        return [name for name in arrays if name not in held]
 
-    def read(self, media_ids: Sequence[str], layers: Sequence[int], cls_only: bool) -> Tensor:
-        """Tokens of B samples from L layers -> [B, L, T, D] in the cache's dtype (T = 1: CLS only).
+    def digest(self, keys: Iterable[str], arrays: Sequence[str]) -> str:
+        """SHA-256 over the keys and the checksums of their rows in `arrays`, or over the reason of
+        those that were rejected: what a run that reads these rows depends on.
 
-        Raises CacheError for a sample or a layer that the cache lacks, DownloadError for what the
-        network does not give.
+        Raises CacheError for a row that is missing.
         """
-        shape = self.metadata["shape"]
-        held = range(shape["layers"]) if cls_only else self.metadata["layers"]
-        missing = [layer for layer in layers if layer not in held]
-        if missing:
-            raise CacheError(
-                f"the cache holds {'CLS' if cls_only else 'all tokens'} of layers {list(held)}, "
-                f"not of {missing}; add them to the layers to extract, and extract again"
-            )
+        digest = hashlib.sha256()
+        for key in keys:
+            if key in self.rejected:
+                digest.update(f"{key} {json.dumps(self.rejected[key].reason)}\n".encode())
+                continue
+            sums = []
+            for name in arrays:
+                shard, row = self._place(key, name)
+                sums.append(shard.metadata["crc32c"][name][row])
+            digest.update(f"{key} {sums}\n".encode())
+        return digest.hexdigest()
+
+    def read(
+        self,
+        keys: Sequence[str],
+        layers: Sequence[int],
+        cls_only: bool,
+        names: Mapping[str, str] | None = None,
+    ) -> "Tensor":
+        """Tokens of B media from L layers -> [B, L, T, D] in the cache's dtype (T = 1: CLS only).
+
+        `names` are those of the media, for messages. Raises CacheError for a medium or a layer that
+        the cache lacks or a row that is damaged, DownloadError for what the network does not give.
+        """
+        import torch
+
+        if not self.shards:
+            raise CacheError("there is no shard of this cache")
+        shape, known = self.metadata["shape"], names or {}
         tokens = 1 if cls_only else shape["tokens"]
-        output = torch.empty(len(media_ids), len(layers), tokens, shape["width"], dtype=torch.int16)
+        output = torch.empty(len(keys), len(layers), tokens, shape["width"], dtype=torch.int16)
         target, chosen = output.numpy(), list(layers)
-        places = {media: self._place(media) for media in media_ids}
-        arrays = ["cls"] if cls_only else [f"tokens/layer_{layer}" for layer in chosen]
-        rows = dict(zip(places, read_rows(list(places.values()), arrays), strict=True))
-        for i, media in enumerate(media_ids):
+        arrays = array_names(chosen, cls_only)
+        requests: dict[tuple[str, int], tuple[Shard, int, list[str]]] = {}
+        for key in dict.fromkeys(keys):
+            for name in arrays:
+                shard, row = self._place(key, name, known)
+                requests.setdefault((key, id(shard)), (shard, row, []))[2].append(name)
+        try:
+            found = read_rows(list(requests.values()))
+        except DamagedRow as error:
+            medium = known.get(error.key, error.key)
+            raise CacheError(
+                f"{error.path}: the row of {medium} in {error.array} is damaged; {REPAIR}"
+            ) from error
+        rows = {
+            (key, name): row
+            for (key, _), (_, _, of), values in zip(requests, requests.values(), found, strict=True)
+            for name, row in zip(of, values, strict=True)
+        }
+        for i, key in enumerate(keys):
             if cls_only:
-                target[i, :, 0] = rows[media][0][chosen]
+                target[i, :, 0] = rows[key, arrays[0]][chosen]
             else:
-                for j, row in enumerate(rows[media]):
-                    target[i, j] = row
-        return output.view(DTYPES[self.metadata["dtype"]])
+                for j, layer in enumerate(chosen):
+                    target[i, j] = rows[key, f"tokens/layer_{layer}"]
+        return output.view(getattr(torch, self.metadata["dtype"]))
 
-    def verify(self) -> None:
-        """Read everything once; raise CacheError naming an array that is not as it was written."""
-        for shard in self._shards:
-            for name, written in shard.metadata["sha256"].items():
-                digest = hashlib.sha256()
-                for row in range(len(shard.metadata["samples"])):
-                    digest.update(shard.rows(row, [name])[0].data)
-                if digest.hexdigest() != written:
-                    raise CacheError(
-                        f"{shard.path}: {name} is damaged: its SHA-256 is {digest.hexdigest()}, "
-                        f"but {written} was written; {_remedy(shard.path)}"
-                    )
-
-    def _place(self, media: str) -> tuple[Shard, int]:
-        place = self._places.get(media)
-        if place is None:
-            why = (
-                f"it was rejected at extraction ({self.rejected[media]}); leave its samples out"
-                if media in self.rejected
-                else "extract again from the manifest that has it, and give all shards"
+    def _place(
+        self, key: str, array: str, names: Mapping[str, str] | None = None
+    ) -> tuple[Shard, int]:
+        for shard, row in self._places.get(key, ()):
+            if array in shard.arrays:
+                return shard, row
+        medium = (names or {}).get(key, key)
+        why = self.rejected.get(key)
+        if why is not None:
+            raise CacheError(
+                f"the cache has no tokens of {medium}: it was rejected at extraction "
+                f"({why.reason}); leave its samples out"
             )
-            raise CacheError(f"the cache has no tokens of {media}: {why}")
-        return place
+        raise CacheError(
+            f"the cache has no row of {medium} in {array}: a shard was removed since it was "
+            f"extracted. {REPAIR}"
+        )
 
 
-def _open_shard(place: Path | str, http: HttpClient) -> Shard:
+def open_shard(place: Path | str, http: HttpClient | None = None) -> Shard:
+    """A shard of any format, on this disk or on a web server. Raises CacheError."""
     layout, path = format_of(place).layout, local_path(place)
     try:
         if path is not None:
             return layout.open(path)
         if layout.stream is None:
             raise CacheError(f"{place}: zarr shards are not streamed; publish webdataset shards")
-        return layout.stream(RemoteFile(str(place), http))
+        return layout.stream(RemoteFile(str(place), http or HttpClient()))
     except ShardError as error:
         raise CacheError(f"{error}; {_remedy(place)}") from error
 
 
 def _remedy(place: Path | str) -> str:
-    if "://" in str(place):
-        return "have it published anew, or extract it here"
-    return f"delete {place} and extract it again"
+    return "have it published anew, or extract it here" if "://" in str(place) else REPAIR
 
 
 def _check(shard: Shard, expected: Mapping[str, Any], who: str) -> None:
     for key, value in expected.items():
-        difference = _difference(shard.metadata.get(key), value, key)
+        difference = first_difference(shard.metadata.get(key), value, key)
         if difference is not None:
             field, found, wanted = difference
             raise CacheError(
                 f"{shard.path} was made with {field}: {found!r}, but {who} {wanted!r}; "
                 f"{_remedy(shard.path)}, or set the configuration back"
             )
-
-
-def _difference(found: Any, expected: Any, field: str) -> tuple[str, Any, Any] | None:
-    """The first field, named by its path, in which `found` is not `expected`; both values."""
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
-        for key in dict.fromkeys((*expected, *found)):
-            below = _difference(found.get(key), expected.get(key), f"{field}.{key}")
-            if below is not None:
-                return below
-        return None
-    return None if found == expected else (field, found, expected)

@@ -1,4 +1,6 @@
-"""What the formats of a shard share: named arrays of 2-byte values, a row for each sample."""
+"""What the formats of a shard share: named arrays of 2-byte values, a row for each medium, and a
+checksum of each row.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,26 +12,24 @@ from typing import Any, Protocol
 
 import google_crc32c
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from depalm.cache.errors import ShardError
+from depalm.cache.errors import DamagedRow, ShardError
 from depalm.cache.formats import ITEM, Rows, array_rows
 from depalm.cache.http_file import RemoteFile
 from depalm.sources.http import CONNECTIONS
 
 NEAR = 2**16  # bytes between two rows that are read along with them rather than ask a server twice
 # metadata in which the shards of one cache may differ
-OF_A_SHARD = ("depalm_version", "samples", "rejected", "sha256")
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+OF_A_SHARD = ("depalm_version", "arrays", "samples", "rejected", "crc32c")
+Bits = NDArray[np.int16]
 
 
 class RowWriter(Protocol):
     """Appends samples to the arrays of a shard that is being written."""
 
-    def append(self, ids: Sequence[str], rows: Mapping[str, Tensor]) -> None:
-        """Append B samples: rows [B, *row] of each array, contiguous and on the CPU."""
+    def append(self, ids: Sequence[str], rows: Mapping[str, Bits]) -> None:
+        """Append B samples: the bits of rows [B, *row] of each array, contiguous."""
         ...
 
     def finish(self, metadata: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ class StoredRows:
         start = int(self.offsets[index])
         return start, start + prod(self.row) * ITEM
 
-    def decode(self, content: NDArray[np.uint8]) -> NDArray[np.int16]:
+    def decode(self, content: NDArray[np.uint8]) -> Bits:
         """The bits of a row [A, B] out of its bytes, not copied."""
         return content.view("<i2").reshape(self.row)
 
@@ -70,17 +70,27 @@ class Shard:
     metadata: Mapping[str, Any]
     arrays: Mapping[str, StoredRows]
 
-    def rows(self, index: int, names: Sequence[str]) -> list[NDArray[np.int16]]:
-        """The bits of a sample's row [A, B] in each of the arrays, not copied."""
-        arrays = [self.arrays[name] for name in names]
-        return [array.decode(array.content[slice(*array.span(index))]) for array in arrays]
+    def rows(self, index: int, names: Sequence[str]) -> list[Bits]:
+        """The bits of a sample's row [A, B] in each of the arrays, not copied. Raises DamagedRow
+        for one that is not as it was written.
+        """
+        contents = [
+            self.arrays[name].content[slice(*self.arrays[name].span(index))] for name in names
+        ]
+        return [self.checked(index, *pair) for pair in zip(names, contents, strict=True)]
+
+    def checked(self, index: int, name: str, content: NDArray[np.uint8]) -> Bits:
+        """The bits of a row out of its bytes. Raises DamagedRow."""
+        if checksum(content) != self.metadata["crc32c"][name][index]:
+            raise DamagedRow(self.path, self.metadata["samples"][index], name)
+        return self.arrays[name].decode(content)
 
 
 class StreamedShard(Shard):
     """A shard on a web server, all arrays of which lie in one file."""
 
-    def rows(self, index: int, names: Sequence[str]) -> list[NDArray[np.int16]]:
-        """As of any shard; what lies close together is one request. Raises DownloadError."""
+    def rows(self, index: int, names: Sequence[str]) -> list[Bits]:
+        """As of any shard; what lies close together is one request. Raises DownloadError too."""
         spans = sorted((*self.arrays[name].span(index), name) for name in names)
         requests: list[list[tuple[int, int, str]]] = []
         for i, span in enumerate(spans):
@@ -92,7 +102,7 @@ class StreamedShard(Shard):
             first, last = request[0][0], request[-1][1]
             content = self.arrays[request[0][2]].content[first:last]
             for start, stop, name in request:
-                found[name] = self.arrays[name].decode(content[start - first : stop - first])
+                found[name] = self.checked(index, name, content[start - first : stop - first])
         return [found[name] for name in names]
 
 
@@ -110,29 +120,24 @@ class Layout:
     stream: Callable[[RemoteFile], StreamedShard] | None = None
 
 
-def read_rows(
-    places: Sequence[tuple[Shard, int]], names: Sequence[str]
-) -> list[list[NDArray[np.int16]]]:
-    """`Shard.rows` of samples in several shards; those on a web server some at a time."""
+def read_rows(requests: Sequence[tuple[Shard, int, Sequence[str]]]) -> list[list[Bits]]:
+    """`Shard.rows` of (shard, index, arrays); those on a web server some at a time."""
 
-    def rows(place: tuple[Shard, int]) -> list[NDArray[np.int16]]:
-        shard, index = place
+    def rows(request: tuple[Shard, int, Sequence[str]]) -> list[Bits]:
+        shard, index, names = request
         return shard.rows(index, names)
 
-    if not any(isinstance(shard, StreamedShard) for shard, _ in places):
-        return [rows(place) for place in places]
+    if not any(isinstance(shard, StreamedShard) for shard, _, _ in requests):
+        return [rows(request) for request in requests]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        return list(pool.map(rows, places))
+        return list(pool.map(rows, requests))
 
 
-def rows_in(path: Path | str, metadata: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+def rows_in(path: Path | str, metadata: Mapping[str, Any]) -> Rows:
     """The arrays that the metadata found in `path` tells of. Raises ShardError if it does not."""
-    known = metadata.keys() >= {"shape", "layers", "dtype", *OF_A_SHARD}
-    if not known or not all(isinstance(layer, int) for layer in metadata["layers"]):
+    if not isinstance(metadata, Mapping) or not metadata.keys() >= {"shape", "dtype", *OF_A_SHARD}:
         raise ShardError(f"{path} is not a shard of a token cache")
-    if not isinstance(metadata["rejected"], Mapping):
-        raise ShardError(f"{path} was made by an earlier version of depalm")
-    return array_rows(metadata["shape"], metadata["layers"])
+    return array_rows(metadata["shape"], metadata["arrays"])
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
@@ -143,9 +148,9 @@ def map_file(path: Path) -> NDArray[np.uint8]:
         raise ShardError(f"{path} is missing or empty") from error
 
 
-def bits(rows: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU, not copied."""
-    return rows.view(torch.uint8).flatten().numpy().data
+def checksum(values: NDArray[Any]) -> int:
+    """The CRC-32C of the bytes of a contiguous array."""
+    return int(google_crc32c.value(values))  # it takes an array, but no memoryview
 
 
 def crc32c(content: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """A shard as a tar archive that the webdataset library can read.
 
-    shard-{i}-of-{n}.tar
-        {row}.media.txt               for each sample: its id,
+    {name}.tar
+        {row}.media.txt               for each sample: the SHA-256 of its file,
         {row}.cls.npy                 [L, D],
         {row}.tokens.layer_{l}.npy    [T, D]
         __offsets__                   npy [N, arrays]: where each row starts, in bytes from the
@@ -24,18 +24,17 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from depalm.cache.errors import ShardError
 from depalm.cache.formats import BLOCK, OFFSET, Rows, npy_header
 from depalm.cache.http_file import RemoteFile
 from depalm.cache.shard import (
+    Bits,
     Content,
     Layout,
     Shard,
     StoredRows,
     StreamedShard,
-    bits,
     crc32c,
     map_file,
     rows_in,
@@ -54,13 +53,13 @@ class TarWriter:
         self.headers = {name: npy_header(row, dtype) for name, row in rows.items()}
         self.offsets = array("q")
 
-    def append(self, ids: Sequence[str], rows: Mapping[str, Tensor]) -> None:
+    def append(self, ids: Sequence[str], rows: Mapping[str, Bits]) -> None:
         for i, media in enumerate(ids):
             key = f"{self.samples:09d}"
             self._write(_member(f"{key}.media.txt", media.encode()))
             for name, header in self.headers.items():
                 self.offsets.append(self.position + BLOCK + len(header))
-                row = bits(rows[name][i])
+                row = rows[name][i].data.cast("B")
                 self._write(_member(f"{key}.{name.replace('/', '.')}.npy", header, row))
             self.samples += 1
 

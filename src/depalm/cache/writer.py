@@ -1,24 +1,27 @@
-"""Writing of a shard of the cache.
+"""Writing of a shard of the token store.
 
-A shard holds `cls` [N, L, D], the summary token of every block, and `tokens/layer_{l}` [N, T, D],
-all tokens of block l, summary token first; and as JSON what they are: backbone, transform, dtype,
-ids, checksums. Values are float16 or bfloat16, not compressed (they hardly compress). `FORMATS`
-says how a shard is laid out; what is read does not depend on it.
+A shard holds some of the arrays `cls` [N, L, D], the summary token of every block, and
+`tokens/layer_{l}` [N, T, D], all tokens of block l, summary token first; and as JSON what they are:
+backbone, transform, dtype, the SHA-256 of each medium's file, the CRC-32C of each row, and the
+media that could not be decoded, with the reasons. Values are float16 or bfloat16, not compressed
+(they hardly compress). `FORMATS` says how a shard is laid out; what is read does not depend on it.
 """
 
-import hashlib
+import errno
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from depalm import __version__
 from depalm.cache.errors import CacheError
-from depalm.cache.formats import array_rows, format_of
-from depalm.cache.shard import DTYPES, RowWriter, bits
+from depalm.cache.formats import CLS, array_rows, format_of, in_units
+from depalm.cache.reader import DTYPES
+from depalm.cache.shard import Bits, RowWriter, checksum
 
 # neither zarr nor npy has bfloat16: its bits instead
 STORED_DTYPES = {"float16": "float16", "bfloat16": "uint16"}
@@ -27,38 +30,42 @@ STORED_DTYPES = {"float16": "float16", "bfloat16": "uint16"}
 class ShardWriter:
     """Appends samples to one shard; made by `write_shard`."""
 
-    def __init__(self, stream: RowWriter, shape: Mapping[str, int], layers: list[int], dtype: str):
-        self.stream, self.layers, self.dtype = stream, layers, dtype
-        self.rows = array_rows(shape, layers)
-        self.digests = {name: hashlib.sha256() for name in self.rows}
+    def __init__(self, stream: RowWriter, shape: Mapping[str, int], arrays: list[str], dtype: str):
+        self.stream, self.arrays, self.dtype = stream, arrays, dtype
+        self.rows = array_rows(shape, arrays)
+        self.checksums: dict[str, list[int]] = {name: [] for name in arrays}
         self.samples: list[str] = []
-        self.rejected: dict[str, str] = {}  # and why
+        self.rejected: dict[str, tuple[str, float | None]] = {}  # why; its limit if it took longer
 
-    def pack(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Tokens of all blocks [B, L, T, D] -> what the shard keeps of them, in its dtype, on the
-        CPU.
+    def pack(self, tokens: Tensor) -> dict[str, Bits]:
+        """Tokens of all blocks [B, L, T, D] -> the bits of what the shard keeps of them, in its
+        dtype.
 
         Raises CacheError if a value is not finite in that dtype.
         """
-        kept = {"cls": tokens[:, :, 0]} | {f"tokens/layer_{i}": tokens[:, i] for i in self.layers}
-        packed = {name: part.to(DTYPES[self.dtype]).contiguous() for name, part in kept.items()}
-        for name, part in packed.items():
+        packed = {}
+        kept = getattr(torch, self.dtype)
+        for name in self.arrays:
+            layer = 0 if name == CLS else int(name.removeprefix("tokens/layer_"))
+            part = tokens[:, :, 0] if name == CLS else tokens[:, layer]
+            part = part.to(kept).contiguous()
             if not part.isfinite().all():
                 raise CacheError(
                     f"{name}: a token is not finite in {self.dtype}; set the cache's dtype to "
                     "bfloat16, and if it is not finite there either, check the backbone's weights"
                 )
-        return {name: part.cpu() for name, part in packed.items()}
+            packed[name] = part.cpu().view(torch.int16).numpy()
+        return packed
 
-    def add(self, ids: Sequence[str], packed: Mapping[str, Tensor]) -> None:
-        """Append B samples: their ids and what `pack` made of their tokens."""
+    def add(self, keys: Sequence[str], packed: Mapping[str, Bits]) -> None:
+        """Append B samples: the keys of their media, and what `pack` made of their tokens."""
         for name, row in self.rows.items():
-            if packed[name].shape != (len(ids), *row):
-                found = tuple(packed[name].shape)
-                raise CacheError(f"{name}: {len(ids)} rows of {row} are due, not {found}")
-            self.digests[name].update(bits(packed[name]))
-        self.samples += ids
-        self.stream.append(ids, packed)
+            if packed[name].shape != (len(keys), *row):
+                found = packed[name].shape
+                raise CacheError(f"{name}: {len(keys)} rows of {row} are due, not {found}")
+            self.checksums[name] += [checksum(values) for values in packed[name]]
+        self.samples += keys
+        self.stream.append(keys, packed)
 
     def finish(self, metadata: Mapping[str, Any]) -> None:
         self.stream.finish(
@@ -66,11 +73,11 @@ class ShardWriter:
                 **metadata,
                 "dtype": self.dtype,
                 "stored_dtype": STORED_DTYPES[self.dtype],
-                "layers": self.layers,
+                "arrays": self.arrays,
                 "depalm_version": __version__,
                 "samples": self.samples,
-                "rejected": self.rejected,
-                "sha256": {name: digest.hexdigest() for name, digest in self.digests.items()},
+                "rejected": {key: list(why) for key, why in self.rejected.items()},
+                "crc32c": self.checksums,
             }
         )
 
@@ -80,26 +87,40 @@ def write_shard(
     path: Path | str,
     metadata: Mapping[str, Any],
     shape: Mapping[str, int],
-    layers: Sequence[int],
+    arrays: Sequence[str],
     dtype: str,
 ) -> Iterator[ShardWriter]:
     """Yield the writer of the shard `path`, which appears whole if the block succeeds.
 
     The suffix of `path` says the format. `metadata` is JSON: what decides the tokens. `shape` has
-    layers, tokens and width of the backbone; `layers` are those of which all tokens are kept. The
-    same samples give the same bytes. Raises CacheError for a layer that the backbone lacks, or an
-    unknown dtype or suffix.
+    layers, tokens and width of the backbone; of its `arrays` (see `array_rows`) these are written.
+    The same samples give the same bytes. Raises CacheError for a layer that the backbone lacks, an
+    unknown dtype or suffix, or a disk that is full.
     """
     if dtype not in DTYPES:
-        raise CacheError(f"unknown dtype {dtype!r} of a cache; there are: {sorted(DTYPES)}")
-    count = shape["layers"]
-    if len(set(layers)) < len(layers) or not set(layers) <= set(range(count)):
-        raise CacheError(f"layers {list(layers)} must differ, and lie in 0..{count - 1}")
-    rows = array_rows(shape, layers)
-    with format_of(path).layout.write(Path(path), rows, STORED_DTYPES[dtype]) as stream:
-        writer = ShardWriter(stream, shape, list(layers), dtype)
+        raise CacheError(f"unknown dtype {dtype!r} of a cache; there are: {', '.join(DTYPES)}")
+    rows = array_rows(shape, arrays)
+    with (
+        disk_full(path),
+        format_of(path).layout.write(Path(path), rows, STORED_DTYPES[dtype]) as stream,
+    ):
+        writer = ShardWriter(stream, shape, list(arrays), dtype)
         yield writer
         writer.finish({**metadata, "shape": dict(shape)})
+
+
+@contextmanager
+def disk_full(path: Path | str) -> Iterator[None]:
+    """Raise CacheError naming `path` if the disk fills up meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CacheError(
+            f"{path}: no space left on the disk; what was written of it is removed. Make room, or "
+            "put results/ on another disk, and run again: what is in the store is not made again"
+        ) from error
 
 
 def require_disk(path: Path | str, needed: int) -> None:
@@ -108,6 +129,7 @@ def require_disk(path: Path | str, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise CacheError(
-            f"{path} needs {needed / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB free; make "
-            "room, put results/ on another disk, or extract fewer layers"
+            f"{path} takes {in_units(needed)}: {in_units(needed - free)} more than the "
+            f"{in_units(free)} that are free on its disk; make room, put results/ on another disk, "
+            "or extract fewer layers"
         )

@@ -1,7 +1,8 @@
 """A shard as a zarr v3 group that any zarr library can read.
 
-    shard-{i}-of-{n}.zarr/
-        zarr.json           the metadata, as the group's attributes
+    {name}.zarr/
+        zarr.json           as the group's attributes `depalm`, the metadata, and the CRC-32C of its
+                            canonical JSON
         cls/                [N, L, D]
         tokens/layer_{l}/   [N, T, D]
 
@@ -12,6 +13,7 @@ array in memory; here the rows come one after another, so that a shard may be la
 memory, and N need not be known before the end.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from math import prod
@@ -20,11 +22,10 @@ from typing import Any
 
 import numpy as np
 import zarr
-from torch import Tensor
 
 from depalm.cache.errors import ShardError
 from depalm.cache.formats import INDEX_ENTRY, ITEM, Rows
-from depalm.cache.shard import Layout, Shard, StoredRows, bits, crc32c, map_file, rows_in
+from depalm.cache.shard import Bits, Layout, Shard, StoredRows, crc32c, map_file, rows_in
 from depalm.files import atomic_directory
 
 
@@ -37,8 +38,8 @@ class AppendedArray:
         self.path.parent.mkdir(parents=True)
         self.stream = files.enter_context(self.path.open("wb"))
 
-    def append(self, rows: Tensor) -> None:
-        self.stream.write(bits(rows))
+    def append(self, rows: Bits) -> None:
+        self.stream.write(rows.data)
         self.rows += len(rows)
 
     def finish(self) -> None:
@@ -62,12 +63,13 @@ class ZarrWriter:
             name: AppendedArray(directory / name, row, files) for name, row in rows.items()
         }
 
-    def append(self, ids: Sequence[str], rows: Mapping[str, Tensor]) -> None:  # noqa: ARG002
+    def append(self, ids: Sequence[str], rows: Mapping[str, Bits]) -> None:  # noqa: ARG002
         for name, array in self.arrays.items():
             array.append(rows[name])
 
     def finish(self, metadata: Mapping[str, Any]) -> None:
-        group = zarr.create_group(self.directory, attributes=dict(metadata), zarr_format=3)
+        attributes = {"depalm": dict(metadata), "crc32c": _checksum(metadata)}
+        group = zarr.create_group(self.directory, attributes=attributes, zarr_format=3)
         group.create_group("tokens")
         for name, array in self.arrays.items():
             array.finish()
@@ -93,14 +95,26 @@ def write_zarr(path: Path, rows: Rows, dtype: str) -> Iterator[ZarrWriter]:
 def open_zarr(path: Path) -> Shard:
     """Raises ShardError if `path` is no such group, or a file of it is missing or damaged."""
     try:
-        group = zarr.open_group(path, mode="r", zarr_format=3)
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path} is not a zarr group") from error
-    metadata: Any = group.attrs.asdict()
-    rows, samples = rows_in(path, metadata), len(metadata["samples"])
+        content: Any = json.loads((path / "zarr.json").read_bytes())
+        attributes = content["attributes"]
+    except OSError as error:
+        raise ShardError(f"{path} is not a zarr group: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise ShardError(f"{path}/zarr.json is damaged") from error
+    if "samples" in attributes:
+        raise ShardError(f"{path} was made by an earlier version of depalm")
+    metadata = attributes.get("depalm")
+    if metadata is not None and _checksum(metadata) != attributes.get("crc32c"):
+        raise ShardError(f"{path}/zarr.json is damaged")
+    rows = rows_in(path, metadata)
+    samples = len(metadata["samples"])
     return Shard(
         path, metadata, {name: _map_array(path / name, samples, row) for name, row in rows.items()}
     )
+
+
+def _checksum(metadata: Mapping[str, Any]) -> str:
+    return crc32c(json.dumps(metadata, sort_keys=True).encode()).hex()
 
 
 def _map_array(directory: Path, samples: int, row: tuple[int, int]) -> StoredRows:

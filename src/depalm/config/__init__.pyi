@@ -4,10 +4,12 @@ from .load import load_files as load_files
 from .lookup import find as find
 from .plan import RunPlan as RunPlan
 from .plan import manifest as manifest
-from .plan import shards as shards
 from .report import as_json as as_json
 from .report import as_table as as_table
 from .run import AXES as AXES
 from .run import Run as Run
 from .schema import ConfigError as ConfigError
 from .schema import json_schema as json_schema
+from .upkeep import reading as reading
+from .upkeep import receipts as receipts
+from .upkeep import untrue as untrue

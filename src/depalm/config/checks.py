@@ -6,6 +6,7 @@ from depalm.adapters.errors import AdapterError
 from depalm.adapters.record import RECORD, WEIGHTS, made_of, read_record
 from depalm.config.experiment import Config
 from depalm.config.lookup import find, places
+from depalm.config.paths import RESERVED
 from depalm.config.plan import RunPlan
 from depalm.config.run import FILTERS
 from depalm.config.schema import ConfigError
@@ -52,6 +53,11 @@ def _check_where(config: Config, where: WhereSpec) -> None:
 
 def _check_run(plan: RunPlan) -> None:
     run, dataset, backbone = plan.run, plan.dataset, plan.backbone
+    if run.dataset in RESERVED:
+        raise ConfigError(
+            f"a dataset cannot be called {run.dataset!r}: results/{run.dataset} is a folder of "
+            "depalm's own; rename its file"
+        )
     if backbone.modality not in (dataset.modality, "none"):
         raise ConfigError(
             f"dataset {run.dataset} is {dataset.modality}, but backbone {run.backbone} "

@@ -10,6 +10,7 @@ from typing import Any
 
 from depalm.adapters.errors import AdapterError, ConnectorError
 from depalm.adapters.layout import Layout, layout
+from depalm.config import paths
 from depalm.config.lookup import find
 from depalm.config.parts import Parts
 from depalm.config.plan import RunPlan
@@ -50,40 +51,20 @@ class Config:
             self._plans[run] = self._planned(run)
         return self._plans[run]
 
-    def layers(self, dataset: str, backbone: str) -> list[int]:
-        """The layers of which the configured methods read all tokens from the cache, on this
-        dataset.
-        """
-        return self._cached_layers.get((dataset, backbone), [])
-
-    def caches(self) -> list[dict[str, Any]]:
-        """The caches that the runs read from this disk: dataset, backbone and its shape, view,
-        split, and the layers whose tokens are all kept.
-        """
-        read = dict.fromkeys(
-            (run.dataset, run.backbone, view, split)
-            for run in self.runs
-            for split, view in self.plan(run).cached()
-        )
-        return [
-            {
-                "dataset": dataset,
-                "backbone": backbone,
-                "shape": self.parts.backbone(backbone).shape.given(),
-                "view": view,
-                "split": split,
-                "layers": self.layers(dataset, backbone),
-            }
-            for dataset, backbone, view, split in read
-        ]
-
-    def extraction(self, dataset: str) -> dict[str, Any]:
-        """How files are decoded and tokens are kept."""
-        cache = self.settings.cache
+    def manifest_settings(self, dataset: str, split: str) -> dict[str, Any]:
+        """What decides the rows of a manifest, by its job's fields."""
+        spec = self.parts.dataset(dataset)
         return {
-            "batch_size": cache.batch_size,
-            "decode_seconds": cache.decode_seconds,
-            "dtype": cache.dtype,
+            "dataset": spec.rows().given(),
+            "split": split,
+            "max_rows": getattr(self.settings.data.max_rows, split),
+        }
+
+    def manifest_how(self, dataset: str, split: str) -> dict[str, Any]:
+        """The rest that the job of a manifest takes."""
+        return {
+            "data": self.parts.directory("dataset", dataset),
+            "files": paths.FILES.format(dataset=dataset, split=split),
             "max_reject_fraction": self.max_reject_fraction(dataset),
         }
 
@@ -190,16 +171,6 @@ class Config:
             {axis.removesuffix("s"): names for axis, names in rule.where if names is not None}
             for rule in self.settings.overrides
         ]
-
-    @cached_property
-    def _cached_layers(self) -> dict[tuple[str, str], list[int]]:
-        found: dict[tuple[str, str], set[int]] = {}
-        for run in self.runs:
-            plan = self.plan(run)
-            if not (plan.online or plan.layout.cls_only):
-                layers = found.setdefault((run.dataset, run.backbone), set())
-                layers.update(plan.layout.source_layers)
-        return {key: sorted(layers) for key, layers in found.items()}
 
 
 def deep_merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

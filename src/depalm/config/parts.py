@@ -59,3 +59,8 @@ class Parts:
         """The folder of a dataset's media: its `media_root`, or else that of the annotations."""
         root = self.dataset(dataset).media_root
         return self.directory("dataset", dataset) if root is None else str(Path(root))
+
+    def data_folders(self, dataset: str) -> dict[str, str]:
+        """The folders of a dataset's annotations and media."""
+        root = self.directory("dataset", dataset)
+        return {"annotations": root, "media": self.media_directory(dataset)}

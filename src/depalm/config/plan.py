@@ -1,12 +1,11 @@
 """The plan of a run: all that is decided about it before any job, once for all who ask."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from depalm.adapters.layout import Layout
 from depalm.adapters.record import RECORD, WEIGHTS
-from depalm.cache.formats import FORMATS
+from depalm.cache.formats import array_names, layers_of
 from depalm.config import paths
 from depalm.config.run import Run
 from depalm.specs import BackboneSpec, DatasetSpec, LLMSpec, MethodSpec, TrainSpec
@@ -25,22 +24,11 @@ def manifest(dataset: str, split: str) -> str:
     return paths.MANIFEST.format(dataset=dataset, split=split)
 
 
-def shards(
-    cache: CacheSpec, dataset: str, backbone: str, split: str, views: Sequence[int]
-) -> list[str]:
-    """The shards of some views of a split: those of one view after those of another."""
-    return [
-        f"{paths.SHARD}{FORMATS[cache.format].suffix}".format(
-            dataset=dataset,
-            backbone=backbone,
-            split=split,
-            view=view,
-            shard=i,
-            shards=cache.shards,
-        )
-        for view in views
-        for i in range(cache.shards)
-    ]
+def receipt(dataset: str, backbone: str, split: str, view: int, layers: str) -> str:
+    """The receipt of the rows of a split, in the arrays that `layers` names."""
+    return paths.RECEIPT.format(
+        dataset=dataset, backbone=backbone, split=split, view=view, layers=layers
+    )
 
 
 def listed(value: str | list[str]) -> list[str]:
@@ -97,21 +85,32 @@ class RunPlan:
                 decode_seconds=self.cache.decode_seconds,
                 max_reject_fraction=self.max_reject_fraction,
             )
-        places = shards(self.cache, self.run.dataset, self.run.backbone, split, views)
-        if self.cache.stream:
-            root = str(self.cache.url).rstrip("/")
-            places = [f"{root}/{place.removeprefix(f'{paths.RESULTS}/')}" for place in places]
-        return Cached(shards=places, views=views)
+        run = self.run
+        receipts = [receipt(run.dataset, run.backbone, split, v, self.layers) for v in views]
+        store = str(self.cache.url) if self.cache.stream else paths.STORE
+        return Cached(receipts=receipts, views=views, store=store)
+
+    @property
+    def arrays(self) -> list[str]:
+        """The arrays of the token store that the run reads."""
+        if not self.reads_backbone or self.online:
+            return []
+        return array_names(self.layout.source_layers, self.layout.cls_only)
+
+    @property
+    def layers(self) -> str:
+        """Those arrays as they stand in the paths of receipts."""
+        return layers_of(self.arrays)
 
     def cached(self) -> list[tuple[str, int]]:
-        """The splits and views of which the run reads a cache on this disk."""
-        if not self.reads_backbone or self.online or self.cache.stream:
+        """The splits and views of which the run reads rows of the token store."""
+        if not self.arrays:
             return []
         views = [] if self.checkpoint else training_views(self.cache.views)
         return [*(("train", view) for view in views), (self.dataset.test_split, 0)]
 
     def training_inputs(self) -> dict[str, Any]:
-        """The files and folders that training reads, by the names of its job's fields."""
+        """The files that training depends on, by the names of its job's fields."""
         values = asdict(self.run)
         return {
             "manifest": manifest(self.run.dataset, "train"),
@@ -126,7 +125,7 @@ class RunPlan:
         return self._parts(self.training) | told
 
     def testing_inputs(self, split: str) -> dict[str, Any]:
-        """The files and folders that the generation for a split reads, by its job's fields."""
+        """The files that the generation for a split depends on, by its job's fields."""
         adapter, record = self.adapter_files
         return {
             "manifest": manifest(self.run.dataset, split),
@@ -145,11 +144,28 @@ class RunPlan:
         return {"about": about, "metrics": self.dataset.metrics}
 
     def _models(self, features: Features) -> dict[str, Any]:
+        return {"receipts": features.places, "models": self.states}
+
+    @property
+    def folders(self) -> dict[str, str | None]:
+        """The folders of the models that the run reads, by the names of its jobs' fields."""
         return {
-            "places": features.places,
-            "backbone_directory": self.backbone_weights,
+            "backbone_directory": self.backbone_directory if self.reads_backbone else None,
             "llm_directory": self.llm_directory,
         }
+
+    @property
+    def states(self) -> list[str]:
+        """The files that tell whether a model in a folder of the user's own has changed."""
+        own = {
+            "backbone": self.backbone.path if self.reads_backbone else None,
+            "llm": self.llm.path,
+        }
+        return [
+            paths.MODEL_STATE.format(kind=f"{kind}s", part=getattr(self.run, kind))
+            for kind, folder in own.items()
+            if folder is not None
+        ]
 
     def _parts(self, features: Features) -> dict[str, Any]:
         return {
@@ -158,11 +174,6 @@ class RunPlan:
             "llm": self.llm.given(),
             "features": features.given(),
         }
-
-    @property
-    def backbone_weights(self) -> list[str]:
-        """The directory of the backbone's weights, unless nothing of it is read."""
-        return [self.backbone_directory] if self.reads_backbone else []
 
     @property
     def adapter_files(self) -> list[str]:
@@ -177,17 +188,25 @@ class RunPlan:
         return [] if folder is None else [f"{folder}/{name}" for name in (WEIGHTS, RECORD)]
 
     @property
+    def trained_on(self) -> list[str]:
+        """The manifest of what the run trains on, if it trains."""
+        return [] if self.checkpoint else [manifest(self.run.dataset, "train")]
+
+    @property
     def scores(self) -> str:
         return f"{self.run.path}/{self.dataset.test_split}.scores.json"
 
     def reads(self) -> list[str]:
         """Files and folders that training and test read, but for what the run makes itself."""
+        folders = [folder for folder in self.folders.values() if folder is not None]
+        if self.online:
+            folders.append(self.media)
         steps = [self.testing_inputs(self.dataset.test_split)]
         if not self.checkpoint:
             steps.insert(0, self.training_inputs())
         files = [file for step in steps for value in step.values() for file in listed(value)]
         own = {f"{self.run.path}/{name}" for name in (WEIGHTS, RECORD)}
-        return [file for file in dict.fromkeys(files) if file not in own]
+        return [file for file in dict.fromkeys([*files, *folders]) if file not in own]
 
     def writes(self) -> list[str]:
         """Files that training and test write."""

@@ -5,13 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depalm.datasets.annotations import Annotation
+from depalm.datasets.containers import container_of
 from depalm.datasets.readers import READERS
 from depalm.datasets.subsets import ManifestError, lowest
+from depalm.datasets.watched import Files, look
 from depalm.files import OutsideError, atomic_file, inside
 from depalm.progress import logger
 from depalm.rejects import Reject, check_rejects, report_rejects
@@ -26,16 +29,27 @@ class Sample:
     media: str  # path of the image, clip or sound, relative to the folder of the media
     prompt: str  # text in front of the answer
     references: list[str]  # right answers or captions
+    sha256: str = ""  # of the media file, as 64 hexadecimal digits
 
 
+MISSING = "no such media file"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("media", pa.string()),
         ("prompt", pa.string()),
         ("references", pa.list_(pa.string())),
+        ("sha256", pa.string()),
     ]
 )
+
+
+class Manifest(NamedTuple):
+    """The samples of a split, what was left out of it, and the files that it was made of."""
+
+    samples: list[Sample]
+    rejects: list[Reject]
+    files: Files
 
 
 def build_manifest(
@@ -44,10 +58,12 @@ def build_manifest(
     split: str,
     max_rows: int | float | None = None,
     max_reject_fraction: float = 0.0,
-) -> tuple[list[Sample], list[Reject]]:
-    """The samples of a split of `dataset` (config/datasets/*.yaml), read under `root`, and rejects.
+    known: Files | None = None,
+) -> Manifest:
+    """The manifest of a split of `dataset` (config/datasets/*.yaml), read under `root`.
 
-    The media lie under `root` too, or under the dataset's `media_root`.
+    The media lie under `root` too, or under the dataset's `media_root`. All of them are read, for
+    their SHA-256, but for those that are as an earlier manifest of this dataset has `known` them.
 
     `max_rows` keeps so many rows (an integer) or that part of them (a fraction below 1): always the
     same ones, spread over the split, and among those of any larger `max_rows`. Rejected are rows
@@ -60,11 +76,18 @@ def build_manifest(
     """
     if split not in dataset.splits:
         raise ManifestError(f"no split {split!r}; there are: {dataset.splits}")
-    annotations = list(READERS[dataset.reader].read(root, split))
+    reader = READERS[dataset.reader]
+    told = (dataset.columns,) if reader.takes_columns else ()
+    annotations = list(reader.read(root, split, *told))
     _check_ids([row.id for row in annotations], f"{root}, split {split}")
     rows = _limit(annotations, max_rows)
     find = cache(partial(_find_media, root, dataset.media_root))
-    outcomes = [_sample(row, choose_template(dataset.templates, row.id), find) for row in rows]
+    named = [media for media, fault in (find(row.media) for row in rows) if fault in ("", MISSING)]
+    folders = folders_of(root, dataset.media_root)
+    media = look([("media", name) for name in dict.fromkeys(named)], folders, known or {})
+    outcomes = [
+        _sample(row, choose_template(dataset.templates, row.id), find, media) for row in rows
+    ]
     samples = [outcome for outcome in outcomes if isinstance(outcome, Sample)]
     rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
     if blank := sum(len(row.references) - len(_references(row)) for row in rows):
@@ -74,7 +97,21 @@ def build_manifest(
     if not samples:
         raise ManifestError(f"{root}: the split {split} has no samples")
     logger.info("%s: %d samples, %d media files", split, len(samples), len(unique_media(samples)))
-    return samples, rejects
+    names = [name.format(split=split) for name in reader.files]
+    noted = [("annotations", name) for pattern in names for name in _named(root, pattern)]
+    return Manifest(samples, rejects, {**look(noted, folders, {}), **media})
+
+
+def _named(root: Path, pattern: str) -> list[str]:
+    """The files that a pattern of a reader's names, below the root."""
+    if "*" not in pattern:
+        return [pattern]
+    return sorted(path.relative_to(root).as_posix() for path in root.glob(pattern))
+
+
+def folders_of(root: Path | str, media_root: Path | str | None) -> dict[str, Path]:
+    """The folders that a manifest's files lie in."""
+    return {"annotations": Path(root), "media": Path(root if media_root is None else media_root)}
 
 
 def _find_media(root: Path, media_root: str | None, media: str) -> tuple[str, str]:
@@ -89,11 +126,11 @@ def _find_media(root: Path, media_root: str | None, media: str) -> tuple[str, st
         found = inside(root if media_root is None else media_root, media)
     except OutsideError as error:
         return media, f"its media path {error.reason}"
-    return media, "" if found.is_file() else "no such media file"
+    return media, "" if found.is_file() or container_of(found) is not None else MISSING
 
 
 def _sample(
-    row: Annotation, template: str, find: Callable[[str], tuple[str, str]]
+    row: Annotation, template: str, find: Callable[[str], tuple[str, str]], files: Files
 ) -> Sample | Reject:
     references = _references(row)
     if row.prompt is None and "{question}" in template and not row.question.strip():
@@ -102,10 +139,10 @@ def _sample(
         reason = "no reference but blank ones" if row.references else "no reference"
         return Reject(row.id, row.media, reason)
     media, fault = find(row.media)
-    if fault:
-        return Reject(row.id, row.media, fault)
+    if fault or not files["media", media].sha256:
+        return Reject(row.id, row.media, fault or "the medium cannot be read")
     prompt = template.replace("{question}", row.question) if row.prompt is None else row.prompt
-    return Sample(row.id, media, prompt, references)
+    return Sample(row.id, media, prompt, references, files["media", media].sha256)
 
 
 def _references(row: Annotation) -> list[str]:
@@ -161,5 +198,10 @@ def read_manifest(path: Path | str) -> list[Sample]:
 
 
 def unique_media(samples: Sequence[Sample]) -> list[str]:
-    """The media of the samples, each once, in order: the rows of a cache."""
+    """The media of the samples, each once, in order."""
     return list(dict.fromkeys(sample.media for sample in samples))
+
+
+def media_keys(samples: Sequence[Sample]) -> dict[str, str]:
+    """The SHA-256 of each of the samples' media, by name, in order: the keys of the token store."""
+    return {sample.media: sample.sha256 for sample in samples}

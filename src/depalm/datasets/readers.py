@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from depalm.datasets.annotations import Annotation, read_csv, read_jsonl
-from depalm.datasets.captions import read_audiocaps, read_msrvtt, read_textcaps
+from depalm.datasets.captions import MSRVTT_FILES, read_audiocaps, read_msrvtt, read_textcaps
 from depalm.datasets.coco import read_coco_2014, read_coco_2017, read_coco_karpathy
+from depalm.datasets.sharded import read_parquet, read_webdataset, sharded
 from depalm.datasets.vqa import (
     read_aokvqa,
     read_easy_vqa,
@@ -83,26 +84,50 @@ class Reader:
 
     read: (root, split) -> the samples of a split, from the annotations below the root; media are
         not looked at. Raises AnnotationError.
+    files: the annotation files of a split that it may read, below the root, or patterns of them:
+        an edit of one is noticed.
+    takes_columns: whether it is told what the columns are; `read` then takes them as a third
+        argument, depalm.specs.dataset.Columns.
     names_media: whether the annotations name the media files, so that these may lie elsewhere
         (`media_root`); else the reader looks for them below the root.
     """
 
-    read: Callable[[Path, str], Iterator[Annotation]]
+    read: Callable[..., Iterator[Annotation]]
+    files: tuple[str, ...]
+    takes_columns: bool = False
     names_media: bool = False
 
 
+KARPATHY = "dataset_coco.json"
+VQA_PAIR = (
+    "{prefix}OpenEnded_mscoco_{part}2014_questions.json",
+    "{prefix}mscoco_{part}2014_annotations.json",
+)
+
+
+def _pairs(prefix: str, *parts: str) -> tuple[str, ...]:
+    return tuple(name.format(prefix=prefix, part=part) for part in parts for name in VQA_PAIR)
+
+
 READERS = {
-    "aokvqa": Reader(read_aokvqa),
-    "audiocaps": Reader(read_audiocaps),
-    "coco_2014": Reader(read_coco_2014),
-    "coco_2017": Reader(read_coco_2017),
-    "coco_karpathy": Reader(read_coco_karpathy),
-    "easy_vqa": Reader(read_easy_vqa, names_media=True),
-    "generic": Reader(read_generic, names_media=True),
-    "msrvtt": Reader(read_msrvtt),
-    "okvqa": Reader(read_okvqa),
-    "textcaps": Reader(read_textcaps, names_media=True),
-    "textvqa": Reader(read_textvqa, names_media=True),
-    "vqav2": Reader(read_vqav2),
-    "vqav2_karpathy": Reader(read_vqav2_karpathy),
+    "aokvqa": Reader(read_aokvqa, ("aokvqa_v1p0_{split}.json",)),
+    "audiocaps": Reader(read_audiocaps, ("{split}.csv",)),
+    "coco_2014": Reader(read_coco_2014, ("annotations/captions_{split}2014.json",)),
+    "coco_2017": Reader(read_coco_2017, ("annotations/captions_{split}2017.json",)),
+    "coco_karpathy": Reader(read_coco_karpathy, (KARPATHY,)),
+    "easy_vqa": Reader(read_easy_vqa, ("{split}/questions.json",), names_media=True),
+    "generic": Reader(
+        read_generic, ("manifest.{split}.jsonl", "manifest.{split}.csv"), names_media=True
+    ),
+    "msrvtt": Reader(read_msrvtt, tuple(name for files in MSRVTT_FILES.values() for name in files)),
+    "okvqa": Reader(read_okvqa, _pairs("", "{split}")),
+    "parquet": Reader(read_parquet, sharded(".parquet"), takes_columns=True),
+    "textcaps": Reader(read_textcaps, ("TextCaps_0.1_{split}.json",), names_media=True),
+    "textvqa": Reader(read_textvqa, ("TextVQA_0.5.1_{split}.json",), names_media=True),
+    "vqav2": Reader(read_vqav2, _pairs("v2_", "{split}")),
+    "vqav2_karpathy": Reader(
+        read_vqav2_karpathy,
+        ("karpathy_{split}.json", KARPATHY, *_pairs("v2_", "train", "val")),
+    ),
+    "webdataset": Reader(read_webdataset, sharded(".tar"), takes_columns=True),
 }

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from depalm.datasets.splits import Overlap
 from depalm.errors import shortened
 from depalm.evaluation.metrics import MetricError, References, require, score, unavailable
 from depalm.progress import logger
@@ -38,14 +39,15 @@ def evaluate(
     predictions: Path | str,
     generated: Mapping[str, Any],
     trained: Mapping[str, Any],
+    shared: Overlap | None = None,
 ) -> dict[str, Any]:
     """The content of scores.json for a run.
 
     `run` says what it was: dataset, split, fraction, backbone, llm, method, label, seed.
     `references` are those of the whole manifest; `generated` and `trained` are the summaries of
-    generation and training. The first of `metrics` is the primary one. A metric that cannot run
-    here is null, and `unavailable` says why. Raises MetricError unless exactly the samples that
-    generation did not reject have a prediction.
+    generation and training; `shared` are the media that were trained on too. The first of `metrics`
+    is the primary one. A metric that cannot run here is null, and `unavailable` says why. Raises
+    MetricError unless exactly the samples that generation did not reject have a prediction.
     """
     require(metrics)
     texts = read_predictions(predictions)
@@ -65,6 +67,11 @@ def evaluate(
     available = [name for name in metrics if name not in reasons]
     scores = score({key: references[key] for key in texts}, texts, available)
     logger.info("%s", ", ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+    if shared is not None and shared.both:
+        here = shortened([name for _, name in shared.both])
+        logger.warning(
+            "%d of %d media stand in train too (%s)", len(shared.both), shared.total, here
+        )
     return {
         **run,
         "metrics": {name: scores.get(name) for name in metrics},
@@ -72,6 +79,8 @@ def evaluate(
         **({"unavailable": reasons} if reasons else {}),
         "samples": len(texts),
         "rejects": len(missing),
+        "train_rejects": trained["rejects"],
+        "media_in_train": None if shared is None else len(shared.both),
         "trainable_parameters": trained["trainable_parameters"],
         "train_seconds": trained["train_seconds"],
         "generate_seconds": generated["generate_seconds"],

@@ -3,6 +3,7 @@ from .base import NoFeatures as NoFeatures
 from .base import partition as partition
 from .base import read_each as read_each
 from .cached import CachedViews as CachedViews
+from .extract import Encoder as Encoder
 from .extract import Extraction as Extraction
 from .extract import media_of_shard as media_of_shard
 from .online import Media as Media

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from torch import Tensor
 
@@ -24,11 +24,6 @@ class FeatureSource(Protocol):
         ...
 
     @property
-    def identity(self) -> Any:
-        """The fingerprint of these features, as JSON."""
-        ...
-
-    @property
     def read_ahead(self) -> bool:
         """Whether a batch may be read before the training step on the batch before has ended."""
         ...
@@ -44,7 +39,6 @@ class NoFeatures:
     """The features of a method that reads no backbone."""
 
     rejected: Mapping[str, str] = {}
-    identity = None
     read_ahead = False
 
     def read(self, media: Sequence[str], epoch: int = 0) -> None:  # noqa: ARG002

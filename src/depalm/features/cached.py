@@ -1,14 +1,15 @@
-"""Features from the cache of tokens: view 0 of a medium is clean, the others are augmented, each in
-its own way (docs/design.md#views).
+"""Features from the token store: view 0 of a medium is clean, the others are augmented, each in its
+own way (docs/design.md#views).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from depalm.cache.formats import array_names
 from depalm.cache.reader import TokenCache
 
 
@@ -16,9 +17,12 @@ from depalm.cache.reader import TokenCache
 class CachedViews:
     """The caches of V views: epoch e reads view e mod V. Of each medium the tokens of `layers` are
     read, or with `cls_only` just their summary tokens, in the cache's dtype, onto `device`.
+
+    `keys` are those of the media in the caches, by name.
     """
 
     caches: Sequence[TokenCache]
+    keys: Mapping[str, str]
     layers: Sequence[int]
     cls_only: bool
     device: torch.device
@@ -27,13 +31,23 @@ class CachedViews:
     def read(self, media: Sequence[str], epoch: int = 0) -> Tensor:
         """Raises CacheError and DownloadError as `TokenCache.read` does."""
         cache = self.caches[epoch % len(self.caches)]
-        return cache.read(media, self.layers, self.cls_only).to(self.device)
+        names = {self.keys[name]: name for name in media}
+        keys = [self.keys[name] for name in media]
+        return cache.read(keys, self.layers, self.cls_only, names).to(self.device)
 
     @property
     def rejected(self) -> dict[str, str]:
         """Media that any of the views lacks, and why."""
-        return {media: why for cache in self.caches for media, why in cache.rejected.items()}
+        return {
+            name: cache.rejected[key].reason
+            for cache in self.caches
+            for name, key in self.keys.items()
+            if key in cache.rejected
+        }
 
     @property
-    def identity(self) -> list[Any]:
-        return [[cache.metadata for cache in self.caches], [c.checksums for c in self.caches]]
+    def identity(self) -> list[str]:
+        """The checksums of all rows that are read, view by view."""
+        arrays = array_names(self.layers, self.cls_only)
+        keys = sorted(set(self.keys.values()))
+        return [cache.digest(keys, arrays) for cache in self.caches]

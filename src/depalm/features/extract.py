@@ -1,36 +1,37 @@
-"""Extraction: media files -> tokens of a frozen backbone in one shard of the cache.
+"""Extraction: media files -> tokens of a frozen backbone in the token store.
 
-Worker processes decode the next batches while the backbone works on this one and a thread writes
-the last. Batches are cut from the list of media before anything is decoded, so that no byte depends
-on the number of workers or on other shards.
+What the store has is not made again. Worker processes decode the next batches while the backbone
+works on this one and a thread writes the last. Every batch that the backbone sees has its full
+size, the last one padded, so that a row is the same bytes whatever else was extracted with it.
 """
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from depalm.backbones.base import Backbone
 from depalm.backbones.load import load_backbone
-from depalm.cache.errors import CacheError
-from depalm.cache.formats import format_of, predicted_bytes
+from depalm.cache.formats import FORMATS, in_units, predicted_bytes
 from depalm.cache.reader import TokenCache
+from depalm.cache.store import Claims, open_folder, shard_name, view_folder
 from depalm.cache.writer import ShardWriter, require_disk, write_shard
 from depalm.errors import DepalmError
 from depalm.files import inside
-from depalm.identity import token_identity, weights_identity
-from depalm.lease import Lease, while_owned
+from depalm.identity import encoder_identity
+from depalm.lease import LeaseLost
 from depalm.media.decoders import load_decoder, view_seed
 from depalm.media.pool import DecodedBatch, DecodingPool, File
-from depalm.progress import Progress, logger
+from depalm.progress import Clock, Progress, logger
 from depalm.rejects import Reject, check_rejects, report_rejects
 from depalm.specs import BackboneSpec
+
+SHARD_BYTES = 2**31  # a shard is ended at this size: a killed job loses no more
 
 
 class ExtractionError(DepalmError):
@@ -40,21 +41,54 @@ class ExtractionError(DepalmError):
 @dataclass(frozen=True)
 class Extraction:
     """How tokens are extracted: `batch_size` files at a time, decoded by `workers` processes in at
-    most `decode_seconds` each, and kept in `dtype`; more than `max_reject_fraction` bad files end
-    the job.
+    most `decode_seconds` each, into shards of `format`; more than `max_reject_fraction` bad files
+    of the split end the job.
     """
 
-    dtype: str = "float16"
+    format: str = "zarr"
     batch_size: int = 64
     workers: int = 1
     decode_seconds: float = 60.0
     max_reject_fraction: float = 0.001
 
 
-def media_of_shard(media: Sequence[str], shard: int, shards: int) -> list[str]:
-    """Shard number `shard` (from 0) of `shards` runs of nearly equal length.
+@dataclass(frozen=True)
+class Encoder:
+    """What decides the tokens of a file: a backbone by its name, its spec and the folder of its
+    weights, the view, and the dtype in which tokens are kept.
 
-    It is empty where there are more shards than media.
+    View 0 of a file is clean, the others are augmented, each in its own way.
+    """
+
+    name: str
+    spec: BackboneSpec
+    weights: Path
+    view: int = 0
+    dtype: str = "float16"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return encoder_identity(self.spec, self.weights, self.view, self.dtype)
+
+    def folder(self, store: Path) -> Path:
+        """Where the store keeps its shards."""
+        of_all_views = encoder_identity(self.spec, self.weights, 0, self.dtype)
+        return view_folder(store, self.name, of_all_views, self.view)
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What an extraction did: in the store's `folder`, so many media went through the backbone."""
+
+    folder: Path
+    forwarded: int
+    rejects: list[Reject] = field(default_factory=list)
+
+
+def media_of_shard(media: Sequence[str], shard: int, shards: int) -> list[str]:
+    """Part number `shard` (from 0) of `shards` runs of nearly equal length.
+
+    It is empty where there are more parts than media.
     """
     if not 0 <= shard < shards:
         raise ExtractionError(f"there is no shard {shard} of {shards}: they count from 0")
@@ -62,122 +96,177 @@ def media_of_shard(media: Sequence[str], shard: int, shards: int) -> list[str]:
 
 
 def extract(
-    backbone: BackboneSpec,
-    weights: Path,
+    encoder: Encoder,
     root: Path,
-    media: Sequence[str],
-    layers: Sequence[int],
-    output: Path,
+    media: Mapping[str, str],
+    arrays: Sequence[str],
+    store: Path,
     settings: Extraction,
     device: torch.device | str,
-    view: int = 0,
-) -> list[Reject]:
-    """Write the tokens of `media` (paths under `root`) to the shard `output`; return the rejects.
+    split_size: int | None = None,
+) -> Extracted:
+    """Put the rows of `media` (paths under `root`, each with the SHA-256 of its file) in some
+    arrays into the store, as far as it lacks them.
 
-    `weights` is the directory of the backbone's weights; of `layers` all tokens are kept.
-    View 0 of a file is clean, the others are augmented, each in its own way. Raises RejectError as
-    soon as more files are bad than tolerated, CacheError if the disk is too small for the shard,
-    BackboneError, DecodingError, and OutsideError for media that lie outside of `root`.
+    The backbone is loaded only if there is something to do. Rows that another job is working on are
+    waited for. `split_size` counts the media of the split that these are a part of, for the
+    tolerance. Raises RejectError as soon as more files are bad than tolerated, CacheError if the
+    disk is too small, BackboneError, DecodingError (also for a file that has changed), and
+    OutsideError for media that lie outside of `root`.
     """
-    sizes = predicted_bytes(format_of(output), len(media), backbone.shape.given(), layers)
-    size = sum(sizes.values())
-    logger.info("%s: %d files, %.1f MB", output, len(media), size / 1e6)
-    require_disk(output, size)
-    if not media:
-        logger.warning("%s: there are more shards than files, so this one is empty", output)
-    metadata = {**token_identity(backbone, view), "weights_sha256": weights_identity(weights)}
-    wanted = {**metadata, "layers": list(layers), "dtype": settings.dtype}
-    files = [File(name, inside(root, name), view_seed(name, view)) for name in media]
-
-    def work(held: Lease) -> list[Reject]:
-        if held.waited and (rejects := rejects_of(output, wanted, media)) is not None:
-            logger.info("%s: the job that was waited for has written it", output)
-        else:
-            model = load_backbone(backbone, weights).to(device)
-            pool = DecodingPool(
-                load_decoder(backbone),
-                settings.workers,
-                settings.decode_seconds,
-                pin_memory=torch.device(device).type == "cuda",
-            )
-            with pool, write_shard(output, metadata, model.shape, layers, settings.dtype) as shard:
-                rejects = _fill(shard, model, pool, files, settings, device, held.check)
-        report_rejects(rejects, len(media), "extraction")
-        return rejects
-
-    return while_owned(output, work)
-
-
-def rejects_of(shard: Path, wanted: Mapping[str, Any], media: Sequence[str]) -> list[Reject] | None:
-    """The rejects of the shard, if it is there, was made as `wanted`, and of just these media."""
-    if not shard.exists():
-        return None
-    try:
-        cache = TokenCache([shard], wanted)
-    except CacheError as error:
-        logger.info("%s: writing it anew", error)
-        return None
-    if {*cache.media, *cache.rejected} != set(media):
-        return None
-    return [Reject(name, name, reason) for name, reason in cache.rejected.items()]
+    size = len(media) if split_size is None else split_size
+    folder = encoder.folder(store)
+    job = _Job(encoder, root, media, list(arrays), folder, settings, device, size)
+    claims, forwarded = Claims(folder), 0
+    while True:
+        with claims.claimed(lambda: job.missing(job.open())) as (mine, busy, held):
+            try:
+                forwarded += job.fill(mine, held.check)
+            except LeaseLost as error:
+                logger.warning("%s: looking at what is there", error)
+                continue
+        for claim in busy:
+            claims.wait(claim)
+        cache = job.open()
+        if not job.missing(cache):
+            break
+    logger.info(
+        "%d of %d files went through the backbone, %d were in the store",
+        forwarded,
+        len(media),
+        len(media) - forwarded,
+    )
+    rejects = [
+        Reject(name, name, cache.rejected[key].reason)
+        for name, key in media.items()
+        if key in cache.rejected
+    ]
+    check_rejects(rejects, size, settings.max_reject_fraction, "extraction")
+    report_rejects(rejects, size, "extraction")
+    return Extracted(job.folder, forwarded, rejects)
 
 
-def _fill(
-    shard: ShardWriter,
-    model: Backbone,
-    pool: DecodingPool,
-    files: Sequence[File],
-    settings: Extraction,
-    device: torch.device | str,
-    before_writing: Callable[[], None],
-) -> list[Reject]:
-    """Append the tokens of `files` to `shard`; return the rejects."""
-    size = settings.batch_size
-    batches = [files[i : i + size] for i in range(0, len(files), size)]
-    rejects: list[Reject] = []
-    progress, clock = Progress(len(files), "extract", "file"), _Clock()
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        writing: Future[None] = thread.submit(lambda: None)
-        for batch in clock.each("waiting for decoding", pool.decode(batches)):
-            rejects += batch.rejects
-            check_rejects(rejects, len(files), settings.max_reject_fraction, "extraction")
-            if batch.media:
-                with clock.measure("backbone"), torch.inference_mode():
-                    packed = shard.pack(model(batch.inputs.to(device)))
-                with clock.measure("waiting for writing"):
-                    writing.result()
-                writing = thread.submit(shard.add, batch.media, packed)
-            progress.advance(len(batch.media) + len(batch.rejects))
-            before_writing()
-        writing.result()
-    shard.rejected |= {reject.media: reject.reason for reject in rejects}
-    logger.info("%s", clock.summary(len(files)))
-    return rejects
+@dataclass
+class _Job:
+    """The media of an extraction, and where their rows go."""
+
+    encoder: Encoder
+    root: Path
+    media: Mapping[str, str]
+    arrays: list[str]
+    folder: Path
+    settings: Extraction
+    device: torch.device | str
+    split_size: int
+
+    def __post_init__(self) -> None:
+        self.names: dict[str, str] = {}
+        for name, key in self.media.items():
+            self.names.setdefault(key, name)
+        self.metadata = self.encoder.identity
+        self.rejects: list[Reject] = []
+        self.model: Backbone | None = None
+
+    def open(self) -> TokenCache:
+        return open_folder(self.folder, self.metadata)
+
+    def missing(self, cache: TokenCache) -> dict[str, list[str]]:
+        """The media whose rows the store lacks, by key, with the arrays.
+
+        A file whose decoding took longer than it may take now is tried again.
+        """
+        found = {}
+        for key in self.names:
+            why = cache.rejected.get(key)
+            if why is not None and (why.limit is None or why.limit >= self.settings.decode_seconds):
+                continue
+            if lacks := cache.missing(key, self.arrays):
+                found[key] = lacks
+        return found
+
+    def fill(self, keys: Sequence[str], before_writing: Callable[[], None]) -> int:
+        """Extract the rows of `keys` that the store lacks, in one shard for each set of arrays, or
+        several large ones; the number of files that the backbone saw.
+        """
+        lacks = self.missing(self.open())
+        groups: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+        for key in keys:
+            if key in lacks:
+                groups[tuple(lacks[key])].append(key)
+        if not groups:
+            return 0
+        shape, known = self.encoder.spec.shape.given(), FORMATS[self.settings.format]
+        sizes = {group: sum(predicted_bytes(known, 1, shape, group).values()) for group in groups}
+        needed = sum(sizes[arrays] * len(of) for arrays, of in groups.items())
+        count = sum(map(len, groups.values()))
+        logger.info("%s: %d files, %s", self.folder, count, in_units(needed))
+        require_disk(self.folder / "shard", needed)
+        self.model = self.model or load_backbone(self.encoder.spec, self.encoder.weights).to(
+            self.device
+        )
+        progress, clock, bad = Progress(count, "extract", "file"), Clock(), len(self.rejects)
+        pool = DecodingPool(
+            load_decoder(self.encoder.spec),
+            self.settings.workers,
+            self.settings.decode_seconds,
+            pin_memory=torch.device(self.device).type == "cuda",
+        )
+        with pool:
+            for arrays, of in groups.items():
+                length = max(1, SHARD_BYTES // sizes[arrays])
+                for part in (of[i : i + length] for i in range(0, len(of), length)):
+                    suffix = known.suffix
+                    path = self.folder / f"{shard_name(arrays, part)}{suffix}"
+                    batches = clock.each("waiting for decoding", pool.decode(self.batches(part)))
+                    with write_shard(
+                        path, self.metadata, self.model.shape, arrays, self.encoder.dtype
+                    ) as shard:
+                        self.append(shard, self.model, batches, clock, progress, before_writing)
+        logger.info("%s", clock.summary(count))
+        return count - (len(self.rejects) - bad)
+
+    def batches(self, keys: Sequence[str]) -> list[list[File]]:
+        size, view = self.settings.batch_size, self.encoder.view
+        paths = [inside(self.root, self.names[key]) for key in keys]
+        files = [
+            File(key, path, view_seed(key, view), key)
+            for key, path in zip(keys, paths, strict=True)
+        ]
+        return [files[i : i + size] for i in range(0, len(files), size)]
+
+    def append(
+        self,
+        shard: ShardWriter,
+        model: Backbone,
+        batches: Iterator[DecodedBatch],
+        clock: Clock,
+        progress: Progress,
+        before_writing: Callable[[], None],
+    ) -> None:
+        """Append the tokens of decoded files to `shard`; note the rejects."""
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            writing: Future[None] = thread.submit(lambda: None)
+            for batch in batches:
+                for reject in batch.rejects:
+                    name = self.names[reject.id]
+                    self.rejects.append(Reject(name, name, reject.reason))
+                    shard.rejected[reject.id] = (reject.reason, reject.limit)
+                tolerated = self.settings.max_reject_fraction
+                check_rejects(self.rejects, self.split_size, tolerated, "extraction")
+                if batch.media:
+                    with clock.measure("backbone"), torch.inference_mode():
+                        inputs = padded(batch.inputs.to(self.device), self.settings.batch_size)
+                        packed = shard.pack(model(inputs)[: len(batch.media)])
+                    with clock.measure("waiting for writing"):
+                        writing.result()
+                    writing = thread.submit(shard.add, batch.media, packed)
+                progress.advance(len(batch.media) + len(batch.rejects))
+                before_writing()
+            writing.result()
 
 
-class _Clock:
-    """Seconds by stage of a pipeline."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        self.seconds[stage] += time.monotonic() - started
-
-    def each(self, stage: str, items: Iterator[DecodedBatch]) -> Iterator[DecodedBatch]:
-        """The items; the time until each is there is that of `stage`."""
-        while True:
-            with self.measure(stage):
-                item = next(items, None)
-            if item is None:
-                return
-            yield item
-
-    def summary(self, count: int) -> str:
-        total = time.monotonic() - self.started
-        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.seconds.items())
-        return f"{count} files in {total:.1f} s, {count / total:.1f} a second; {stages}"
+def padded(inputs: Tensor, size: int) -> Tensor:
+    """Inputs [B, ...] -> [size, ...]: the last one stands in for those that are missing."""
+    if len(inputs) == size:
+        return inputs
+    return torch.cat([inputs, inputs[-1:].expand(size - len(inputs), *inputs.shape[1:])])

@@ -2,18 +2,17 @@
 that it can be tuned beside the adapter, and no epoch sees an image as another one did.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from depalm.adapters.adapter import Adapter
 from depalm.backbones.base import Backbone
-from depalm.files import inside, sha256_json
+from depalm.files import inside
 from depalm.media.decoders import load_decoder, view_seed
 from depalm.media.pool import DecodingPool, File
 from depalm.progress import Progress
@@ -39,8 +38,8 @@ class OnlineFeatures:
     """The tokens of `model` as `adapter` tunes it, of the layers that `adapter` reads; made by
     `online_features`.
 
-    Without a `seed` every epoch reads the clean files. `rejected` are the files that `check` found
-    bad, with the reasons.
+    `keys` are the SHA-256 of the files by name. Without a `seed` every epoch reads the clean files.
+    `rejected` are the files that `check` found bad, with the reasons.
     """
 
     read_ahead = False  # what a tuned backbone gives depends on the step before
@@ -51,28 +50,28 @@ class OnlineFeatures:
         model: Backbone,
         pool: DecodingPool,
         media: Media,
+        keys: Mapping[str, str],
         device: torch.device,
         seed: int | None,
     ):
         self.adapter, self.model, self.pool = adapter, model, pool
-        self.media, self.device, self.seed = media, device, seed
-        self.checked: list[str] = []
+        self.media, self.keys, self.device, self.seed = media, keys, device, seed
         self.rejected: dict[str, str] = {}
 
-    def check(self, media: Sequence[str]) -> None:
-        """Decode all of `media` once, so that the bad ones can be left out before any is read.
+    def check(self) -> None:
+        """Decode all files once, so that the bad ones can be left out before any is read.
 
-        Raises RejectError if there are more of them than tolerated, and OutsideError for one that
-        lies outside of the folder of the media.
+        Raises RejectError if there are more of them than tolerated, DecodingError for one that has
+        changed, and OutsideError for one that lies outside of the folder of the media.
         """
         rejects: list[Reject] = []
-        progress = Progress(len(media), "check", "file")
-        for batch in self.pool.decode(_chunks(self._files(media, None), CHECKED)):
+        files = self._files(list(self.keys), None)
+        progress = Progress(len(files), "check", "file")
+        for batch in self.pool.decode(_chunks(files, CHECKED)):
             rejects += batch.rejects
-            check_rejects(rejects, len(media), self.media.max_reject_fraction, "decoding")
+            check_rejects(rejects, len(files), self.media.max_reject_fraction, "decoding")
             progress.advance(len(batch.media) + len(batch.rejects))
-        report_rejects(rejects, len(media), "decoding")
-        self.checked = list(media)
+        report_rejects(rejects, len(files), "decoding")
         self.rejected = {reject.media: reject.reason for reject in rejects}
 
     def read(self, media: Sequence[str], epoch: int = 0) -> Tensor:
@@ -92,23 +91,15 @@ class OnlineFeatures:
         rows = [names.index(name) for name in media]
         return tokens[rows, :, :1] if self.adapter.cls_only else tokens[rows]
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What tells the features of the checked files from others, but for the models, as JSON:
-        of the files, their sizes and times of change.
-        """
-        kept = [name for name in self.checked if name not in self.rejected]
-        status = {name: inside(self.media.root, name).stat() for name in kept}
-        return {
-            "transform": self.pool.decoder.describe(with_seed=self.seed is not None),
-            "files": sha256_json({name: [s.st_size, s.st_mtime_ns] for name, s in status.items()}),
-            "rejected": sorted(self.rejected),
-        }
-
     def _files(self, media: Sequence[str], epoch: int | None) -> list[File]:
         view = 0 if self.seed is None or epoch is None else 1 + epoch
         return [
-            File(name, inside(self.media.root, name), view_seed(f"{self.seed}/{name}", view))
+            File(
+                name,
+                inside(self.media.root, name),
+                view_seed(f"{self.seed}/{name}", view),
+                self.keys[name],
+            )
             for name in media
         ]
 
@@ -119,12 +110,12 @@ def online_features(
     model: Backbone,
     backbone: BackboneSpec,
     media: Media,
-    files: Sequence[str],
+    files: Mapping[str, str],
     device: torch.device,
     seed: int | None = None,
 ) -> Iterator[OnlineFeatures]:
-    """The features of `files` by `model`, whose spec is `backbone`; it and `adapter` are on
-    `device`.
+    """The features of `files` (names, each with its SHA-256) by `model`, whose spec is `backbone`;
+    it and `adapter` are on `device`.
 
     With a `seed`, what is read for an epoch is augmented, in a way that depends on file, seed and
     epoch alone. Raises RejectError if more files are bad than tolerated. The processes that decode
@@ -132,8 +123,8 @@ def online_features(
     """
     decoder, on_gpu = load_decoder(backbone), device.type == "cuda"
     with DecodingPool(decoder, media.workers, media.decode_seconds, on_gpu) as pool:
-        features = OnlineFeatures(adapter, model, pool, media, device, seed)
-        features.check(files)
+        features = OnlineFeatures(adapter, model, pool, media, files, device, seed)
+        features.check()
         yield features
 
 

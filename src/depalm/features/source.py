@@ -1,33 +1,42 @@
-"""Where a run's features come from: nothing, caches, or a backbone in the loop. The plan says which
-(`depalm.specs.features`); it is opened here.
+"""Where a run's features come from: nothing, the token store, or a backbone in the loop. The plan
+says which (`depalm.specs.features`); it is opened here.
 """
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.errors import AdapterError
+from depalm.adapters.layout import Layout
 from depalm.backbones.base import Backbone
 from depalm.backbones.load import load_backbone
+from depalm.cache.errors import CacheError
+from depalm.cache.formats import array_names
+from depalm.cache.published import open_published
 from depalm.cache.reader import TokenCache
-from depalm.datasets.manifest import Sample, unique_media
+from depalm.cache.store import open_folder, read_receipt
+from depalm.datasets.manifest import Sample, media_keys
 from depalm.features.base import FeatureSource, NoFeatures
 from depalm.features.cached import CachedViews
 from depalm.features.online import Media, online_features
+from depalm.files import inside, sha256_json
 from depalm.identity import token_identity, weights_identity
+from depalm.media.decoders import load_decoder
 from depalm.specs import BackboneSpec
-from depalm.specs.features import Features
+from depalm.specs.features import Cached, Features
 
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Source:
-    """The source of a run's features: the plan's `features`.
+    """The source of the features of `samples`: the plan's `features`, read as `layout` says.
 
     `directory` is that of the backbone's weights, or None for a method that reads no backbone.
     `workers` processes decode files if the backbone is in the loop.
@@ -36,7 +45,41 @@ class Source:
     backbone: BackboneSpec
     directory: Path | None
     features: Features
+    layout: Layout
+    samples: Sequence[Sample]
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        if bool(self.layout.source_layers) != (self.features.kind != "none"):
+            reads = "reads tokens" if self.layout.source_layers else "reads no tokens"
+            raise AdapterError(f"the method {reads}, but its features are {self.features.kind!r}")
+        if self.features.kind == "online" and self.directory is None:
+            raise AdapterError("features 'online' need the directory of the backbone's weights")
+
+    @property
+    def identity(self) -> Any:
+        """What tells the features from others, but for the models, as JSON: checksums of rows, or
+        of files. It takes no model to know it.
+
+        Raises CacheError, DownloadError.
+        """
+        if self.features.kind == "cached":
+            return self.views.identity
+        if self.features.kind == "online":
+            transform = load_decoder(self.backbone).describe(with_seed=True)
+            files = sorted(set(self.media.values()))
+            return {"transform": transform, "files": sha256_json(files)}
+        return None
+
+    @cached_property
+    def media(self) -> dict[str, str]:
+        return media_keys(self.samples)
+
+    @cached_property
+    def views(self) -> CachedViews:
+        """The rows of the store that are read. Raises CacheError if one is missing."""
+        assert isinstance(self.features, Cached)
+        return open_views(self.layout, self.features, self.media, self.backbone, self.directory)
 
     def load_model(self, device: torch.device) -> Backbone | None:
         """The backbone, if the run has it in the loop; None if a cache is read, or nothing."""
@@ -48,67 +91,70 @@ class Source:
         self,
         adapter: Adapter,
         model: Backbone | None,
-        samples: Sequence[Sample],
         device: torch.device,
         seed: int | None = None,
     ) -> AbstractContextManager[FeatureSource]:
-        """What `adapter` reads of the samples' media: nothing, caches, or the tokens of `model`
-        (see `load_model`), for training augmented by `seed`.
+        """What `adapter` reads: nothing, rows of the store, or the tokens of `model` (see
+        `load_model`), for training augmented by `seed`.
 
-        Raises AdapterError if the adapter needs something else, and what the source itself raises.
+        Raises AdapterError for an adapter that tunes a backbone whose tokens are cached, and what
+        the source itself raises.
         """
         planned = self.features
-        if bool(adapter.source_layers) != (planned.kind != "none"):
-            reads = "reads tokens" if adapter.source_layers else "reads no tokens"
-            raise AdapterError(f"the method {reads}, but its features are {planned.kind!r}")
         if planned.kind == "none":
             return nullcontext(NoFeatures())
         if planned.kind == "cached":
-            shards, views = planned.shards, planned.views
-            opened = open_views(adapter, shards, views, self.backbone, self.directory, device)
-            return nullcontext(opened)
+            if "backbone" in adapter.finetune:
+                raise AdapterError(
+                    "a cache holds the tokens of the frozen backbone, not of a tuned one"
+                )
+            return nullcontext(replace(self.views, device=device))
         if model is None:
             raise AdapterError("features 'online' need the directory of the backbone's weights")
         media = Media(
             Path(planned.media), self.workers, planned.decode_seconds, planned.max_reject_fraction
         )
-        files = unique_media(samples)
-        return online_features(adapter, model, self.backbone, media, files, device, seed)
-
-
-def open_cache(
-    shards: Sequence[Path | str],
-    backbone: BackboneSpec,
-    directory: Path | None = None,
-    view: int = 0,
-) -> TokenCache:
-    """A cache, checked against the backbone and its weights in `directory`. Raises CacheError."""
-    expected = token_identity(backbone, view)
-    if directory is not None:
-        expected["weights_sha256"] = weights_identity(directory)
-    return TokenCache(shards, expected)
+        return online_features(adapter, model, self.backbone, media, self.media, device, seed)
 
 
 def open_views(
-    adapter: Adapter,
-    shards: Sequence[Path | str],
-    views: Sequence[int],
+    layout: Layout,
+    features: Cached,
+    media: dict[str, str],
     backbone: BackboneSpec,
     directory: Path | None = None,
-    device: torch.device = CPU,
 ) -> CachedViews:
-    """The caches of the views that an adapter reads, `shards` those of one after those of another.
+    """The rows of `media` (keys by name) in each view.
 
-    Raises CacheError for a cache of something else, or without the layers to be read, and
-    AdapterError for an adapter that tunes the backbone.
+    Raises CacheError for rows of something else than `backbone` with the weights in `directory`,
+    and for rows that are missing.
     """
-    if "backbone" in adapter.finetune:
-        raise AdapterError("a cache holds the tokens of the frozen backbone, not of a tuned one")
-    size = len(shards) // len(views)
-    caches = [
-        open_cache(shards[i * size : (i + 1) * size], backbone, directory, view)
-        for i, view in enumerate(views)
-    ]
-    for cache in caches:  # no sample: whether it has the layers
-        cache.read([], adapter.source_layers, adapter.cls_only)
-    return CachedViews(caches, adapter.source_layers, adapter.cls_only, device)
+    arrays = array_names(layout.source_layers, layout.cls_only)
+    caches = []
+    for path, view in zip(features.receipts, features.views, strict=True):
+        receipt = read_receipt(path)
+        if missing := sorted(set(arrays) - set(receipt["arrays"])):
+            raise CacheError(f"{path} tells of {receipt['arrays']}, not of {missing}")
+        expected = token_identity(backbone, view)
+        if directory is not None:
+            expected["weights_sha256"] = weights_identity(directory)
+        caches.append(_open(features.store, receipt["store"], expected, media))
+    views = CachedViews(caches, media, layout.source_layers, layout.cls_only, CPU)
+    for path, cache in zip(features.receipts, caches, strict=True):
+        lost = [
+            name
+            for name, key in media.items()
+            if key not in cache.rejected and cache.missing(key, arrays)
+        ]
+        if lost:
+            raise CacheError(
+                f"the token store lacks {len(lost)} of the {len(media)} media that {path} tells "
+                f"of, {lost[0]} for one. Run `depalm cache verify --repair`, then Snakemake again"
+            )
+    return views
+
+
+def _open(store: str, place: str, expected: dict[str, Any], media: dict[str, str]) -> TokenCache:
+    if "://" in store:
+        return open_published(store, place, expected, media.values())
+    return open_folder(inside(store, place), expected)

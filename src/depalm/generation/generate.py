@@ -1,7 +1,8 @@
 """Batched beam search with a KV cache around an injection (paper: 3 beams, 50 new tokens)."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from depalm.datasets.manifest import Sample
 from depalm.errors import DepalmError, shortened
 from depalm.features.base import FeatureSource, read_each
 from depalm.files import atomic_file
+from depalm.generation.partial import Partial
 from depalm.llms.base import LLM
 from depalm.llms.injection import DecodingState, Injection, hidden_states
 from depalm.progress import Progress
@@ -110,25 +112,31 @@ def generate(
     samples: Sequence[Sample],
     source: FeatureSource,
     decoding: GenerateSpec,
+    partial: Partial | None = None,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """The text of each sample, in order. Samples of similar prompt length share a batch.
 
-    Raises GenerationError naming the samples whose logits are not finite, and the likely cause.
+    Batches whose texts are in `partial` are not generated again, and it keeps those of the others.
+    `before_writing` is called before each, and ends generation by what it raises. Raises
+    GenerationError naming the samples whose logits are not finite, and the likely cause.
     """
     device = next(llm.model.parameters()).device
     prompts = llm.prompt_ids([sample.prompt for sample in samples])
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]), reverse=True)
-    texts = [""] * len(samples)
-    progress = Progress(len(samples), "generate", "sample")
+    texts = {} if partial is None else dict(partial.texts)
     size = decoding.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
+    due = [rows for rows in batches if not texts.keys() >= set(rows)]
+    progress = Progress(len(samples), "generate", "sample", done=len(texts))
 
     def read(rows: list[int]) -> Tensor | None:
         return source.read([samples[i].media for i in rows])
 
-    reader = closing(read_each(batches, read, ahead=source.read_ahead))
+    reader = closing(read_each(due, read, ahead=source.read_ahead))
     with torch.inference_mode(), adapter.tuned("llm", llm.body), reader as pairs:
         for rows, features in pairs:
+            started = time.monotonic()
             token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)
             injection = adapter(features)
             try:
@@ -143,10 +151,13 @@ def generate(
                     f"the logits of {shortened([sample.id for sample in affected])} are not "
                     f"finite, so that no text would make sense: {why or 'the cause is unknown'}"
                 ) from error
-            for i, text in zip(rows, tokens, strict=True):
-                texts[i] = llm.tokenizer.decode(text, skip_special_tokens=True).strip()
+            found = [llm.tokenizer.decode(t, skip_special_tokens=True).strip() for t in tokens]
+            before_writing()
+            if partial is not None:
+                partial.add(rows, found, time.monotonic() - started)
+            texts |= zip(rows, found, strict=True)
             progress.advance(len(rows))
-    return texts
+    return [texts[i] for i in range(len(samples))]
 
 
 def pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,9 @@ from depalm.jobs.job import Job
 class CacheSizeJob(Job):
     """Print how large token caches will be.
 
-    Each of `caches` has dataset, backbone, the backbone's shape, view, split, and the layers whose
-    tokens are all kept. `manifests` has the manifest of each, in the same order; `format` is zarr
-    or webdataset.
+    Each of `caches` has dataset, backbone, the backbone's shape, view, split, and the arrays of the
+    token store. What the store has already is counted too. `manifests` has the manifest of each, in
+    the same order; `format` is zarr or webdataset.
     """
 
     command: ClassVar[str] = "cache-size"
@@ -23,9 +23,9 @@ class CacheSizeJob(Job):
     format: str
 
     def run(self) -> None:
-        from depalm.datasets.manifest import read_manifest, unique_media
+        from depalm.datasets.manifest import media_keys, read_manifest
 
-        files = [len(unique_media(read_manifest(path))) for path in self.manifests]
+        files = [len({*media_keys(read_manifest(path)).values()}) for path in self.manifests]
         print(size_table(self.caches, files, self.format))
 
 
@@ -37,8 +37,8 @@ def size_table(caches: Sequence[dict[str, Any]], files: Sequence[int], layout: s
     lines, total = [row("dataset", "backbone", "view", "split", "array", "files", "bytes")], 0
     for cache, count in zip(caches, files, strict=True):
         place = [cache[key] for key in ("dataset", "backbone", "view", "split")]
-        shape, layers = cache["shape"], cache["layers"]
-        for name, size in predicted_bytes(FORMATS[layout], count, shape, layers).items():
+        shape, arrays = cache["shape"], cache["arrays"]
+        for name, size in predicted_bytes(FORMATS[layout], count, shape, arrays).items():
             lines.append(row(*place, name, f"{count:,}", f"{size:,}"))
             total += size
     return "\n".join([*lines, row("total", "", "", "", "", "", f"{total:,}")])

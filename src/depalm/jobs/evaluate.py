@@ -12,8 +12,9 @@ class ScoreJob(Job):
     """Score the predictions of a run against the references of its manifest.
 
     Inputs are the `manifest`, the `predictions`, the summary `generated` of their generation, and
-    the adapter's `record`. `about` says what the run was: dataset, split, fraction, backbone, llm,
-    method, label, seed. The first of `metrics` is the primary one. Output is the file `scores`.
+    the adapter's `record`. With the `train_manifest` the media that stand in both are counted.
+    `about` says what the run was: dataset, split, fraction, backbone, llm, method, label, seed. The
+    first of `metrics` is the primary one. Output is the file `scores`.
     """
 
     command: ClassVar[str] = "score"
@@ -22,6 +23,7 @@ class ScoreJob(Job):
     predictions: str
     generated: str
     record: str
+    train_manifest: str | None = None
     about: dict[str, Any]
     metrics: list[str]
     scores: str
@@ -29,10 +31,14 @@ class ScoreJob(Job):
     def run(self) -> None:
         """Raises MetricError."""
         from depalm.datasets.manifest import read_manifest
+        from depalm.datasets.splits import overlap
         from depalm.evaluation.scores import evaluate
         from depalm.files import read_json, write_json
 
         record = read_json(self.record)
+        shared = None
+        if self.train_manifest is not None:
+            shared = overlap(self.train_manifest, self.manifest)
         scores = evaluate(
             run=self.about,
             metrics=self.metrics,
@@ -40,6 +46,7 @@ class ScoreJob(Job):
             predictions=self.predictions,
             generated=read_json(self.generated),
             trained={"trainable_parameters": record["trainable_parameters"], **record["training"]},
+            shared=shared,
         )
         write_json(self.scores, scores)
 

@@ -1,4 +1,6 @@
-"""Extraction of a shard of a token cache (rule `extract`)."""
+"""Rows of the token store: extracted, fetched, and told of (rules `extract`, `fetch_rows`,
+`receipt`).
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,31 +11,46 @@ from depalm.specs import BackboneSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractJob(Job):
-    """Extract the tokens of one shard of a cache with a frozen backbone.
+class RowsJob(Job):
+    """A job on the rows of one split.
 
-    The media of `manifest`, whose files lie in the folder `data`, are cut into `shards` shards, of
-    which this is number `index` (from 0). `backbone` is the content of the backbone's YAML,
-    `weights` the folder of its weights. All tokens are kept of `layers`, the summary token of every
-    layer. View 0 sees the files as they are; any other `view` augments them. `cache` has dtype,
-    batch_size, decode_seconds and max_reject_fraction. Outputs are the `shard` (.zarr or .tar)
-    and in `rejects` the files that could not be decoded. `workers` processes decode; `device` and
-    `threads` say where the backbone runs.
+    The media are those of `manifest`. `backbone` is the content of the backbone's YAML. `layers`
+    are the arrays, such as cls-3-11: the summary tokens of every layer, and all tokens of two.
+    Tokens are kept in `dtype`. View 0 sees the files as they are; any other `view` augments them.
+    """
+
+    manifest: str
+    backbone: BackboneSpec
+    layers: str
+    view: int = 0
+    dtype: str = "float16"
+    store: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractJob(RowsJob):
+    """Extract the tokens of a part of a split with a frozen backbone, as far as the store lacks
+    them.
+
+    The media of `manifest`, whose files lie in the folder `data`, are cut into `shards` parts, of
+    which this is number `index` (from 0). `backbone` is the content of the backbone's YAML, called
+    `name`, `weights` the folder of its weights. `layers` are the arrays to be extracted, such as
+    cls-3-11: the summary tokens of every layer, and all tokens of two. View 0 sees the files as
+    they are; any other `view` augments them. Tokens are kept in `dtype`, under the folder `store`.
+    `cache` has format, batch_size, decode_seconds and max_reject_fraction. Output is the `report`
+    of what was done. `workers` processes decode; `device` and `threads` say where the backbone
+    runs.
     """
 
     command: ClassVar[str] = "extract"
 
-    manifest: str
     data: str
     weights: str
-    backbone: BackboneSpec
-    layers: list[int]
-    view: int = 0
+    name: str
     index: int = 0
     shards: int = 1
     cache: dict[str, Any] = field(default_factory=dict)
-    shard: str
-    rejects: str
+    report: str
     device: str = "auto"
     threads: int = 1
     workers: int = 1
@@ -44,22 +61,123 @@ class ExtractJob(Job):
         """
         import torch
 
-        from depalm.datasets.manifest import read_manifest, unique_media
-        from depalm.features.extract import Extraction, extract, media_of_shard
+        from depalm.cache.formats import arrays_of
+        from depalm.datasets.manifest import media_keys, read_manifest
+        from depalm.features.extract import Encoder, Extraction, extract, media_of_shard
         from depalm.provenance import choose_device
-        from depalm.rejects import write_rejects
 
         torch.set_num_threads(self.threads)
-        media = unique_media(read_manifest(self.manifest))
-        rejects = extract(
-            backbone=self.backbone,
-            weights=Path(self.weights),
+        keys = media_keys(read_manifest(self.manifest))
+        part = media_of_shard(list(keys), self.index, self.shards)
+        weights = Path(self.weights)
+        done = extract(
+            Encoder(self.name, self.backbone, weights, self.view, self.dtype),
             root=Path(self.data),
-            media=media_of_shard(media, self.index, self.shards),
-            layers=self.layers,
-            output=Path(self.shard),
+            media={name: keys[name] for name in part},
+            arrays=arrays_of(self.layers),
+            store=Path(self.store),
             settings=checked(Extraction, {"workers": self.workers, **self.cache}, "cache"),
             device=choose_device(self.device),
-            view=self.view,
+            split_size=len(keys),
         )
-        write_rejects(self.rejects, rejects)
+        place = done.folder.relative_to(self.store).as_posix()
+        write_report(self.report, place, len(part), done.forwarded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchRowsJob(RowsJob):
+    """Fetch the rows of a part of a split from a published token store, as far as ours lacks them.
+
+    `url` is that of a folder that `depalm cache publish` has made. The media of `manifest` are cut
+    into `shards` parts, of which this is number `index`. Whole shards that hold rows in the arrays
+    `layers` are fetched into the folder `store`, and every row of them is verified. They must hold
+    the tokens of the `view` in `dtype` by the backbone whose YAML is `backbone`. Output is the
+    `report` of what was done.
+    """
+
+    command: ClassVar[str] = "fetch-rows"
+
+    url: str
+    index: int = 0
+    shards: int = 1
+    report: str
+
+    def run(self) -> None:
+        """Raises CacheError or DownloadError."""
+        from depalm.cache.formats import arrays_of
+        from depalm.cache.published import fetch_rows, published_place
+        from depalm.datasets.manifest import media_keys, read_manifest
+        from depalm.features.extract import media_of_shard
+        from depalm.identity import token_identity
+
+        keys = media_keys(read_manifest(self.manifest))
+        part = media_of_shard(list(keys), self.index, self.shards)
+        expected = {**token_identity(self.backbone, self.view), "dtype": self.dtype}
+        place = published_place(self.url, expected)
+        media = {name: keys[name] for name in part}
+        count = fetch_rows(
+            self.url, place, expected, media, arrays_of(self.layers), Path(self.store)
+        )
+        write_report(self.report, place, len(part), count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptJob(RowsJob):
+    """Look up the rows of a split in the token store, and write what they are.
+
+    The media are those of `manifest`, the rows those in the arrays that `layers` names, such as 11
+    or cls. `extractions` are the reports of those who put them there. If the `store` is a URL,
+    there are none: the rows must be those of the `view` in `dtype` by the backbone whose YAML is
+    `backbone`. More than `max_reject_fraction` rejected media of the split fail the job. Output is
+    the `receipt`.
+    """
+
+    command: ClassVar[str] = "receipt"
+
+    extractions: list[str] = field(default_factory=list)
+    max_reject_fraction: float = 0.001
+    receipt: str
+
+    def run(self) -> None:
+        """Raises CacheError, DownloadError or RejectError."""
+        from depalm.cache.formats import arrays_of
+        from depalm.cache.store import open_folder, write_receipt
+        from depalm.datasets.manifest import media_keys, read_manifest
+        from depalm.files import inside
+        from depalm.rejects import Reject, check_rejects
+
+        keys = media_keys(read_manifest(self.manifest))
+        if "://" in self.store:
+            from depalm.cache.published import open_published, published_place
+            from depalm.identity import token_identity
+
+            expected = {**token_identity(self.backbone, self.view), "dtype": self.dtype}
+            place = published_place(self.store, expected)
+            cache = open_published(self.store, place, expected, keys.values())
+        else:
+            place = read_place(self.extractions)
+            cache = open_folder(inside(self.store, place), {"view": self.view, "dtype": self.dtype})
+        rejected = write_receipt(self.receipt, cache, place, keys, arrays_of(self.layers))
+        bad = [Reject(name, name, reason) for name, reason in rejected.items()]
+        check_rejects(bad, len(keys), self.max_reject_fraction, "extraction")
+
+
+def write_report(path: str, place: str, media: int, forwarded: int) -> None:
+    """Write where in the store the rows of so many media are, and how many of them were new."""
+    from depalm.files import write_json
+
+    write_json(path, {"store": place, "media": media, "new": forwarded})
+
+
+def read_place(reports: list[str]) -> str:
+    """The folder in the store that reports of extractions name. Raises CacheError."""
+    from depalm.cache.errors import CacheError
+    from depalm.cache.store import read_receipt
+
+    places = {read_receipt(path)["store"] for path in reports}
+    if len(places) != 1:
+        raise CacheError(
+            f"{', '.join(reports)} are of encoders that differ, {sorted(places)}: remove them, and "
+            "run Snakemake again"
+        )
+    return str(places.pop())

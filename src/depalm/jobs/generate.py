@@ -14,8 +14,8 @@ class GenerateJob(RunJob):
     The adapter's weights are the file `adapter`, and `record` says what it was made for. Inputs are
     the samples of `manifest`, the weights of the LLM in `llm_directory`, and those of the backbone
     in `backbone_directory` (null for a method that reads no backbone). `features` says what the
-    backbone's tokens are read from: kind none; kind cached, with shards and views; or kind online,
-    with the folder media, whose files `workers` processes decode (decode_seconds,
+    backbone's tokens are read from: kind none; kind cached, with receipts, views and store; or kind
+    online, with the folder media, whose files `workers` processes decode (decode_seconds,
     max_reject_fraction). `method`, `backbone` and `llm` are the contents of the YAML files,
     `generate` the settings of generation. Outputs are `predictions` in the order of the manifest
     (one JSON object a line), a `summary` (seconds, counts, versions), and in `rejects` the samples

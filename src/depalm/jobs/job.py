@@ -78,7 +78,8 @@ class Job:
     @classmethod
     def from_snakemake(cls, snakemake: Any) -> Self:
         """The job that a rule describes: a field is the input, output, parameter or resource of its
-        name, or the threads, or stands in the parameter `settings`, a mapping of fields.
+        name, or the threads, or stands in the parameter `settings` or `how`, mappings of fields (on
+        which Snakemake's reruns depend, and do not).
 
         If a rule gives several files of one name, its field is a list. Any other field takes the
         only file, or None if an input function gives none. Raises JobError.
@@ -86,7 +87,7 @@ class Job:
         given = {"threads": snakemake.threads}
         for values in (snakemake.resources, snakemake.params):
             given |= dict(values.items())
-        given |= given.pop("settings", {})
+        given |= given.pop("settings", {}) | given.pop("how", {})
         for files in (snakemake.input, snakemake.output):
             given |= {name: _files(cls, name, value) for name, value in files.items()}
         known = {field.name for field in fields(cls)}

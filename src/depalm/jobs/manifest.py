@@ -15,8 +15,9 @@ class ManifestJob(Job):
     The annotations lie in the folder `data`. `dataset` is the content of the dataset's YAML, as far
     as it decides the rows: version, reader, splits, templates, media_root. `max_rows` keeps so many
     rows of the `split`, or that part of them if it is below 1; null keeps all. Outputs are the
-    `manifest` (one row per sample) and in `rejects` the rows that were left out; more than
-    `max_reject_fraction` of them fail the job.
+    `manifest` (one row per sample), in `rejects` the rows that were left out (more than
+    `max_reject_fraction` of them fail the job), and in `files` what it was made of, as
+    depalm.datasets.watched says, in the `state` that stands in that file.
     """
 
     command: ClassVar[str] = "manifest"
@@ -26,23 +27,28 @@ class ManifestJob(Job):
     split: str
     max_rows: int | float | None = None
     max_reject_fraction: float = 0.0
+    state: str | None = None
     manifest: str
     rejects: str
+    files: str
 
     def run(self) -> None:
         """Raises AnnotationError, ManifestError or RejectError."""
         from depalm.datasets.manifest import build_manifest, write_manifest
+        from depalm.datasets.watched import write_files
         from depalm.rejects import write_rejects
 
-        samples, rejects = build_manifest(
+        state = "" if self.state is None else Path(self.state).read_text(encoding="utf-8")
+        built = build_manifest(
             root=Path(self.data),
             dataset=self.dataset,
             split=self.split,
             max_rows=self.max_rows,
             max_reject_fraction=self.max_reject_fraction,
         )
-        write_manifest(self.manifest, samples)
-        write_rejects(self.rejects, rejects)
+        write_manifest(self.manifest, built.samples)
+        write_rejects(self.rejects, built.rejects)
+        write_files(self.files, built.files, state)
 
 
 @dataclass(frozen=True, kw_only=True)

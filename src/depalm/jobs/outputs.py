@@ -5,33 +5,37 @@ Snakemake does before it starts a job again and after one has failed, the next j
 identity gives the files out again instead of doing the work twice.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from depalm.files import link, read_json, sha256_file, write_json
+from depalm.files import first_difference, link, read_json, sha256_file, write_json
 from depalm.progress import logger
 
 FINISHED = "finished.json"
 
 
-def publish(folder: Path, places: Mapping[str, Path], identity: str) -> None:
-    """Give the files of `folder`, by name, their `places`; `identity` stands for all that decides
-    their bytes.
+def publish(folder: Path, places: Mapping[str, Path], identity: Mapping[str, Any]) -> None:
+    """Give the files of `folder`, by name, their `places`; `identity` is all that decides their
+    bytes, as JSON.
     """
     checksums = {name: sha256_file(folder / name) for name in places}
     write_json(folder / FINISHED, {"identity": identity, "sha256": checksums})
     _place(folder, places)
 
 
-def publish_again(folder: Path, places: Mapping[str, Path], identity: str) -> bool:
+def publish_again(folder: Path, places: Mapping[str, Path], identity: Mapping[str, Any]) -> bool:
     """True if a job of this `identity` has finished in `folder`: its files get their `places`
     again. Files that are damaged do not count.
     """
     try:
         finished = read_json(folder / FINISHED)
-        whole = finished["identity"] == identity and all(
-            sha256_file(folder / name) == finished["sha256"][name] for name in places
-        )
+        difference = first_difference(finished["identity"], json.loads(json.dumps(identity)), "")
+        if difference is not None:
+            logger.info("%s is of a job with %s %r, not %r: not used", folder, *difference)
+            return False
+        whole = all(sha256_file(folder / name) == finished["sha256"][name] for name in places)
     except (OSError, ValueError, LookupError, TypeError):
         return False
     if whole:

@@ -2,11 +2,11 @@
 
 from depalm.jobs.cache_size import CacheSizeJob
 from depalm.jobs.evaluate import ScoreJob, TableJob
-from depalm.jobs.extract import ExtractJob
+from depalm.jobs.extract import ExtractJob, FetchRowsJob, ReceiptJob
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.job import Job
 from depalm.jobs.manifest import ManifestJob, SubsetJob
-from depalm.jobs.sources import ConvertJob, FetchJob, FetchShardJob
+from depalm.jobs.sources import ConvertJob, FetchJob
 from depalm.jobs.train import TrainJob
 
 # in the order of the workflow
@@ -19,7 +19,8 @@ JOBS: dict[str, type[Job]] = {
         SubsetJob,
         CacheSizeJob,
         ExtractJob,
-        FetchShardJob,
+        FetchRowsJob,
+        ReceiptJob,
         TrainJob,
         GenerateJob,
         ScoreJob,

@@ -13,9 +13,10 @@ class TrainJob(RunJob):
 
     Inputs are the samples of `manifest` whose ids the file `subset` lists, the weights of the LLM
     in `llm_directory`, and those of the backbone in `backbone_directory` (null for a method that
-    reads no backbone). `features` says what the backbone's tokens are read from: kind none; kind
-    cached, with shards and views; or kind online, with the folder media, whose files `workers`
-    processes decode (decode_seconds, max_reject_fraction). `method`, `backbone` and `llm` are the
+    reads no backbone). `features` says what the
+    backbone's tokens are read from: kind none; kind cached, with receipts, views and store; or kind
+    online, with the folder media, whose files `workers` processes decode (decode_seconds,
+    max_reject_fraction). `method`, `backbone` and `llm` are the
     contents of the YAML files, `train` the training settings. Outputs are the weights `adapter`,
     its `record`, the learning curve `curve` (one JSON object a line), and in `rejects` the samples
     without features. Checkpoints and TensorBoard scalars go to the folder

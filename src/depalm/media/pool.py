@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from depalm.datasets.containers import ContainerError, local_file
 from depalm.errors import DepalmError
+from depalm.files import sha256_file
 from depalm.media.decoders import Decoder
 from depalm.process import close_stdin, end_with_parent
-from depalm.rejects import MediaError, Reject
+from depalm.rejects import MediaError, Reject, SlowMedia
 
 FORK = multiprocessing.get_context("fork")  # others would run the main script once more
 AHEAD = 2  # batches that are decoded ahead, for each process
@@ -36,12 +38,19 @@ class DecodingError(DepalmError):
     """Decoding that failed for another reason than the file."""
 
 
+class ChangedFile(DecodingError):  # noqa: N818
+    """A file that is not what its manifest says."""
+
+
 class File(NamedTuple):
-    """A file to decode: its name in the manifest, where it is, and the seed of its augmentation."""
+    """A file to decode: its name in the manifest, where it is, the seed of its augmentation, and
+    its SHA-256, if it must have one.
+    """
 
     name: str
     path: Path
     seed: int | None
+    sha256: str = ""
 
 
 class DecodedBatch(NamedTuple):
@@ -92,7 +101,8 @@ class DecodingPool:
                 try:
                     tensors[file.name] = process.decode(file, self.seconds)
                 except MediaError as error:
-                    rejects.append(Reject(file.name, file.name, str(error)))
+                    limit = getattr(error, "limit", None)
+                    rejects.append(Reject(file.name, file.name, str(error), limit))
                 if not process.usable:
                     process = self._replace(process)
         finally:
@@ -140,10 +150,10 @@ class _Process:
     def decode(self, file: File, seconds: float) -> Tensor:
         """Raises MediaError, and DecodingError for what the file has no part in."""
         try:
-            self.connection.send((file.path, file.seed))
+            self.connection.send((file.path, file.seed, file.sha256))
             if not self.connection.poll(seconds):
                 self.kill()
-                raise MediaError(f"decoding took longer than {seconds:g} s")
+                raise SlowMedia(seconds)
             answer = self.connection.recv()
         except (EOFError, OSError) as error:
             self.process.join(DEATH)
@@ -178,10 +188,27 @@ def _serve(connection: "Connection[Any, Any]", decoder: Decoder, parent: int) ->
         while not connection.poll(PARENT_CHECK):
             if os.getppid() != parent:
                 return
-        path, seed = connection.recv()
+        path, seed, sha256 = connection.recv()
         try:
-            connection.send(decoder(path, seed).numpy())
+            with local_file(path) as file:
+                if sha256:
+                    _require_same(path, file, sha256)
+                connection.send(decoder(file, seed).numpy())
         except MediaError as error:
             connection.send(MediaError(str(error)))
+        except ContainerError as error:
+            connection.send(ChangedFile(f"{error}, as its manifest says: run Snakemake again"))
+        except ChangedFile as error:
+            connection.send(error)
         except Exception:
             connection.send(DecodingError(f"{path}: {traceback.format_exc()}"))
+
+
+def _require_same(path: Path, file: Path, sha256: str) -> None:
+    """Raises ChangedFile if `file`, which has what `path` names, is not as it was."""
+    try:
+        same = sha256_file(file) == sha256
+    except OSError:
+        same = False
+    if not same:
+        raise ChangedFile(f"{path} has changed since its manifest was made: run Snakemake again")

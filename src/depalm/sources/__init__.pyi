@@ -11,5 +11,6 @@ from .http import file_version as file_version
 from .http import patiently as patiently
 from .model_folder import ModelFolderError as ModelFolderError
 from .model_folder import check_model_folder as check_model_folder
+from .model_folder import model_files as model_files
 from .registry import CONVERTERS as CONVERTERS
 from .registry import FETCHERS as FETCHERS

@@ -11,10 +11,21 @@ from depalm.files import OutsideError, inside
 CODE_KEYS = ("auto_map", "custom_pipelines")  # of transformers: classes in Python files
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")  # of sharded weights
+# what decides what a model computes: weights, configuration, tokenizer
+MODEL_FILES = (
+    *("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken"),
+    *("merges.txt", "vocab.txt", "spiece.vocab"),
+)
 
 
 class ModelFolderError(DepalmError):
     """A model's folder that asks for foreign code, or for files outside of it."""
+
+
+def model_files(folder: Path) -> list[str]:
+    """The names of the files in `folder` that decide what the model computes, sorted."""
+    found = {path.name for pattern in MODEL_FILES for path in folder.glob(pattern)}
+    return sorted(name for name in found if name[0] != "." and (folder / name).is_file())
 
 
 def check_model_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ from .base import Names as Names
 from .base import Spec as Spec
 from .base import faults as faults
 from .base import nearest as nearest
+from .dataset import Columns as Columns
 from .dataset import DatasetSource as DatasetSource
 from .dataset import DatasetSpec as DatasetSpec
 from .dataset import RowsSpec as RowsSpec

@@ -32,6 +32,16 @@ class Templates(Spec):
     seed: Natural = Field(0, description="of `selection: random`")
 
 
+class Columns(Spec):
+    """The columns of a table, or the members of a tar shard's samples."""
+
+    media: str = Field(description="parquet: column of the media; webdataset: suffix, such as jpg")
+    references: str = Field(description="texts, or lists of texts")
+    question: str | None = Field(None, description="goes into the template")
+    prompt: str | None = Field(None, description="taken instead of the template")
+    id: str | None = Field(None, description="by default from the place of the row")
+
+
 class RowsSpec(Spec):
     """The keys that decide the rows of a dataset's manifests."""
 
@@ -40,8 +50,22 @@ class RowsSpec(Spec):
     media_root: Annotated[str, Field(pattern=r"[^/]")] | None = Field(
         None, description="folder of the media, if it is not that of the annotations"
     )
+    columns: Columns | None = Field(
+        None, description="what is what, for readers of tables: parquet, webdataset"
+    )
     splits: Annotated[list[Split], MinLen(1), Distinct]
     templates: Templates
+
+    @model_validator(mode="after")
+    def _check_columns(self, info: ValidationInfo) -> Self:
+        readers = (info.context or {}).get("reader", {})
+        if self.reader not in readers:
+            return self
+        if readers[self.reader].takes_columns and self.columns is None:
+            raise fault(f"{self.reader} needs columns: media and references", at="columns")
+        if not readers[self.reader].takes_columns and self.columns is not None:
+            raise fault(f"{self.reader} knows its own columns", at="columns")
+        return self
 
     @model_validator(mode="after")
     def _check_media_root(self, info: ValidationInfo) -> Self:

@@ -1,4 +1,4 @@
-"""What a run reads its features from: nothing, caches of tokens, or a backbone in the loop."""
+"""What a run reads its features from: nothing, the token store, or a backbone in the loop."""
 
 from typing import Annotated, Any, Literal
 
@@ -20,21 +20,22 @@ class NoFeatures(_Features):
 
     @property
     def places(self) -> list[str]:
-        """The files read on this machine: none."""
+        """The files that say what is read: none."""
         return []
 
 
 class Cached(_Features):
-    """Shards of a cache."""
+    """Rows of the token store, as receipts tell them."""
 
     kind: Literal["cached"] = "cached"
-    shards: list[str] = Field(description="paths or URLs: those of one view after those of another")
+    receipts: list[str] = Field(description="one for each view")
     views: list[Natural] = Field([0], description="views of the media, one an epoch in turn")
+    store: str = Field("results/cache", description="folder of the token store, or a URL of one")
 
     @property
     def places(self) -> list[str]:
-        """The files read on this machine: the shards that are not read over the network."""
-        return [shard for shard in self.shards if "://" not in shard]
+        """The files that say what is read."""
+        return self.receipts
 
 
 class Online(_Features):
@@ -47,8 +48,8 @@ class Online(_Features):
 
     @property
     def places(self) -> list[str]:
-        """The files read on this machine: the folder of the media."""
-        return [self.media]
+        """The files that say what is read: none besides the manifest, which has their SHA-256."""
+        return []
 
 
 Features = Annotated[NoFeatures | Cached | Online, Field(discriminator="kind")]

@@ -91,7 +91,7 @@ class CacheSpec(Spec):
     shards: Positive = Field(1, description="shards, and extraction jobs, of a split")
     format: Literal["zarr", "webdataset"] = Field("zarr", description="of the shards")
     url: Annotated[str, Field(pattern="^(https?|file)://")] | None = Field(
-        None, description="published results to fetch the shards from, instead of extracting them"
+        None, description="published token store to fetch shards from, instead of extracting them"
     )
     stream: bool = Field(False, description="read from the URL as needed, and store nothing")
     dtype: Literal["float16", "bfloat16"] = "float16"
@@ -133,6 +133,9 @@ class DataSpec(Spec):
     max_rows: MaxRows = MaxRows()
     max_reject_fraction: Fraction = Field(
         0.001, description="more bad files or samples than this fail the job"
+    )
+    notice_edits: bool = Field(
+        True, description="look for edited annotations, media and local models before each run"
     )
 
 

@@ -4,11 +4,12 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,13 +50,13 @@ def train(
     settings: TrainSpec,
     seed: int,
     folder: Path,
-    identity: str,
+    identity: Mapping[str, Any],
     before_writing: Callable[[], None] = lambda: None,
 ) -> Training:
     """Train `adapter` on `data`; checkpoints, log and TensorBoard scalars go to `folder`.
 
     A run that was killed goes on from its last checkpoint and ends with the same bytes as an
-    undisturbed one; `identity` stands for everything that decides those bytes. `before_writing` is
+    undisturbed one; `identity` is everything that decides those bytes, as JSON. `before_writing` is
     called in each step, and ends training by what it raises. Raises TrainingError for a loss or
     gradient that is not finite; the last good checkpoint is kept.
     """

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from depalm.adapters.adapter import Adapter
 from depalm.errors import DepalmError
-from depalm.files import atomic_file
+from depalm.files import atomic_file, first_difference, sha256_json
 from depalm.progress import logger
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -47,7 +47,7 @@ class Training:
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         return tensors
 
-    def save(self, path: Path, identity: str) -> None:
+    def save(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Write a checkpoint to `path`; the one that was there is kept as the one before."""
         progress = {
             "step": self.step,
@@ -58,17 +58,14 @@ class Training:
         tensors = {
             name: value.detach().cpu().contiguous() for name, value in self.tensors().items()
         }
-        metadata = {
-            "identity": identity,
-            "progress": json.dumps(progress),
-            "sha256": sha256_tensors(tensors),
-        }
+        metadata = {"identity": json.dumps(identity), "progress": json.dumps(progress)}
+        metadata["sha256"] = _checksum(tensors, metadata)
         with atomic_file(path) as temporary:
             save_file(tensors, temporary, metadata)
             if path.exists():
                 path.replace(one_before(path))
 
-    def load(self, path: Path, identity: str) -> bool:
+    def load(self, path: Path, identity: Mapping[str, Any]) -> bool:
         """Go on from the checkpoint at `path`, or from the one before if that is damaged; False if
         there is none of a run of the same `identity`.
         """
@@ -80,8 +77,10 @@ class Training:
             except CheckpointError as error:
                 logger.warning("%s: going on from an older one, or from the start", error)
                 continue
-            if metadata["identity"] != identity:
-                logger.info("%s belongs to other settings or inputs: not used", candidate)
+            wanted = json.loads(json.dumps(identity))
+            difference = first_difference(json.loads(metadata["identity"]), wanted, "")
+            if difference is not None:
+                logger.info("%s is of a run with %s %r, not %r: not used", candidate, *difference)
                 continue
             self._restore(tensors, json.loads(metadata["progress"]))
             return True
@@ -112,9 +111,15 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint {path} is damaged ({error})") from error
-    if metadata.get("sha256") != sha256_tensors(tensors):
+    if metadata.get("sha256") != _checksum(tensors, metadata):
         raise CheckpointError(f"the checkpoint {path} is damaged (its SHA-256 is another)")
     return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of all that a checkpoint holds."""
+    told = [metadata.get(key) for key in ("identity", "progress")]
+    return sha256_json([*told, sha256_tensors(tensors)])
 
 
 def sha256_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -1,6 +1,5 @@
 """Generation by a run, from the files that stand before it to those behind it."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,24 @@ from depalm.adapters.adapter import Adapter
 from depalm.adapters.saved import load_adapter
 from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample, read_manifest
-from depalm.features.base import FeatureSource, partition
-from depalm.files import sha256_file, sha256_json, write_json
+from depalm.features.base import partition
+from depalm.features.source import Source
+from depalm.files import sha256_file, write_json
 from depalm.generation.generate import generate, write_predictions
+from depalm.generation.partial import Partial
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.outputs import publish, publish_again
-from depalm.jobs.work.models import build_adapter, made_by, source_of, use_processors
+from depalm.jobs.work.models import (
+    build_adapter,
+    identity_of,
+    made_by,
+    source_of,
+    use_processors,
+)
 from depalm.lease import Lease, while_owned
 from depalm.llms.base import LLM
 from depalm.llms.load import load_llm
-from depalm.provenance import machine, provenance
+from depalm.provenance import provenance
 from depalm.rejects import write_rejects
 
 
@@ -48,29 +55,29 @@ class _Run:
     def work(self, held: Lease) -> None:
         """Generate, and write the outputs; if they are there already, give them their places."""
         job, folder = self.job, self.folder
-        source = source_of(job)
+        source = source_of(job, self.samples)
+        identity = self.identity(source)
+        if publish_again(folder, self.places, identity):
+            return
         llm = load_llm(job.llm, Path(job.llm_directory), job.generate.dtype, self.device)
         model = source.load_model(self.device)
         adapter = self.trained_adapter(llm, model)
-        with source.open(adapter, model, self.samples, self.device) as features:
-            identity = self.identity(features)
-            if publish_again(folder, self.places, identity):
-                return
+        with source.open(adapter, model, self.device) as features:
             kept, rejects = partition(self.samples, features.rejected)
-            started = time.monotonic()
-            texts = generate(llm, adapter, kept, features, job.generate)
-            elapsed = time.monotonic() - started
+            partial = Partial(folder / "partial.jsonl", identity)
+            texts = generate(llm, adapter, kept, features, job.generate, partial, held.check)
             held.check()
             write_rejects(folder / "rejects.parquet", rejects)
         write_predictions(folder / "predictions.jsonl", kept, texts)
         summary = {
-            "generate_seconds": round(elapsed, 1),
+            "generate_seconds": round(partial.seconds, 1),
             "samples": len(kept),
             "rejects": len(self.samples) - len(kept),
             **provenance(self.device),
         }
         write_json(folder / "summary.json", summary)
         publish(folder, self.places, identity)
+        partial.remove()
 
     def trained_adapter(self, llm: LLM, model: Backbone | None) -> Adapter:
         job = self.job
@@ -79,19 +86,14 @@ class _Run:
         load_adapter(adapter, Path(job.adapter), Path(job.record), self.made, run)
         return adapter.to(self.device).eval()
 
-    def identity(self, features: FeatureSource) -> str:
-        """The fingerprint of all that decides the bytes of the outputs."""
-        return sha256_json(
-            {
-                **self.job.parts,
-                "decoding": self.job.generate.filled(),
-                "made_for": self.made,
-                "manifest": sha256_file(self.job.manifest),
-                "adapter": sha256_file(self.job.adapter),
-                "cache": features.identity,
-                **machine(self.device),
-            }
-        )
+    def identity(self, source: Source) -> dict[str, Any]:
+        """All that decides the bytes of the outputs."""
+        return {
+            **identity_of(self.job, self.made, self.samples, self.device),
+            "decoding": self.job.generate.filled(),
+            "adapter": [sha256_file(self.job.adapter), sha256_file(self.job.record)],
+            "rows": source.identity,
+        }
 
     @property
     def places(self) -> dict[str, Path]:

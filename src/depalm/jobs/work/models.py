@@ -1,18 +1,23 @@
 """The models of a run, and where its features come from."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from depalm.adapters.adapter import Adapter
+from depalm.adapters.layout import layout
 from depalm.adapters.record import made_for
 from depalm.backbones.base import Backbone
+from depalm.datasets.manifest import Sample
 from depalm.features.source import Source
+from depalm.files import sha256_json
+from depalm.identity import PLACES, folder_identity
 from depalm.jobs.run import RunJob
 from depalm.llms.base import LLM
-from depalm.provenance import choose_device
+from depalm.provenance import choose_device, machine
 
 
 def use_processors(job: RunJob) -> torch.device:
@@ -28,9 +33,30 @@ def made_by(job: RunJob) -> dict[str, Any]:
     return made_for(job.method, job.backbone, job.weights, job.llm, Path(job.llm_directory))
 
 
-def source_of(job: RunJob) -> Source:
-    """The source of the job's features."""
-    return Source(job.backbone, job.weights, job.features, job.workers)
+def source_of(job: RunJob, samples: Sequence[Sample]) -> Source:
+    """The source of the features of `samples` that the job reads. Raises AdapterError for a method
+    that does not fit the models.
+    """
+    fitted = layout(job.method, job.backbone.shape, job.llm.shape)
+    return Source(job.backbone, job.weights, job.features, fitted, samples, job.workers)
+
+
+def identity_of(
+    job: RunJob, made: dict[str, Any], samples: Sequence[Sample], device: torch.device
+) -> dict[str, Any]:
+    """What decides the bytes that a job on the models of a run makes, as far as all have it."""
+    told = [[s.id, s.sha256, s.prompt, s.references] for s in samples]
+    parts = {
+        kind: {key: value for key, value in part.items() if key not in PLACES}
+        for kind, part in job.parts.items()
+    }
+    return {
+        **parts,
+        "made_for": made,
+        "llm_files": folder_identity(Path(job.llm_directory)),
+        "samples": sha256_json(told),
+        **machine(device),
+    }
 
 
 def build_adapter(job: RunJob, llm: LLM, backbone: Backbone | None) -> Adapter:

@@ -11,15 +11,22 @@ from depalm.adapters.record import RECORD, WEIGHTS, read_record
 from depalm.adapters.saved import load_weights, save_adapter
 from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample, read_manifest
-from depalm.features.base import FeatureSource, partition
+from depalm.features.base import partition
+from depalm.features.source import Source
 from depalm.files import sha256_file, sha256_json
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.train import TrainJob
-from depalm.jobs.work.models import build_adapter, made_by, source_of, use_processors
+from depalm.jobs.work.models import (
+    build_adapter,
+    identity_of,
+    made_by,
+    source_of,
+    use_processors,
+)
 from depalm.lease import Lease, while_owned
 from depalm.llms.base import LLM
 from depalm.llms.load import load_llm
-from depalm.provenance import machine, provenance
+from depalm.provenance import provenance
 from depalm.rejects import write_rejects
 from depalm.training.batches import encode
 from depalm.training.loop import train
@@ -50,21 +57,21 @@ class _Run:
     def work(self, held: Lease) -> None:
         """Train, and write the outputs; if they are there already, give them their places."""
         job, settings, folder = self.job, self.job.train, self.folder
-        start, source = settings.init_from, source_of(job)
+        start, source = settings.init_from, source_of(job, self.samples)
+        config = {
+            **job.parts,
+            "train": settings.filled(),
+            "features": "online" if job.features.kind == "online" else "cached",
+        }
+        identity = self.identity(config, source)
+        if publish_again(folder, self.places, identity):
+            return
         record = None if start is None else read_record(Path(start, RECORD), self.made)
         llm = load_llm(job.llm, Path(job.llm_directory), settings.dtype, self.device)
         model = source.load_model(self.device)
         adapter = self.new_adapter(llm, model, record)
-        config = {
-            **job.parts,
-            "train": settings.filled(),
-            "features": "cached" if model is None else "online",
-        }
         seed = job.seed if settings.augment else None
-        with source.open(adapter, model, self.samples, self.device, seed) as features:
-            identity = self.identity(config, features)
-            if publish_again(folder, self.places, identity):
-                return
+        with source.open(adapter, model, self.device, seed) as features:
             kept, rejects = partition(self.samples, features.rejected)
             data = encode(llm, kept, settings.max_answer_tokens)
             trained = train(
@@ -90,20 +97,17 @@ class _Run:
             load_weights(adapter, Path(start, WEIGHTS), record)
         return adapter.to(self.device)
 
-    def identity(self, config: dict[str, Any], features: FeatureSource) -> str:
-        """The fingerprint of all that decides the bytes of the outputs."""
+    def identity(self, config: dict[str, Any], source: Source) -> dict[str, Any]:
+        """All that decides the bytes of the outputs."""
         job, start = self.job, self.job.train.init_from
-        return sha256_json(
-            {
-                **config,
-                "seed": job.seed,
-                "made_for": self.made,
-                "samples": [sha256_file(job.manifest), sha256_file(job.subset)],
-                "cache": features.identity,
-                "init_from": None if start is None else sha256_file(Path(start, WEIGHTS)),
-                **machine(self.device),
-            }
-        )
+        return {
+            "train": config["train"],
+            "features": config["features"],
+            **identity_of(job, self.made, self.samples, self.device),
+            "seed": job.seed,
+            "rows": source.identity,
+            "init_from": None if start is None else sha256_file(Path(start, WEIGHTS)),
+        }
 
     def summary(self, config: dict[str, Any], trained: Training, kept: int) -> dict[str, Any]:
         """How it was trained, as adapter.json tells it."""

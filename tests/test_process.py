@@ -1,0 +1,34 @@
+"""How a job ends: expected errors in one line, also those of a full disk."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from depalm.process import full_disk, reported
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a/b.json"), " for a/b.json"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), ""),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), ""),
+        (OSError(errno.EACCES, "Permission denied", "a"), None),
+        (ValueError("28"), None),
+    ],
+)
+def test_a_full_disk_is_known_whoever_finds_it(error: Exception, place: str | None) -> None:
+    assert full_disk(error) == place
+
+
+def fill(log: Path) -> None:
+    with reported(log):
+        raise OSError(errno.ENOSPC, "No space left on device", "results/x")
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        fill(tmp_path / "log")
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert "no space left on the disk for results/x: nothing half is left of it; make room" in line

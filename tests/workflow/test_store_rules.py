@@ -1,0 +1,304 @@
+"""The token store through Snakemake: each photo once, and exactly what has changed once more."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from depalm.files import read_json, sha256_file, sha256_tree
+from tests.support.workflow import RUN, SMOKE, VQA, build, copy_of, planned, snakemake
+
+pytestmark = pytest.mark.dag
+
+DATA = Path("resources/smoke/shapes-vqa")
+SCORES = f"{RUN}/test.scores.json"
+HALF = VQA.replace("100pct", "50pct") + "/qp_l0/seed0"
+CACHE = "results/shapes-vqa/cache/vit-tiny/view0"
+STORE = "results/cache"
+
+
+def configuration(folder: Path, name: str = "config", **changes: Any) -> list[str]:
+    """Arguments of a smoke run with two runs of one dataset, trained for a moment."""
+    settings = yaml.safe_load(SMOKE.read_text())
+    settings["grid"] = settings["grid"][:1]
+    settings["train"]["steps"] = 12  # an epoch
+    for key, value in changes.items():
+        merged = isinstance(value, Mapping) and isinstance(settings.get(key), Mapping)
+        settings[key] = {**settings[key], **value} if merged else value
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return ["--configfile", str(path)]
+
+
+def run(folder: Path, *arguments: str) -> str:
+    outcome = snakemake(folder, *arguments)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    return outcome.stderr
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return configuration(tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def done(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the two runs have been scored."""
+    folder = build(tmp_path_factory.mktemp("done"))
+    run(folder, "scores", *arguments)
+    return folder
+
+
+@pytest.fixture
+def folder(done: Path, tmp_path: Path) -> Path:
+    """A copy of it, times and Snakemake's records included."""
+    return copy_of(done, tmp_path / "copy")
+
+
+def jobs_of(folder: Path, *arguments: str) -> dict[str, int]:
+    """The jobs by rule that Snakemake would run."""
+    return {rule: n for rule, n in planned(folder, *arguments).items() if rule != "scores"}
+
+
+def adapters(folder: Path) -> dict[str, tuple[str, int]]:
+    """Checksum and time of every adapter."""
+    return {
+        str(path.relative_to(folder)): (sha256_file(path), path.stat().st_mtime_ns)
+        for path in folder.glob("results/*/runs/*/*/*/*/adapter.safetensors")
+    }
+
+
+def shards(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): sha256_tree(path) if path.is_dir() else sha256_file(path)
+        for path in folder.glob(f"{STORE}/*/view*/[!.]*")
+    }
+
+
+def forwarded(log: str) -> list[int]:
+    """How many files went through the backbone, extraction by extraction."""
+    return [int(n) for n in re.findall(r"(\d+) of \d+ files went through the backbone", log)]
+
+
+def paint(path: Path, colour: tuple[int, int, int]) -> None:
+    """Other pixels in a file of the same size and name."""
+    size = path.stat().st_size
+    Image.new("RGB", (8, 8), colour).save(path)
+    content = path.read_bytes()
+    assert len(content) <= size
+    path.write_bytes(content + bytes(size - len(content)))
+
+
+# runs by their path
+
+
+def test_a_run_outside_the_grid_works_by_its_path_and_disturbs_nothing(
+    arguments: list[str], folder: Path
+) -> None:
+    """Of a method that reads layers which the grid does not."""
+    before, rows = adapters(folder), shards(folder)
+    inner = f"{VQA}/qp_inner/seed0/test.scores.json"
+    jobs = {"extract": 2, "receipt": 2, "train": 1, "generate": 1, "score": 1}
+    assert jobs_of(folder, inner, *arguments) == jobs
+    # the test split has photos of train under other names
+    assert sum(forwarded(run(folder, inner, *arguments))) == 24
+    assert before.items() <= adapters(folder).items()
+    assert rows.items() < shards(folder).items()
+    assert jobs_of(folder, "scores", inner, *arguments) == {}
+
+
+def test_a_run_outside_the_grid_works_with_an_empty_store(
+    arguments: list[str], done: Path, tmp_path: Path
+) -> None:
+    """It extracts in one pass what the grid reads besides, which then only looks it up."""
+    folder = copy_of(done, tmp_path / "new", "resources")
+    inner = f"{VQA}/qp_inner/seed0/adapter.safetensors"
+    assert forwarded(run(folder, inner, *arguments)) == [24]
+    assert jobs_of(folder, f"{CACHE}/train/11.json", *arguments) == {"receipt": 1}
+    assert jobs_of(folder, f"{CACHE}/train/cls.json", *arguments) == {"receipt": 1}
+
+
+# more and less to do
+
+
+def test_what_is_added_runs_and_what_is_removed_runs_nothing(
+    arguments: list[str], folder: Path, tmp_path: Path
+) -> None:
+    before = adapters(folder)
+    grid = yaml.safe_load(SMOKE.read_text())["grid"][:1]
+    grid[0] |= {"methods": ["qp_l0", "limber_1"], "seeds": [0, 1], "fractions": ["100pct"]}
+    more = configuration(tmp_path, "more", grid=grid)
+    # limber_1 reads summary tokens, which were kept
+    jobs = {"subset": 1, "receipt": 2, "train": 3, "generate": 3, "score": 3}
+    assert jobs_of(folder, "scores", *more) == jobs
+    assert forwarded(run(folder, "scores", *more)) == []
+    assert before.items() <= adapters(folder).items()
+    assert jobs_of(folder, "scores", *more) == {}
+    assert jobs_of(folder, "scores", *arguments) == {}
+
+
+def test_settings_that_decide_no_row_extract_nothing_again(folder: Path, tmp_path: Path) -> None:
+    cache = {"shards": 3, "batch_size": 5, "workers": 2, "decode_seconds": 30}
+    data = {"max_reject_fraction": 0.5, "max_rows": {"test": 8}}
+    other = configuration(tmp_path, cache=cache, data=data, threads={"extract": 2})
+    assert jobs_of(folder, "scores", *other) == {}
+    fewer = configuration(tmp_path, data={"max_rows": {"test": 4}})
+    rows = shards(folder)
+    assert forwarded(run(folder, "scores", *fewer)) == [0]
+    assert shards(folder) == rows
+    assert read_json(folder / SCORES)["samples"] == 4
+
+
+def test_a_second_dataset_over_the_same_files_extracts_nothing(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Under other names, in other splits; and what stands in both splits is told."""
+    data = folder / "resources/smoke/again"
+    for split, names in {"train": range(8), "test": range(4, 12)}.items():
+        rows = []
+        for i in names:
+            (data / split).mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / DATA / f"train/images/{i}.png", data / split / f"x{i}.png")
+            rows.append({"media": f"{split}/x{i}.png", "question": "?", "reference": "red"})
+        text = "\n".join(map(json.dumps, rows))
+        (data / f"manifest.{split}.jsonl").write_text(text)
+    parts = tmp_path / "parts/datasets/again.yaml"
+    parts.parent.mkdir(parents=True)
+    content = yaml.safe_load(
+        (SMOKE.parents[1] / "tests/smoke/datasets/shapes-vqa.yaml").read_text()
+    )
+    content |= {"reader": "generic", "root": "resources/smoke/again", "splits": ["train", "test"]}
+    parts.write_text(yaml.safe_dump(content))
+    folders = [str(tmp_path / "parts"), "tests/smoke", "config"]
+    grid = yaml.safe_load(SMOKE.read_text())["grid"][:1]
+    grid[0] |= {"datasets": ["again"], "fractions": ["100pct"]}
+    rows_before = shards(folder)
+    log = run(folder, "scores", *configuration(tmp_path, grid=grid, parts=folders))
+    assert forwarded(log) == [0, 0]
+    assert shards(folder) == rows_before
+    assert "4 of 8 media stand in train too" in log
+    scores = read_json(folder / SCORES.replace("shapes-vqa", "again"))
+    assert scores["media_in_train"] == 4
+
+
+# edits
+
+
+def test_an_edited_photo_is_one_row_and_the_runs_that_read_it(
+    arguments: list[str], folder: Path
+) -> None:
+    ids = (folder / "results/shapes-vqa/subsets/50pct/seed0.txt").read_text().split()
+    left_out = next(
+        i for i in range(24) if {f"train-{2 * i}", f"train-{2 * i + 1}"}.isdisjoint(ids)
+    )
+    photo = folder / DATA / f"train/images/{left_out}.png"
+    times = photo.stat()
+    before, size = adapters(folder), times.st_size
+    paint(photo, (1, 2, 3))
+    assert photo.stat().st_size == size
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))  # its time tells nothing
+    log = run(folder, "scores", *arguments)
+    assert forwarded(log) == [1]
+    after = adapters(folder)
+    half, whole = f"{HALF}/adapter.safetensors", f"{RUN}/adapter.safetensors"
+    assert after[half][0] == before[half][0]
+    assert after[whole][0] != before[whole][0]
+    # the other run was neither trained nor did it generate
+    assert log.count("a job with the same inputs has finished this") == 2
+    assert jobs_of(folder, "scores", *arguments) == {}
+
+
+def test_an_edited_test_photo_trains_nothing(arguments: list[str], folder: Path) -> None:
+    before = adapters(folder)
+    paint(folder / DATA / "test/images/3.png", (200, 2, 3))
+    jobs = {"manifest": 1, "extract": 1, "receipt": 1, "generate": 2, "score": 2}
+    assert jobs_of(folder, "scores", *arguments) == jobs
+    assert forwarded(run(folder, "scores", *arguments)) == [1]
+    assert adapters(folder) == before
+
+
+def test_edited_annotations_are_noticed_and_an_edit_taken_back_too(
+    arguments: list[str], folder: Path
+) -> None:
+    path = folder / DATA / "test/questions.json"
+    content = path.read_text()
+    path.write_text(content.replace("red", "der", 1))
+    jobs = {"manifest": 1, "extract": 1, "receipt": 1, "generate": 2, "score": 2}
+    assert jobs_of(folder, "scores", *arguments) == jobs
+    path.write_text(content)
+    assert jobs_of(folder, "scores", *arguments) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "jobs"),
+    [
+        ("llama-tiny/tokenizer.json", {"train": 2, "generate": 2, "score": 2}),
+        (
+            "vit-tiny/model.safetensors",
+            {"extract": 2, "receipt": 2, "train": 2, "generate": 2, "score": 2},
+        ),
+    ],
+)
+def test_edited_files_of_a_local_model_are_noticed(
+    arguments: list[str], folder: Path, name: str, jobs: dict[str, int]
+) -> None:
+    path = folder / "resources/smoke" / name
+    content = bytearray(path.read_bytes())
+    if path.suffix == ".json":
+        content = content.replace(b'"~"', b'"\xc2\xac"').replace(b"  ", b" ", 1)
+    else:
+        content[-1] ^= 1
+    path.write_bytes(content)
+    assert jobs_of(folder, "scores", *arguments) == jobs
+
+
+def test_stray_touched_and_copied_files_run_nothing(arguments: list[str], folder: Path) -> None:
+    (folder / DATA / "notes.txt").write_text("stray")
+    (folder / DATA / "train/images/stray.png").write_bytes(b"stray")
+    (folder / "resources/smoke/llama-tiny/README.md").write_text("stray")
+    for path in (folder / "resources").rglob("*"):
+        os.utime(path)
+    assert jobs_of(folder, "scores", *arguments) == {}
+
+
+def test_another_checkout_takes_results_over_without_the_records_of_snakemake(
+    arguments: list[str], done: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(done, tmp_path / "there", "resources", "results")
+    for path in (folder / "resources").rglob("*"):
+        os.utime(path)  # its data and models are newer than the results
+    assert jobs_of(folder, "scores", *arguments) == {}
+    paint(folder / DATA / "test/images/3.png", (200, 2, 3))
+    assert jobs_of(folder, "scores", *arguments)["generate"] == 2
+
+
+def test_looking_for_edits_can_be_turned_off(folder: Path, tmp_path: Path) -> None:
+    paint(folder / DATA / "test/images/3.png", (200, 2, 3))
+    off = configuration(tmp_path, data={"notice_edits": False})
+    assert jobs_of(folder, "scores", *off) == {}
+
+
+# damage, upkeep, and force
+
+
+def test_force_makes_nothing_twice(arguments: list[str], folder: Path) -> None:
+    before, rows = adapters(folder), shards(folder)
+    assert forwarded(run(folder, "--forceall", "scores", *arguments)) == [0, 0]
+    assert shards(folder) == rows
+    assert [sha for sha, _ in adapters(folder).values()] == [sha for sha, _ in before.values()]
+    assert jobs_of(folder, "scores", *arguments) == {}
+
+
+def test_caches_of_an_earlier_version_are_told(arguments: list[str], folder: Path) -> None:
+    old = folder / CACHE / "test/shard-0-of-1.zarr"
+    old.mkdir()
+    log = snakemake(folder, "--dry-run", "scores", *arguments).stderr
+    assert "made by an earlier version" in log
+    assert "shard-0-of-1.zarr" in log
