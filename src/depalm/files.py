@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from secrets import token_hex
 from typing import Any
 
 from depalm.errors import DepalmError
@@ -67,12 +67,10 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary(path)
+    temporary.touch(exist_ok=False)  # who may read and write it is the umask's matter
     try:
         yield temporary
-        temporary.chmod(0o644)
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -88,16 +86,21 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    temporary = _temporary(path)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o755)
         _sync_tree(temporary)
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that nobody else uses; `_remove_stale` knows it."""
+    return path.with_name(f".{path.name}.{token_hex(4)}.tmp")
 
 
 def link(origin: Path, path: Path) -> None:
@@ -168,8 +171,13 @@ def sha256_tree(root: Path | str) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError, also if an object has a key twice."""
-    return json.loads(text, object_pairs_hook=_distinct)
+    """The value of a JSON text. Raises ValueError, also if an object has a key twice, or if values
+    are nested too deeply.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_distinct)
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

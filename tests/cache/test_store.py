@@ -1,5 +1,6 @@
 """The token store: who extracts which rows, receipts, upkeep, and what is published."""
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -160,6 +161,13 @@ def test_a_copy_in_the_other_format_holds_the_same(tmp_path: Path, suffix: str) 
 def test_what_is_published_is_found_by_what_made_it_and_fetched(
     store: Path, tmp_path: Path
 ) -> None:
+    write(store / "vit-9/view1/c.tar", MEDIA[:1])
+    assert publish(store, tmp_path / "site", ["vit-9/view1"]) == 1
+    assert publish(store, tmp_path / "site", [PLACE]) == 2  # besides
+    assert (tmp_path / "site/vit-9/view1/c.tar").exists()
+    assert "vit-9/view1" in (tmp_path / "site/index.json").read_text()
+    (tmp_path / "site/index.json").unlink()
+    shutil.rmtree(store / "vit-9")
     assert publish(store, tmp_path / "site") == 2
     url = (tmp_path / "site").as_uri()
     expected = {**METADATA, "dtype": "float16"}

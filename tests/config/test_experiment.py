@@ -148,7 +148,7 @@ def set_key(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_key("tables", 0, "published", value="paper.csv"), r"table demo: there is no file .*"),
         (set_key("train", "epochs", value=1), r"train needs either `steps` or `epochs`"),
         (set_key("device", value="tpu"), r"device: 'tpu' must match"),
-        (set_key("cache", "stream", value="yes"), r"cache\.stream: 'yes' must be a valid boolean"),
+        (set_key("cache", "stream", value="maybe"), r"cache\.stream: 'maybe' must be a valid"),
         (set_key("cache", "stream", value=True), r"cache\.stream: .* set cache\.url to where"),
         (
             set_key("cache", value={**DEMO["cache"], "url": "https://a/b", "stream": True}),
@@ -330,3 +330,24 @@ def test_the_defaults_stand_commented_in_the_main_configuration(tmp_path: Path) 
     for block in ("cache", "data", "generate", "threads"):
         assert shown[block].keys() == type(getattr(expected, block)).model_fields.keys()
     assert shown["train"].keys() == TrainSpec.model_fields.keys() - {"steps", "epochs"}
+
+
+def test_texts_of_the_command_line_are_read_by_what_belongs_there() -> None:
+    """What is nested in Snakemake's option --config comes as texts."""
+    told = {
+        "cache": {"shards": "2", "stream": "false", "url": "null", "dtype": "float16"},
+        "train": {"steps": "3", "lr": "1e-3"},
+        "data": {"max_rows": {"test": "0.5"}},
+        "device": "cpu",
+    }
+    settings = load_config({"grid": DEMO["grid"], **told}, [ROOT]).settings
+    assert (settings.cache.shards, settings.cache.stream, settings.cache.url) == (2, False, None)
+    assert (settings.train.steps, settings.train.lr) == (3, 1e-3)
+    assert settings.data.max_rows.test == 0.5
+    for wrong, message in (
+        ("three", "'three' must be"),
+        ("{", "'{' must be"),
+        ("1.5", "1.5 must be"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config({"grid": DEMO["grid"], "cache": {"shards": wrong}}, [ROOT])

@@ -169,7 +169,19 @@ def test_the_drawn_template_stands_in_the_prompt(tmp_path: Path) -> None:
             r"has \['image'\]; fields",
         ),
         ("manifest.train.csv", "media,references\na.png,cat\n", r"must be a JSON list, not 'cat'"),
-        ("manifest.train.csv", "media,reference\na.png,cat,dog\n", r"row 0 has \[''\]"),
+        (
+            "manifest.train.csv",
+            "media,reference\na.png,cat,dog\n",
+            r"line 2: 3 fields, but",
+        ),
+        ("manifest.train.csv", "media,reference\na.png,a\n\nb.png\n", r"line 4: 1 fields, but"),
+        ("manifest.train.csv", 'media,reference\na.png,"a\nb.png,b\n', r"line 2: not CSV: unexp"),
+        ("manifest.train.csv", 'media,reference\na.png,"a" b\n', r"line 2: not CSV"),
+        (
+            "manifest.train.jsonl",
+            '{"media": "a.png", "reference": "a \\ud83d cat"}',
+            r"'a \\ud83d cat' of the sample 'train-0' is not Unicode: it has half of",
+        ),
         (
             "manifest.train.jsonl",
             '{"media": "a.png", "reference": "a", "question": "q", "prompt": "p"}',

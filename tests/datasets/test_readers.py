@@ -639,7 +639,7 @@ def test_what_cannot_be_is_named(
 )
 def test_malformed_audiocaps_rows_are_named(tmp_path: Path, row: Sequence[Any]) -> None:
     audiocaps(tmp_path, [(1, "-abcdefghi0", 30, "Rain"), row])
-    with pytest.raises(AnnotationError, match=r"train\.csv: row 1 is not"):
+    with pytest.raises(AnnotationError, match=r"train\.csv: row 1 is not|line 3: 5 fields"):
         read("audiocaps", tmp_path)
 
 

@@ -239,18 +239,22 @@ def killed() -> Iterator[list[subprocess.Popen[bytes]]]:
         process.kill()
 
 
-def kill_when(folder: Path, pattern: str, started: list[subprocess.Popen[bytes]]) -> None:
-    """Start the run, kill the controller as soon as a file that fits `pattern` is there, and wait
-    until its jobs are gone too.
+def kill_when(
+    folder: Path, pattern: str, started: list[subprocess.Popen[bytes]], lines: int = 0
+) -> None:
+    """Start the run, kill the controller as soon as a file that fits `pattern` is there and has so
+    many lines, and wait until its jobs are gone too.
     """
     process = subprocess.Popen(
-        command(folder, f"{RUN}/adapter.safetensors"),
+        command(folder, f"{RUN}/test.predictions.jsonl"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
     )
     started.append(process)
-    while process.poll() is None and not any(folder.glob(pattern)):
+    while process.poll() is None and not any(
+        lines <= path.read_bytes().count(b"\n") if lines else True for path in folder.glob(pattern)
+    ):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -274,7 +278,7 @@ def _jobs(folder: Path) -> Sequence[Path]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="jobs end with a killed controller on Linux")
-def test_after_kills_in_extraction_and_training_the_bytes_are_the_same(
+def test_after_kills_in_every_long_job_the_bytes_are_the_same(
     done: Path, tmp_path: Path, killed: list[subprocess.Popen[bytes]]
 ) -> None:
     folder = build(tmp_path)
@@ -287,14 +291,21 @@ def test_after_kills_in_extraction_and_training_the_bytes_are_the_same(
     outcome = snakemake(folder, f"{RUN}/adapter.safetensors")
     assert outcome.returncode == 0, outcome.stderr
     assert "resumed at step" in outcome.stderr
+    kill_when(folder, f"{RUN}/generation/test/partial.jsonl", killed, lines=2)
+    before_the_end = not (folder / RUN / "test.predictions.jsonl").exists()  # a matter of luck
+    assert snakemake(folder, "--unlock").returncode == 0
+    outcome = snakemake(folder, f"{RUN}/test.predictions.jsonl")
+    assert outcome.returncode == 0, outcome.stderr
+    if before_the_end:
+        assert re.search(r"[48] texts are there already", outcome.stderr)
     rows, undisturbed = (
         open_folder(next(where.glob(f"{STORE}/vit-tiny-*/view0")), {}) for where in (folder, done)
     )
     assert len(rows.media) == 24
     arrays = ["cls", "tokens/layer_11"]
     assert rows.digest(rows.media, arrays) == undisturbed.digest(rows.media, arrays)
-    adapters = [sha256_file(where / RUN / "adapter.safetensors") for where in (folder, done)]
-    assert adapters[0] == adapters[1]
+    for name in ("adapter.safetensors", "test.predictions.jsonl"):
+        assert sha256_file(folder / RUN / name) == sha256_file(done / RUN / name)
 
 
 def test_a_wrong_configuration_is_one_line_before_the_dag(tmp_path: Path) -> None:

@@ -68,16 +68,18 @@ def of_models(inputs: dict, plan: RunPlan) -> dict:
 
 
 def fetched(*folders: str) -> list[str]:
-    """Those of the folders that rules make, and their records. That one was copied or touched is no
-    reason to do anything; another record is.
+    """The records of those of the folders that rules make. What is in one follows from its record:
+    that it was copied or touched is no reason to do anything. A folder that has gone is named too,
+    so that it is made again.
     """
     records = {folder: paths.record_of(folder) for folder in folders}
-    return [
-        file
-        for folder, record in records.items()
-        if record is not None
-        for file in (ancient(folder), record)
+    made = {folder: record for folder, record in records.items() if record is not None}
+    gone = [
+        folder
+        for folder, record in made.items()
+        if Path(record).exists() and not Path(folder).exists()
     ]
+    return [*made.values(), *gone]
 
 
 def part_of_kind(wildcards) -> Spec:

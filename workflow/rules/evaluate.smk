@@ -18,7 +18,6 @@ rule generate:
         mem_mb=32000,
     params:
         settings=lambda wildcards: plan(wildcards).testing_settings(wildcards.split),
-        how=lambda wildcards, threads: plan(wildcards).folders,
         generate=SETTINGS.generate.filled(),
         device=SETTINGS.device,
     script:
@@ -31,8 +30,6 @@ rule score:
         predictions=rules.generate.output.predictions,
         generated=rules.generate.output.summary,
         record=lambda wildcards: plan(wildcards).adapter_files[1],
-        # a changed one makes another adapter, if that read what has changed
-        train_manifest=lambda wildcards: ancient(plan(wildcards).trained_on),
     output:
         scores=report(
             f"{paths.RUN}/{{split}}.scores.json",

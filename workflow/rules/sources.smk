@@ -21,8 +21,7 @@ rule fetch:
 
 rule convert:
     input:
-        download=ancient(paths.DOWNLOAD),
-        record=paths.DOWNLOAD_RECORD,
+        fetched=lambda wildcards: fetched(paths.DOWNLOAD.format(**wildcards)),
     output:
         directory=directory(paths.MODEL),
         record=paths.MODEL_RECORD,
@@ -35,5 +34,6 @@ rule convert:
         mem_mb=8000,
     params:
         convert=lambda wildcards: part_of_kind(wildcards).convert,
+        download=lambda wildcards: paths.DOWNLOAD.format(**wildcards),
     script:
         "../scripts/convert.py"

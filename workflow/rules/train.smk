@@ -19,7 +19,6 @@ rule train:
         mem_mb=32000,
     params:
         settings=lambda wildcards: plan(wildcards).training_settings(),
-        how=lambda wildcards, threads: plan(wildcards).folders,
         device=SETTINGS.device,
     script:
         "../scripts/train.py"

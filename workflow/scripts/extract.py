@@ -1,4 +1,4 @@
-"""Extract one shard of a token cache (rule `extract`)."""
+"""Extract tokens of a part of a split into the token store (rule `extract`)."""
 
 from depalm.jobs import run_script
 

@@ -1,4 +1,4 @@
-"""Fetch one shard of a published token cache, and check it (rule `fetch_rows`)."""
+"""Fetch rows from a published token store, and verify them (rule `fetch_rows`)."""
 
 from depalm.jobs import run_script
 

@@ -1,4 +1,4 @@
-"""Fetch one shard of a published token cache, and check it (rule `receipt`)."""
+"""Look up the rows of a split in the token store, and write what they are (rule `receipt`)."""
 
 from depalm.jobs import run_script
 

@@ -67,7 +67,7 @@ def verify_shard(shard: Shard) -> list[DamagedRow]:
     for index in range(len(shard.metadata["samples"])):
         for name in shard.arrays:
             try:
-                shard.rows(index, [name])
+                shard.verified(index, [name])
             except DamagedRow as error:
                 damaged.append(error)
     return damaged
@@ -132,7 +132,7 @@ def copy_shard(
         for index, key in enumerate(metadata["samples"]):
             if key not in chosen:
                 continue
-            values = shard.rows(index, names)
+            values = shard.verified(index, names)
             whole = [np.ascontiguousarray(value[None]) for value in values]
             stream.append([key], dict(zip(names, whole, strict=True)))
             samples.append(key)

@@ -20,7 +20,7 @@ from depalm.cache.maintenance import places as all_places
 from depalm.cache.reader import TokenCache, open_shard
 from depalm.cache.shard import OF_A_SHARD
 from depalm.cache.store import open_folder, shard_files
-from depalm.files import first_difference, inside, sha256_file, write_json
+from depalm.files import first_difference, inside, read_json, sha256_file, write_json
 from depalm.lease import Lease, while_owned
 from depalm.progress import Progress, logger
 from depalm.sources.download import download_url
@@ -33,7 +33,7 @@ def publish(store: Path, target: Path, places: Sequence[str] | None = None) -> i
     """Write the shards of some places of a store (by default of all) to the folder `target`, as
     webdataset shards with an index; the number of shards.
 
-    What is there already is not written again. Raises CacheError.
+    What is there already is not written again, and places published before stay. Raises CacheError.
     """
     there = all_places(store)
     chosen = there if places is None else list(places)
@@ -43,7 +43,7 @@ def publish(store: Path, target: Path, places: Sequence[str] | None = None) -> i
         )
     shards = {place: shard_files(store / place) for place in chosen}
     progress = Progress(sum(map(len, shards.values())), "publish", "shard")
-    of_all: dict[str, Any] = {}
+    of_all: dict[str, Any] = read_json(target / INDEX) if (target / INDEX).exists() else {}
     for place, files in shards.items():
         rows = []
         for path in files:
@@ -113,14 +113,14 @@ def fetch_rows(
     Raises CacheError if the publisher lacks them too, or for a shard that is damaged.
     """
     folder = inside(store, place)
-    lacking = _lacking(open_folder(folder, expected), media, arrays)
+    lacking = open_folder(folder, expected).lacking(media, arrays)
     if lacking:
         shards = _holding(_shards(url, place), set(lacking.values()))
         wanted = [shard for shard in shards if shard["rejected"] or {*shard["arrays"]} & {*arrays}]
         root = f"{url.rstrip('/')}/{place}"
         for shard in wanted:
             _fetch(f"{root}/{shard['name']}", inside(folder, shard["name"]), shard, expected)
-        left = _lacking(open_folder(folder, expected), media, arrays)
+        left = open_folder(folder, expected).lacking(media, arrays)
         if left:
             raise CacheError(
                 f"{url} has no rows in {', '.join(arrays)} of {len(left)} of {len(media)} media, "
@@ -152,14 +152,6 @@ def _fetch(url: str, path: Path, shard: Mapping[str, Any], expected: Mapping[str
 
     path.parent.mkdir(parents=True, exist_ok=True)
     while_owned(path, work)
-
-
-def _lacking(cache: TokenCache, media: Mapping[str, str], arrays: Sequence[str]) -> dict[str, str]:
-    return {
-        name: key
-        for name, key in media.items()
-        if key not in cache.rejected and cache.missing(key, arrays)
-    }
 
 
 def _holding(shards: Iterable[dict[str, Any]], keys: set[str]) -> list[dict[str, Any]]:

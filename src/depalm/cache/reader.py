@@ -80,6 +80,14 @@ class TokenCache:
         held = {name for shard, _ in self._places.get(key, ()) for name in shard.arrays}
         return [name for name in arrays if name not in held]
 
+    def lacking(self, media: Mapping[str, str], arrays: Sequence[str]) -> dict[str, str]:
+        """Those of `media` (keys by name) that were not rejected, and lack a row in an array."""
+        return {
+            name: key
+            for name, key in media.items()
+            if key not in self.rejected and self.missing(key, arrays)
+        }
+
     def digest(self, keys: Iterable[str], arrays: Sequence[str]) -> str:
         """SHA-256 over the keys and the checksums of their rows in `arrays`, or over the reason of
         those that were rejected: what a run that reads these rows depends on.
@@ -118,30 +126,36 @@ class TokenCache:
         tokens = 1 if cls_only else shape["tokens"]
         output = torch.empty(len(keys), len(layers), tokens, shape["width"], dtype=torch.int16)
         target, chosen = output.numpy(), list(layers)
-        arrays = array_names(chosen, cls_only)
+        # in the order that is asked for
+        arrays = [name for layer in chosen for name in array_names([layer], cls_only)]
+        arrays = arrays[:1] if cls_only else arrays
         requests: dict[tuple[str, int], tuple[Shard, int, list[str]]] = {}
         for key in dict.fromkeys(keys):
             for name in arrays:
                 shard, row = self._place(key, name, known)
                 requests.setdefault((key, id(shard)), (shard, row, []))[2].append(name)
+        rows = {
+            (key, name): (shard, row, values)
+            for ((key, _), (shard, row, of)), found in zip(
+                requests.items(), read_rows(list(requests.values())), strict=True
+            )
+            for name, values in zip(of, found, strict=True)
+        }
         try:
-            found = read_rows(list(requests.values()))
+            for i, key in enumerate(keys):
+                for j, name in enumerate(arrays):
+                    shard, row, values = rows[key, name]
+                    if cls_only:
+                        shard.check(row, name, values)
+                        target[i, :, 0] = values[chosen]
+                    else:
+                        target[i, j] = values
+                        shard.check(row, name, target[i, j])
         except DamagedRow as error:
             medium = known.get(error.key, error.key)
             raise CacheError(
                 f"{error.path}: the row of {medium} in {error.array} is damaged; {REPAIR}"
             ) from error
-        rows = {
-            (key, name): row
-            for (key, _), (_, _, of), values in zip(requests, requests.values(), found, strict=True)
-            for name, row in zip(of, values, strict=True)
-        }
-        for i, key in enumerate(keys):
-            if cls_only:
-                target[i, :, 0] = rows[key, arrays[0]][chosen]
-            else:
-                for j, layer in enumerate(chosen):
-                    target[i, j] = rows[key, f"tokens/layer_{layer}"]
         return output.view(getattr(torch, self.metadata["dtype"]))
 
     def _place(

@@ -111,16 +111,11 @@ def write_receipt(
     the store. The receipt holds no shard's name, so that it is the same wherever the rows lie.
     Returns the rejected media with the reasons. Raises CacheError if a row is missing.
     """
-    lost = [
-        name
-        for name, key in media.items()
-        if key not in cache.rejected and cache.missing(key, arrays)
-    ]
-    if lost:
+    if lost := cache.lacking(media, arrays):
         raise CacheError(
-            f"{place} lacks {len(lost)} of {len(media)} media, {lost[0]} for one: a shard was "
-            "removed since they were extracted. Run `depalm cache verify --repair`, and Snakemake "
-            "again"
+            f"{place} lacks {len(lost)} of {len(media)} media, {next(iter(lost))} for one: a shard "
+            "was removed since they were extracted. Run `depalm cache verify --repair`, and "
+            "Snakemake again"
         )
     rejected = {n: cache.rejected[key].reason for n, key in media.items() if key in cache.rejected}
     receipt = {

@@ -23,7 +23,7 @@ def load_config(
     """
     for path in files:
         load_yaml(Path(path))
-    spec = validated(SettingsSpec, settings, "configuration")
+    spec = validated(SettingsSpec, settings, "configuration", texts=True)
     config = Config(spec, Parts(places(spec.parts, roots)), roots)
     check(config)
     return config

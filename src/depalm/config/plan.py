@@ -141,7 +141,9 @@ class RunPlan:
     def scoring_settings(self, split: str) -> dict[str, Any]:
         """The settings of scoring, by the names of its job's fields."""
         about = {**asdict(self.run), "split": split, "label": self.label}
-        return {"about": about, "metrics": self.dataset.metrics}
+        # it is there, for the adapter was trained on it
+        trained_on = None if self.checkpoint else manifest(self.run.dataset, "train")
+        return {"about": about, "metrics": self.dataset.metrics, "train_manifest": trained_on}
 
     def _models(self, features: Features) -> dict[str, Any]:
         return {"receipts": features.places, "models": self.states}
@@ -169,6 +171,7 @@ class RunPlan:
 
     def _parts(self, features: Features) -> dict[str, Any]:
         return {
+            **self.folders,
             "method": self.method.given(),
             "backbone": self.backbone.given(),
             "llm": self.llm.given(),
@@ -186,11 +189,6 @@ class RunPlan:
         """The two files of the adapter that training starts from (`train.init_from`), if any."""
         folder = self.train.init_from
         return [] if folder is None else [f"{folder}/{name}" for name in (WEIGHTS, RECORD)]
-
-    @property
-    def trained_on(self) -> list[str]:
-        """The manifest of what the run trains on, if it trains."""
-        return [] if self.checkpoint else [manifest(self.run.dataset, "train")]
 
     @property
     def scores(self) -> str:

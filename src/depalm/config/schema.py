@@ -1,7 +1,8 @@
 """YAML files, read without surprises and checked against the specs."""
 
+import copy
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,13 +96,39 @@ def _with_names(schema: Any) -> Any:
     return rest
 
 
-def validated(spec: type[Kind], content: Any, where: str) -> Kind:
-    """`content` as a `spec`. Raises ConfigError with all that is wrong with it."""
+def validated(spec: type[Kind], content: Any, where: str, texts: bool = False) -> Kind:
+    """`content` as a `spec`. Raises ConfigError with all that is wrong with it.
+
+    With `texts`, a text is read as YAML where the spec wants something else: Snakemake hands over
+    what is nested in its option --config as texts.
+    """
     try:
         return spec.model_validate(content, context=REGISTRIES)
     except ValidationError as error:
+        read = _texts_read(content, error) if texts else content
+        if read != content:
+            return validated(spec, read, where)
         lines = [
             f"{where}, {place}: {said}" if place else f"{where}: {said}"
             for place, said in faults(content, error).items()
         ]
         raise ConfigError("\n".join(lines)) from None
+
+
+def _texts_read(content: Any, error: ValidationError) -> Any:
+    """`content` with the texts read as YAML that an error says are of a wrong type."""
+    read = copy.deepcopy(content)
+    for line in error.errors(include_url=False):
+        if not isinstance(line["input"], str):
+            continue
+        place, holder, key = read, None, None
+        for item in line["loc"]:
+            inside = isinstance(place, Mapping) and item in place
+            if inside or (isinstance(item, int) and isinstance(place, list)):
+                holder, key, place = place, item, place[item]
+        if holder is not None and place == line["input"]:
+            try:
+                holder[key] = yaml.load(place, Loader=_Loader)
+            except yaml.YAMLError:
+                continue
+    return read

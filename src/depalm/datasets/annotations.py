@@ -56,15 +56,29 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_csv(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a CSV file by its header; fields beyond the header come under the key ''."""
+    """The rows of a CSV file with a header; blank lines do not count.
+
+    Raises AnnotationError with the line for a header that has a name twice, a quote that is not
+    closed, and a row with more or fewer fields than the header.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream, restkey="", restval="")
-            header = rows.fieldnames or []
+            rows, first = csv.reader(stream, strict=True), 1
+            header = next(rows, [])
             if twice := sorted({name for name in header if header.count(name) > 1}):
                 raise AnnotationError(f"{path}, line 1: the header has {', '.join(twice)} twice")
-            yield from rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            first = rows.line_num + 1
+            for row in rows:
+                if row and len(row) != len(header):
+                    raise AnnotationError(
+                        f"{path}, line {first}: {len(row)} fields, but the header has {len(header)}"
+                    )
+                if row:
+                    yield dict(zip(header, row, strict=True))
+                first = rows.line_num + 1
+    except csv.Error as error:
+        raise AnnotationError(f"{path}, line {first}: not CSV: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path} cannot be read: {error}") from error
 
 

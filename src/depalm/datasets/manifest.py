@@ -79,6 +79,7 @@ def build_manifest(
     reader = READERS[dataset.reader]
     told = (dataset.columns,) if reader.takes_columns else ()
     annotations = list(reader.read(root, split, *told))
+    _check_texts(annotations, f"{root}, split {split}")
     _check_ids([row.id for row in annotations], f"{root}, split {split}")
     rows = _limit(annotations, max_rows)
     find = cache(partial(_find_media, root, dataset.media_root))
@@ -169,6 +170,20 @@ def _check_ids(ids: Sequence[str], where: str) -> None:
                 f"{where}: the id {name!r} occurs twice, is empty, or breaks a line"
             )
         seen.add(name)
+
+
+def _check_texts(rows: Sequence[Annotation], where: str) -> None:
+    """Texts are Unicode: JSON can write half of a character, which no file can hold."""
+    for row in rows:
+        texts = (row.id, row.media, row.question, row.prompt or "", *row.references)
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError as error:
+            bad = next(text for text in texts if any("\ud800" <= c <= "\udfff" for c in text))
+            raise ManifestError(
+                f"{where}: {bad!a:.100} of the sample {row.id!a} is not Unicode: it has half of a "
+                "character (a lone surrogate)"
+            ) from error
 
 
 def _limit(rows: list[Annotation], max_rows: int | float | None) -> list[Annotation]:

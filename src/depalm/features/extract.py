@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from depalm.cache.store import Claims, open_folder, shard_name, view_folder
 from depalm.cache.writer import ShardWriter, require_disk, write_shard
 from depalm.errors import DepalmError
 from depalm.files import inside
-from depalm.identity import encoder_identity
+from depalm.identity import encoder_identity, token_identity
 from depalm.lease import LeaseLost
 from depalm.media.decoders import load_decoder, view_seed
 from depalm.media.pool import DecodedBatch, DecodingPool, File
@@ -66,13 +67,14 @@ class Encoder:
     view: int = 0
     dtype: str = "float16"
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
+        """What decides the tokens; to know it, the weights are read once."""
         return encoder_identity(self.spec, self.weights, self.view, self.dtype)
 
     def folder(self, store: Path) -> Path:
         """Where the store keeps its shards."""
-        of_all_views = encoder_identity(self.spec, self.weights, 0, self.dtype)
+        of_all_views = {**self.identity, **token_identity(self.spec)}
         return view_folder(store, self.name, of_all_views, self.view)
 
 

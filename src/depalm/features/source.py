@@ -141,15 +141,11 @@ def open_views(
         caches.append(_open(features.store, receipt["store"], expected, media))
     views = CachedViews(caches, media, layout.source_layers, layout.cls_only, CPU)
     for path, cache in zip(features.receipts, caches, strict=True):
-        lost = [
-            name
-            for name, key in media.items()
-            if key not in cache.rejected and cache.missing(key, arrays)
-        ]
-        if lost:
+        if lost := cache.lacking(media, arrays):
             raise CacheError(
                 f"the token store lacks {len(lost)} of the {len(media)} media that {path} tells "
-                f"of, {lost[0]} for one. Run `depalm cache verify --repair`, then Snakemake again"
+                f"of, {next(iter(lost))} for one. Run `depalm cache verify --repair`, then "
+                "Snakemake again"
             )
     return views
 
