@@ -11,6 +11,7 @@ from depalm.backbones.files import BackboneError
 from depalm.backbones.load import load_backbone
 from depalm.config.load import load_config
 from depalm.config.schema import ConfigError, load_yaml
+from depalm.config.store_plan import StorePlan
 from depalm.files import write_json
 from depalm.identity import weights_identity
 from tests.support.specs import backbone_spec
@@ -129,7 +130,7 @@ def test_without_a_backbone_there_is_just_blind() -> None:
     settings = load_yaml(root / "config" / "demo.yaml")
     [block] = settings["grid"] = [{**settings["grid"][0], "backbones": ["disabled"]}]
     block["methods"] = ["blind"]
-    assert load_config(settings, [root]).layers("easy-vqa", "disabled") == []
+    assert StorePlan(load_config(settings, [root])).caches() == []
     block["methods"] = ["blind", "limber_1"]
     with pytest.raises(ConfigError, match="limber_1 reads tokens, but backbone disabled gives"):
         load_config(settings, [root])
