@@ -45,7 +45,8 @@ from depalm.backbones.registry import LOADERS
 from depalm.cache.formats import FORMATS, predicted_bytes
 assert "timm" in LOADERS and "timn" not in LOADERS
 for known in FORMATS.values():
-    assert predicted_bytes(known, 2, {"layers": 2, "tokens": 3, "width": 4}, ["cls", "tokens/layer_1"])["cls"] > 32
+    shape = {"layers": 2, "tokens": 3, "width": 4}
+    assert predicted_bytes(known, 2, shape, ["cls", "tokens/layer_1"])["cls"] > 32
 assert not {"torch", "zarr"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code], check=True)
