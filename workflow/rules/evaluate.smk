@@ -29,7 +29,6 @@ rule score:
         manifest=paths.MANIFEST,
         predictions=rules.generate.output.predictions,
         generated=rules.generate.output.summary,
-        record=lambda wildcards: plan(wildcards).adapter_files[1],
     output:
         scores=report(
             f"{paths.RUN}/{{split}}.scores.json",

@@ -141,9 +141,10 @@ class RunPlan:
     def scoring_settings(self, split: str) -> dict[str, Any]:
         """The settings of scoring, by the names of its job's fields."""
         about = {**asdict(self.run), "split": split, "label": self.label}
-        # it is there, for the adapter was trained on it
+        # both are there, and a change of either one changes what was generated
         trained_on = None if self.checkpoint else manifest(self.run.dataset, "train")
-        return {"about": about, "metrics": self.dataset.metrics, "train_manifest": trained_on}
+        files = {"train_manifest": trained_on, "record": self.adapter_files[1]}
+        return {"about": about, "metrics": self.dataset.metrics, **files}
 
     def _models(self, features: Features) -> dict[str, Any]:
         return {"receipts": features.places, "models": self.states}
