@@ -29,6 +29,12 @@ rule score:
         manifest=paths.MANIFEST,
         predictions=rules.generate.output.predictions,
         generated=rules.generate.output.summary,
+        # a path costs the plan less than a function, and most configurations train all their runs
+        record=(
+            (lambda wildcards: plan(wildcards).adapter_files[1])
+            if CONFIG.has_checkpoints
+            else rules.train.output.record
+        ),
     output:
         scores=report(
             f"{paths.RUN}/{{split}}.scores.json",

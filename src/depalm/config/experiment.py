@@ -68,6 +68,12 @@ class Config:
             "max_reject_fraction": self.max_reject_fraction(dataset),
         }
 
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether some runs may be tested with an adapter from elsewhere."""
+        named = [self.settings.checkpoint, *(rule.checkpoint for rule in self.settings.overrides)]
+        return any(folder is not None for folder in named)
+
     def published(self, table: str) -> list[str]:
         """The scores that stand beside those of a table.
 

@@ -141,10 +141,9 @@ class RunPlan:
     def scoring_settings(self, split: str) -> dict[str, Any]:
         """The settings of scoring, by the names of its job's fields."""
         about = {**asdict(self.run), "split": split, "label": self.label}
-        # both are there, and a change of either one changes what was generated
+        # it is there, for the adapter was trained on it
         trained_on = None if self.checkpoint else manifest(self.run.dataset, "train")
-        files = {"train_manifest": trained_on, "record": self.adapter_files[1]}
-        return {"about": about, "metrics": self.dataset.metrics, **files}
+        return {"about": about, "metrics": self.dataset.metrics, "train_manifest": trained_on}
 
     def _models(self, features: Features) -> dict[str, Any]:
         return {"receipts": features.places, "models": self.states}
