@@ -10,6 +10,7 @@ from depalm.sources.model_folder import model_files
 from depalm.specs import BackboneSpec
 
 PLACES = ("source", "path", "convert")  # keys that say where a model is, not what it is
+OF_TRAINING = ("drop_path",)  # keys of a backbone that decide no token of a cache
 
 
 def token_identity(backbone: BackboneSpec, view: int = 0) -> dict[str, Any]:
@@ -17,7 +18,8 @@ def token_identity(backbone: BackboneSpec, view: int = 0) -> dict[str, Any]:
     kept with cached tokens, and what their readers ask for.
     """
     transform = load_decoder(backbone).describe(with_seed=view > 0)
-    spec = {key: value for key, value in backbone.given().items() if key not in PLACES}
+    told = PLACES + OF_TRAINING
+    spec = {key: value for key, value in backbone.given().items() if key not in told}
     return {"backbone": spec, "transform": transform, "view": view}
 
 

@@ -20,7 +20,7 @@ from depalm.sources.http import CONNECTIONS, DownloadError
 from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
 from depalm.training.loop import train
-from depalm.training.schedule import total_steps
+from depalm.training.schedule import Schedule
 from tests.support.features import views_of
 from tests.support.shards import ARRAYS, LAYERS, MEDIA, METADATA, tokens_of, write
 from tests.support.tiny import BACKBONE, tiny_llm
@@ -227,7 +227,7 @@ def test_the_same_is_trained_and_generated(site: RangeServer, of_samples: Path) 
     assert equal(here[0], there[0])
     assert not equal(here[0], build("qp_l0").state_dict())
     assert here[1] == there[1]
-    assert len(site.ranges) > TO_OPEN + total_steps(SETTINGS, 30)
+    assert len(site.ranges) > TO_OPEN + Schedule(SETTINGS, 30).total
     assert not readers()
 
 

@@ -62,7 +62,8 @@ def test_a_prompt_begins_with_bos_and_an_answer_ends_with_eos(tmp_path: Path, fa
     assert (llm.bos, llm.eos) == {"llama": (1, 2), "opt": (2, 2)}[family]
     sample = Sample("1", "photo", TEXTS[1], [TEXTS[0], TEXTS[3]])
     data = encode(llm, [sample], 50)
-    [prompt], [answers] = data.prompts, data.answers
+    [[(prompt, first), (_, second)]] = data.texts
+    answers = [first, second]
     assert prompt[0] == llm.bos
     for ids, text in ((prompt[1:], TEXTS[1]), (answers[0][:-1], TEXTS[0])):
         assert not {llm.bos, llm.eos} & set(ids)
@@ -184,4 +185,4 @@ def test_the_answer_prompt_stands_where_a_sample_has_none() -> None:
     llm.answer_prompt = "a: "
     assert llm.prompt_ids(["", "what?"]) == [[llm.bos, *llm.tokenize(["a: "])[0]], plain]
     data = encode(llm, [Sample("1", "m", "", ["x"]), Sample("2", "m", "what?", ["y"])], 5)
-    assert data.prompts == llm.prompt_ids(["", "what?"])
+    assert [texts[0][0] for texts in data.texts] == llm.prompt_ids(["", "what?"])

@@ -94,7 +94,7 @@ def test_what_cannot_be_decoded_is_refused_with_a_reason(tmp_path: Path) -> None
         "text": (b"<html>404</html>" * 9, "cannot be decoded: .*Invalid data"),
         "truncated.wav": (wav[: len(wav) // 2], "truncated: 64[0-9]+ of 128[0-9]+ bytes"),
         "truncated.flac": (flac[: len(flac) // 2], "cannot be decoded|truncated"),
-        "truncated.mp3": (mp3[: len(mp3) // 2], "truncated: [12].[0-9] of 4.[01] s are there"),
+        "truncated.mp3": (mp3[: len(mp3) // 2], "truncated: [0-9]+ of [0-9]+ bytes are there"),
         "video.mp4": (video, "it has no sound"),
     }
     for name, (content, reason) in contents.items():
@@ -108,7 +108,7 @@ def test_what_cannot_be_decoded_is_refused_with_a_reason(tmp_path: Path) -> None
         load_audio(written(tmp_path / "nan.wav", bad, 16000, subtype="FLOAT"), 16000, 10)
     for samples in (0, 399):
         path = written(tmp_path / "short.wav", tone(16000)[:samples], 16000)
-        with pytest.raises(MediaError, match="too short a sound"):
+        with pytest.raises(MediaError, match="too short a sound|it has no sound"):
             load_audio(path, 16000, 10)
 
 

@@ -1,17 +1,18 @@
 """Decoding: every kind of image comes out as upright RGB, or is refused with a reason."""
 
-import math
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
+from timm.data import create_transform
 
 from depalm.media.decoders import load_decoder
-from depalm.media.image import OPERATIONS, ImageDecoder, augmented, load_image
+from depalm.media.image import OPERATIONS, ImageDecoder, augmented, cropped, drawn, load_image
 from depalm.rejects import MediaError
 from tests.support.specs import backbone_spec
 
@@ -198,35 +199,80 @@ def test_crops_keep_at_least_half_and_half_of_them_are_flipped(
     assert 0.9 < max(areas) < 1.02
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_every_operation_changes_the_image_but_identity(name: str) -> None:
-    noise = np.random.default_rng(0).integers(50, 200, (40, 40, 3), dtype=np.uint8)
+GREY = (128, 128, 128)
+BILINEAR = Image.Resampling.BILINEAR
+
+
+def transformed(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, BILINEAR, fillcolor=GREY)
+
+
+# level 7 of 10: brightness and sharpness 0.1 + 0.7 x 1.8, slope 0.21, 7 pixels, 21 degrees
+EXPECTED = {
+    "identity": lambda image, sign: image,
+    "autocontrast": lambda image, sign: ImageOps.autocontrast(image),
+    "equalize": lambda image, sign: ImageOps.equalize(image),
+    "brightness": lambda image, sign: ImageEnhance.Brightness(image).enhance(1.36),
+    "sharpness": lambda image, sign: ImageEnhance.Sharpness(image).enhance(1.36),
+    "shear_x": lambda image, sign: transformed(image, 1, sign * 0.21, 0, 0, 1, 0),
+    "shear_y": lambda image, sign: transformed(image, 1, 0, 0, sign * 0.21, 1, 0),
+    "translate_x": lambda image, sign: transformed(image, 1, 0, sign * 7, 0, 1, 0),
+    "translate_y": lambda image, sign: transformed(image, 1, 0, 0, 0, 1, sign * 7),
+    "rotate": lambda image, sign: image.rotate(sign * 21, BILINEAR, fillcolor=GREY),
+}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_operation_is_that_of_pillow(name: str, sign: int) -> None:
+    noise = np.random.default_rng(0).integers(50, 200, (224, 224, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
-    largest, operation = OPERATIONS[name]
-    up, down = operation(image, 0.7 * largest), operation(image, -0.7 * largest)
-    assert up.size == image.size
-    assert (up == image) == (name == "identity")
-    assert (up == down) == (largest == 0)
+    found = OPERATIONS[name](image, sign)
+    assert found == EXPECTED[name](image, sign)
+    assert (found == image) == (name == "identity")
+    assert OPERATIONS.keys() == EXPECTED.keys()
 
 
-def test_magnitudes_are_seven_tenths_of_those_of_randaugment() -> None:
-    """Geometry at strength 7 of 10: 21 degrees, slope 0.21, 0.317 of the side."""
-    image = Image.new("L", (200, 200))
-    image.paste(255, (90, 90, 110, 110))
+def test_translations_are_of_seven_pixels_and_leave_grey() -> None:
+    image = Image.fromarray(np.full((32, 32, 3), 10, np.uint8))
+    for name, axis in (("translate_x", 1), ("translate_y", 0)):
+        rows = (np.asarray(OPERATIONS[name](image, 1)) == 128).all(axis=(1 - axis, 2))
+        assert rows.tolist() == [False] * 25 + [True] * 7
 
-    def centre(name: str) -> list[float]:
-        largest, operation = OPERATIONS[name]
-        y, x = np.nonzero(np.asarray(operation(image, 0.7 * largest)) > 127)
-        return [x.mean() - 99.5, y.mean() - 99.5]
 
-    np.testing.assert_allclose(centre("translate_x"), [0.3172 * 200, 0], atol=1)
-    np.testing.assert_allclose(centre("translate_y"), [0, 0.3172 * 200], atol=1)
-    np.testing.assert_allclose(np.abs(centre("shear_x")), [21, 0], atol=1)  # 0.21 * 100
-    np.testing.assert_allclose(np.abs(centre("shear_y")), [0, 21], atol=1)
-    image = Image.new("L", (200, 200))
-    image.paste(255, (170, 95, 190, 105))
-    dx, dy = centre("rotate")
-    assert abs(abs(math.degrees(math.atan2(dy, dx))) - 21) < 1
+def test_three_in_ten_draws_change_nothing_but_crop_and_flip(photo: Path) -> None:
+    """Both left out, or identity: (1 - 0.5 x 0.9)^2 = 0.3025, and every operation has its turn."""
+    frame, size, unchanged = Image.open(photo).convert("RGB"), 24, 0
+    used: Counter[str] = Counter()
+    names = {operation: name for name, operation in OPERATIONS.items()}
+    for seed in range(600):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            [square] = cropped([frame], size)
+            operations = [(names[operation], sign) for operation, sign in drawn()]
+        [found] = augmented([frame], size, seed)
+        for name, sign in operations:
+            square = EXPECTED[name](square, sign)
+        assert found == square
+        used.update(name for name, _ in operations)
+        unchanged += all(name == "identity" for name, _ in operations)
+    assert 0.25 < unchanged / 600 < 0.36
+    assert used.keys() == OPERATIONS.keys()
+    assert max(used.values()) < 2 * min(used.values())
+
+
+def test_a_timm_model_sees_the_centre_of_a_larger_square(photo: Path) -> None:
+    """Its own evaluation transform of the square: 0.9 of 248 pixels."""
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    transform = create_transform(
+        (3, 224, 224), interpolation="bicubic", mean=mean, std=std, crop_pct=0.9
+    )
+    decoder = ImageDecoder(224, mean, std, crop_pct=0.9)
+    square = Image.open(photo).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+    torch.testing.assert_close(decoder(photo), transform(square))
+    assert not decoder(photo).equal(ImageDecoder(224, mean, std)(photo))
+    [view] = augmented([load_image(photo)], 224, 5)
+    torch.testing.assert_close(decoder(photo, 5), transform(view))
 
 
 def test_frames_of_a_clip_are_augmented_alike(photo: Path) -> None:

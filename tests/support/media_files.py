@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SHARED = Path(os.environ.get("DEPALM_SHARED", Path(__file__).parents[3] / "shared/data"))
+CASES = SHARED.parent / "cases"  # media that were read wrongly once
 MILLISECONDS = Fraction(1, 1000)
 
 
@@ -38,20 +39,25 @@ def grey(frame: int) -> int:
     return 40 + 4 * frame
 
 
+FORMATS = {"mjpeg": "yuvj420p"}
+
+
 def write_video(path: Path, times: Sequence[float], codec: str = "libx264", **options: Any) -> Path:
-    """A video of 64 x 48 pixels; frame i is shown from times[i] (seconds) on, and is all
-    grey(i).
+    """A video of 64 x 48 pixels; frame i is shown from times[i] (seconds) on, and is grey(i) with
+    a pattern of that mean.
     """
     import av
 
+    blocks = np.indices((6, 8)).sum(axis=0) % 2 * 16 - 8  # 8 below and above
+    pattern = np.kron(blocks, np.ones((8, 8), int))[:, :, None].repeat(3, axis=2)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
         assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = 64, 48, FORMATS.get(codec, "yuv420p")
         if codec == "libx264":
             stream.codec_context.time_base = MILLISECONDS
         for i, time in enumerate(times):
-            pixels = np.full((48, 64, 3), grey(i), dtype=np.uint8)
+            pixels = (grey(i) + pattern).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = round(time * 1000), MILLISECONDS
             container.mux(stream.encode(frame))

@@ -16,7 +16,7 @@ from depalm.specs import TrainSpec
 from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import IGNORED, batch_stream, collate, encode, epoch_batches
 from depalm.training.loop import train
-from depalm.training.schedule import TrainingError, learning_rate, total_steps
+from depalm.training.schedule import Schedule, TrainingError
 from depalm.training.state import Training
 from tests.support.features import RandomFeatures
 from tests.support.tiny import METHODS, tiny_llm
@@ -47,8 +47,9 @@ def test_only_the_answer_and_its_end_are_labels() -> None:
 
 def test_long_answers_are_cut_but_still_end() -> None:
     data = encode(tiny_llm("llama"), [Sample("0", "m", "", ["abcdef"])], 3)
-    assert len(data.answers[0][0]) == 4
-    assert data.answers[0][0][-1] == 2
+    [[(_, answer)]] = data.texts
+    assert len(answer) == 4
+    assert answer[-1] == 2
 
 
 def test_an_epoch_holds_every_sample_once_and_draws_references_anew() -> None:
@@ -67,7 +68,7 @@ def test_batches_are_bucketed_by_length_but_not_ordered_by_it() -> None:
     many = [Sample(str(i), "m", "a" * (i * 7 % 20), ["b"]) for i in range(200)]
     data = encode(tiny_llm("llama"), many, 10)
     batches = epoch_batches(data, 4, 0, 0)
-    lengths = [[len(data.prompts[sample]) for sample, _ in batch] for batch in batches]
+    lengths = [[len(data.texts[sample][0][0]) for sample, _ in batch] for batch in batches]
     assert max(max(row) - min(row) for row in lengths) <= 2
     assert [row[0] for row in lengths] != sorted(row[0] for row in lengths)
 
@@ -85,7 +86,7 @@ def test_a_stream_that_skips_goes_on_where_it_was() -> None:
 
 def test_the_rate_warms_up_over_a_fifth_and_ends_at_a_ten_thousandth() -> None:
     settings = TrainSpec(batch_size=1, lr=2.0, steps=100)
-    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    rates = [Schedule(settings, 10).rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(2.0 / 20)
     assert rates[19] == rates[20] == pytest.approx(2.0)
     assert rates[99] == pytest.approx(2e-4)
@@ -94,8 +95,48 @@ def test_the_rate_warms_up_over_a_fifth_and_ends_at_a_ten_thousandth() -> None:
 
 def test_epochs_count_steps_of_accumulated_batches() -> None:
     settings = TrainSpec(batch_size=4, accumulate=2, lr=1.0, epochs=3)
-    assert total_steps(settings, 33) == 14  # 9 batches = 4.5 steps an epoch, 13.5 in three
-    assert total_steps(TrainSpec(batch_size=4, lr=1.0, steps=7), 33) == 7
+    assert Schedule(settings, 33).total == 14  # 9 batches = 4.5 steps an epoch, 13.5 in three
+    assert Schedule(TrainSpec(batch_size=4, lr=1.0, steps=7), 33).total == 7
+
+
+def test_a_schedule_of_batches_starts_low_and_peaks_at_a_fifth() -> None:
+    """A step has the rate of its last batch; by hand: 20 batches, of which 4 warm up."""
+    settings = TrainSpec(
+        batch_size=4, accumulate=2, lr=1.0, epochs=5, warmup=0.2, final_lr=0.1, schedule="batches"
+    )
+    schedule = Schedule(settings, 16)
+    assert schedule.total == 10
+    risen = [0.1 + 0.9 * batch / 4 for batch in (1, 3)]
+    fallen = [0.1 + 0.9 * (1 + math.cos(math.pi * (b - 4) / 15)) / 2 for b in range(5, 20, 2)]
+    assert [schedule.rate(step) for step in range(10)] == pytest.approx([*risen, *fallen])
+    single = Schedule(settings.model_copy(update={"accumulate": 1, "final_lr": 1e-4}), 80)
+    rates = [single.rate(step) for step in range(single.total)]
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates.index(max(rates)) == single.total // 5
+    assert max(rates) == 1.0
+    assert rates[-1] == pytest.approx(1e-4)
+
+
+def test_leftover_batches_are_dropped_at_the_end_of_each_epoch() -> None:
+    """Of 9 batches, 2 each: the ninth, in each of three epochs."""
+    settings = TrainSpec(
+        batch_size=4, accumulate=2, lr=1.0, epochs=3, leftovers="drop", schedule="batches"
+    )
+    schedule = Schedule(settings, 33)
+    assert (schedule.batches, schedule.total) == (8, 12)
+    data = encode(tiny_llm("llama"), samples(33), 10)
+    stream = batch_stream(data, 4, 0, 0, schedule.batches)
+    epochs = [next(stream).epoch for _ in range(24)]
+    assert epochs == [0] * 8 + [1] * 8 + [2] * 8
+    resumed = batch_stream(data, 4, 0, 10, schedule.batches)
+    assert [next(resumed).epoch for _ in range(7)] == [1] * 6 + [2]
+    # the rate goes by the batches that were dropped too: step 4 ends with batch 10 of 26
+    warmup, last = round(0.2 * 26), 25
+    assert schedule.rate(4) == pytest.approx(
+        1e-4 + (1 - 1e-4) * (1 + math.cos(math.pi * (10 - warmup) / (last - warmup))) / 2
+    )
+    with pytest.raises(TrainingError, match="lower accumulate or batch_size"):
+        Schedule(settings, 3)
 
 
 # training
@@ -235,6 +276,45 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 def test_accumulated_batches_count_as_one_step(tmp_path: Path) -> None:
     settings = TrainSpec(batch_size=2, accumulate=3, lr=1e-3, steps=4, dtype="float32")
     assert run(tmp_path, settings=settings).samples == 24
+
+
+def first_gradient(settings: TrainSpec, tmp_path: Path) -> float:
+    run(tmp_path, settings=settings)
+    line = (tmp_path / "train.jsonl").read_text().splitlines()[0]
+    return float(json.loads(line)["grad_norm"])
+
+
+def test_losses_of_accumulated_batches_are_averaged_or_summed(tmp_path: Path) -> None:
+    mean = TrainSpec(batch_size=2, accumulate=4, lr=1e-3, steps=1, dtype="float32")
+    total = mean.model_copy(update={"accumulation": "sum"})
+    assert first_gradient(total, tmp_path / "sum") == pytest.approx(
+        4 * first_gradient(mean, tmp_path / "mean"), rel=1e-5
+    )
+
+
+def test_the_frozen_llm_may_drop_out_as_in_its_own_training(
+    tmp_path: Path, killed_at: list[int]
+) -> None:
+    """OPT has a dropout of 0.1; a resumed run draws what an undisturbed one draws."""
+    dropping = SETTINGS.model_copy(update={"frozen_dropout": True})
+    kept: dict[str, Training] = {}
+
+    def opt(name: str, settings: TrainSpec) -> None:
+        llm, adapter = tiny_llm("opt"), build("qp_l0")
+        data, features = encode(llm, samples(), 10), RandomFeatures(adapter)
+        kept[name] = train(llm, adapter, data, features, settings, 0, tmp_path / name, "identity")
+        assert not any(module.training for module in llm.model.modules())
+
+    opt("clean", SETTINGS)
+    opt("dropping", dropping)
+    opt("again", dropping)
+    assert kept["dropping"].loss != kept["clean"].loss
+    assert equal(weights(kept["dropping"]), weights(kept["again"]))
+    killed_at += [36 + 7]
+    with pytest.raises(Killed):
+        opt("killed", dropping)
+    opt("killed", dropping)
+    assert equal(weights(kept["dropping"]), weights(kept["killed"]))
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@
 (docs/methods.md#connector). Tokens come CLS first; P = T - 1 is the number of patches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,10 @@ from depalm.adapters.registry import RESAMPLERS
 from depalm.adapters.resamplers import RandomSubset, Resampler
 from depalm.specs.method import ConnectorSpec
 
-NORMS: dict[str, type[nn.Module]] = {
+RMSNorm = partial(nn.RMSNorm, eps=1e-4)
+NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": nn.Identity,
-    "rms": nn.RMSNorm,
+    "rms": RMSNorm,
     "layer": nn.LayerNorm,
 }
 
@@ -68,7 +70,7 @@ class Connector(nn.Module):
             options = spec.mapper.model_dump(exclude={"query_per_layer"})
             self.mapper = QPMapper(inner, tokens, query_sets=query_sets, **options)
         norm = spec.norm or ("none" if spec.resampler is None else "rms")
-        self.norm = NORMS[norm](inner)
+        self.norm, self.norm_at = NORMS[norm](inner), spec.norm_at
         self.project_out = mlp(inner, output, spec.mlp_depth, spec.activation)
 
     def forward(self, tokens: Tensor, source: int = 0) -> Tensor:
@@ -76,9 +78,13 @@ class Connector(nn.Module):
         tokens = self.project_in(tokens)
         if self.resampler is not None:
             tokens = self.resampler(tokens)
+        if self.norm_at == "resampler":
+            tokens = self.norm(tokens)
         if self.mapper is not None:
             tokens = self.mapper(tokens, source)
-        return self.project_out(self.norm(tokens))
+        if self.norm_at == "output":
+            tokens = self.norm(tokens)
+        return self.project_out(tokens)
 
 
 class CrossAttention(nn.Module):
@@ -95,11 +101,11 @@ class CrossAttention(nn.Module):
             raise ConnectorError(f"cross-attention width {width} is not divisible by {heads} heads")
         self.heads = heads
         self.query_in = mlp(llm_width, width, depth=2)
-        self.query_norm = nn.RMSNorm(width)
+        self.query_norm = RMSNorm(width)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
-        self.norm = nn.RMSNorm(width)
+        self.norm = RMSNorm(width)
         self.project_out = nn.Linear(width, llm_width)
         self.gate = nn.Parameter(torch.zeros(1)) if gate else None
 

@@ -71,38 +71,48 @@ def load_whisper(spec: BackboneSpec, weights: Path) -> Backbone:
 
 
 class TimeSformer(BlockBackbone):
-    """TimeSformer (Bertasius et al. 2021) on pixels [B, F, 3, H, W] of F frames, as its blocks give
-    them: without a final norm. CLS is the summary token.
+    """TimeSformer (Bertasius et al. 2021) on pixels [B, F, 3, H, W] of F frames; the output of each
+    block goes through the final norm. CLS is the summary token.
+
+    The patches follow frame by frame (`order` "frames"), or as the model has them all frames of a
+    patch together ("patches"); averaged over time they lie as those of one frame.
     """
 
     def __init__(
-        self, model: TimesformerModel, frames: int, time_average: bool, mean_pool: bool = False
+        self,
+        model: TimesformerModel,
+        frames: int,
+        time_average: bool,
+        order: str = "frames",
+        mean_pool: bool = False,
     ):
         model.config.num_frames = frames  # the layers read it when they run
-        model.layernorm = nn.Identity()
         tokens = 1 + model.embeddings.num_patches * (1 if time_average else frames)
         width = model.config.hidden_size
-        super().__init__(model, model.encoder.layer, nn.Identity(), tokens, width, mean_pool)
-        self.frames, self.time_average = frames, time_average
+        super().__init__(model, model.encoder.layer, model.layernorm, tokens, width, mean_pool)
+        self.frames, self.time_average, self.order = frames, time_average, order
 
     def tokens(self, inputs: Tensor) -> Tensor:
         tokens = super().tokens(inputs)
-        if not self.time_average:
+        if self.order == "patches" and not self.time_average:
             return tokens
         places = tokens[:, :, 1:].unflatten(2, (-1, self.frames))  # [B, L, patches, F, D]
-        return torch.cat((tokens[:, :, :1], places.mean(dim=3)), dim=2)
+        ordered = places.transpose(2, 3).flatten(2, 3)  # [B, L, F patches, D]
+        patches = places.mean(dim=3) if self.time_average else ordered
+        return torch.cat((tokens[:, :, :1], patches), dim=2)
 
 
 def load_timesformer(spec: BackboneSpec, weights: Path) -> Backbone:
     """TimeSformer of transformers for `frames` frames; the time embedding is interpolated to them
     (nearest) as the model does it. Raises BackboneError.
     """
-    model = load_transformers(TimesformerModel, weights)
+    model = load_transformers(TimesformerModel, weights, drop_path_rate=spec.drop_path)
+    if not spec.final_norm:
+        model.layernorm = nn.Identity()
     if model.config.attention_type != "divided_space_time":
         raise BackboneError(f"{weights}: its attention is not divided in space and time")
-    return TimeSformer(
-        model, **spec.take("frames", "time_average"), mean_pool=spec.cls_is_mean_pool
-    )
+    taken = spec.take("frames", "time_average")
+    return TimeSformer(model, **taken, order=spec.token_order, mean_pool=spec.cls_is_mean_pool)
 
 
 class CLAP(Backbone):

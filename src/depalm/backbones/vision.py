@@ -1,15 +1,18 @@
 """Vision transformers that see one picture: of timm (spectrograms too), transformers, open_clip."""
 
+import math
 from pathlib import Path
 
 import open_clip
 import timm
+import torch
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 from safetensors import SafetensorError
 from timm.models import eva, vision_transformer
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from transformers import CLIPVisionModel
 
 from depalm.backbones.base import (
@@ -41,18 +44,35 @@ def load_timm(spec: BackboneSpec, weights: Path) -> Backbone:
     """timm's `model` at `image_size` pixels (or `frames` by `mel_bins`), loaded strictly.
 
     The classifier's weights are left out, and with `final_norm: false` those of the final norm;
-    position embeddings of another resolution are interpolated as timm does it. Raises
-    BackboneError.
+    position embeddings of another resolution are interpolated as timm does it, or as DINOv2's own
+    code (`position_interpolation`). Raises BackboneError.
     """
     model = build_timm(spec)
     unused = [f"{model.pretrained_cfg['classifier']}."]
     if not spec.final_norm:
         unused += ["norm.", "fc_norm."]
     library = eva if isinstance(model, Eva) else vision_transformer
-    state = library.checkpoint_filter_fn(read_weights(weights), model)
+    state = read_weights(weights)
+    if spec.position_interpolation == "dinov2":
+        rows, columns = model.patch_embed.grid_size
+        state["pos_embed"] = dinov2_positions(state["pos_embed"], rows, columns)
+    state = library.checkpoint_filter_fn(state, model)
     used = {key: state[key] for key in state if not key.startswith(tuple(unused))}
     fill(model, used, str(spec.model), weights)
     return TimmViT(model, spec.cls_is_mean_pool)
+
+
+def dinov2_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
+    """Position embeddings of DINOv2 [1, 1 + P, D] for a grid of another size, as its own code has
+    them: bicubic without antialiasing, scaled as if the grid were 0.1 larger. CLS has the first.
+    """
+    side = math.isqrt(positions.shape[1] - 1)
+    if side == rows == columns:
+        return positions
+    grid = positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1, D, side, side]
+    scale = ((rows + 0.1) / side, (columns + 0.1) / side)
+    resized = interpolate(grid.float(), scale_factor=scale, mode="bicubic")  # [1, D, rows, columns]
+    return torch.cat((positions[:, :1], resized.flatten(2).transpose(1, 2)), dim=1)
 
 
 def build_timm(spec: BackboneSpec) -> VisionTransformer | Eva:

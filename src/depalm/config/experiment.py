@@ -112,6 +112,7 @@ class Config:
             method=method,
             label=parts.method(run.method).label,
             layout=shape,
+            prompt=self.settings.prompt,
             train=self._train(run, overrides),
             cache=self.settings.cache,
             checkpoint=self._setting("checkpoint", overrides),

@@ -8,7 +8,7 @@ from depalm.adapters.record import RECORD, WEIGHTS
 from depalm.cache.formats import array_names, layers_of
 from depalm.config import paths
 from depalm.config.run import Run
-from depalm.specs import BackboneSpec, DatasetSpec, LLMSpec, MethodSpec, TrainSpec
+from depalm.specs import BackboneSpec, DatasetSpec, LLMSpec, MethodSpec, PromptSpec, TrainSpec
 from depalm.specs.features import Cached, Features, NoFeatures, Online
 from depalm.specs.settings import CacheSpec
 
@@ -53,6 +53,7 @@ class RunPlan:
     method: MethodSpec
     label: str
     layout: Layout
+    prompt: PromptSpec
     train: TrainSpec
     cache: CacheSpec
     checkpoint: str | None
@@ -175,6 +176,7 @@ class RunPlan:
             "method": self.method.given(),
             "backbone": self.backbone.given(),
             "llm": self.llm.given(),
+            **({"prompt": self.prompt.given()} if self.prompt.given() else {}),
             "features": features.given(),
         }
 

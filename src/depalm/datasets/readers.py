@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from depalm.datasets.coco import read_coco_2014, read_coco_2017, read_coco_karpa
 from depalm.datasets.sharded import read_parquet, read_webdataset, sharded
 from depalm.datasets.vqa import (
     read_aokvqa,
+    read_aokvqa_choices,
     read_easy_vqa,
     read_okvqa,
     read_textvqa,
@@ -111,6 +113,7 @@ def _pairs(prefix: str, *parts: str) -> tuple[str, ...]:
 
 READERS = {
     "aokvqa": Reader(read_aokvqa, ("aokvqa_v1p0_{split}.json",)),
+    "aokvqa_choices": Reader(read_aokvqa_choices, ("aokvqa_v1p0_{split}.json",)),
     "audiocaps": Reader(read_audiocaps, ("{split}.csv",)),
     "coco_2014": Reader(read_coco_2014, ("annotations/captions_{split}2014.json",)),
     "coco_2017": Reader(read_coco_2017, ("annotations/captions_{split}2017.json",)),
@@ -121,6 +124,7 @@ READERS = {
     ),
     "msrvtt": Reader(read_msrvtt, tuple(name for files in MSRVTT_FILES.values() for name in files)),
     "okvqa": Reader(read_okvqa, _pairs("", "{split}")),
+    "okvqa_stemmed": Reader(partial(read_okvqa, key="answer"), _pairs("", "{split}")),
     "parquet": Reader(read_parquet, sharded(".parquet"), takes_columns=True),
     "textcaps": Reader(read_textcaps, ("TextCaps_0.1_{split}.json",), names_media=True),
     "textvqa": Reader(read_textvqa, ("TextVQA_0.5.1_{split}.json",), names_media=True),

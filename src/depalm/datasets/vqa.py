@@ -35,14 +35,15 @@ def read_vqav2(root: Path, split: str) -> Iterator[Annotation]:
         yield row
 
 
-def read_okvqa(root: Path, split: str) -> Iterator[Annotation]:
+def read_okvqa(root: Path, split: str, key: str = "raw_answer") -> Iterator[Annotation]:
     """OKVQA: train, val (9,009, 5,046 questions; the answers of five people, each twice).
 
     OpenEnded_mscoco_{split}2014_questions.json and mscoco_{split}2014_annotations.json, on COCO
-    images (see depalm.datasets.coco.coco_media). References are the stemmed answers, which the
-    official evaluation takes.
+    images (see depalm.datasets.coco.coco_media). References are the answers as people wrote them
+    (`raw_answer`, as in the paper) or under another `key`: the official evaluation takes the
+    stemmed ones (`answer`).
     """
-    for _, row in _official_pair(root, "", split):
+    for _, row in _official_pair(root, "", split, key):
         yield row
 
 
@@ -82,10 +83,12 @@ def _karpathy_questions(root: Path, path: Path) -> Iterator[Annotation]:
                 raise AnnotationError(f"{where} is not {KARPATHY_QUESTION}")
 
 
-def _official_pair(root: Path, prefix: str, split: str) -> Iterator[tuple[int, Annotation]]:
+def _official_pair(
+    root: Path, prefix: str, split: str, answer: str = "answer"
+) -> Iterator[tuple[int, Annotation]]:
     """Image id and sample of each question; one without annotation has no references."""
     media = coco_media(root)
-    answers = _official_answers(root, prefix, split)
+    answers = _official_answers(root, prefix, split, answer)
     path = root / f"{prefix}OpenEnded_mscoco_{split}2014_questions.json"
     asked = set()
     for number, row in enumerate(read_rows(path, "questions")):
@@ -99,14 +102,16 @@ def _official_pair(root: Path, prefix: str, split: str) -> Iterator[tuple[int, A
         logger.warning("%s lacks the questions of %d annotations", path, unasked)
 
 
-def _official_answers(root: Path, prefix: str, split: str) -> dict[int, list[str]]:
-    """The answers to each question, by its id."""
+def _official_answers(
+    root: Path, prefix: str, split: str, answer: str = "answer"
+) -> dict[int, list[str]]:
+    """The answers to each question, by its id; each of them stands under the key `answer`."""
     path = root / f"{prefix}mscoco_{split}2014_annotations.json"
     answers: dict[int, list[str]] = {}
     for number, row in enumerate(read_rows(path, "annotations")):
         match row:
             case {"question_id": int(key), "answers": given} if key not in answers:
-                answers[key] = _answers(given, f"{path}: row {number}")
+                answers[key] = _answers(given, f"{path}: row {number}", answer)
             case {"question_id": int(key)} if key in answers:
                 raise AnnotationError(f"{path}: row {number} is a second one of question {key}")
             case _:
@@ -114,18 +119,44 @@ def _official_answers(root: Path, prefix: str, split: str) -> dict[int, list[str
     return answers
 
 
-def _answers(rows: object, where: str) -> list[str]:
+def _answers(rows: object, where: str, key: str = "answer") -> list[str]:
     """VQA's [{"answer": ...}, ...]."""
     if not isinstance(rows, list):
         raise AnnotationError(f"{where}: answers is no list")
-    return texts(rows, "answer", f"{where}, answers,")
+    return texts(rows, key, f"{where}, answers,")
 
 
 def read_aokvqa(root: Path, split: str) -> Iterator[Annotation]:
     """A-OKVQA 1.0: train, val (17,056, 1,145 questions); references are the ten direct answers.
 
     aokvqa_v1p0_{split}.json, on COCO images (see depalm.datasets.coco.coco_media). Questions that
-    are marked as hard to answer directly are kept. Those of test have no published answers.
+    are marked as hard to answer directly are trained on, but not among those of val: the official
+    score of direct answers leaves them out. Those of test have no published answers.
+    """
+    media = coco_media(root)
+    path = root / f"aokvqa_v1p0_{split}.json"
+    left_out = 0
+    for number, row in enumerate(read_rows(path)):
+        match row:
+            case {
+                "question_id": str(key),
+                "image_id": int(image),
+                "question": str(question),
+                "direct_answers": list(answers),
+            } if all(map(is_text, answers)):
+                if split != "train" and row.get("difficult_direct_answer") is True:
+                    left_out += 1
+                else:
+                    yield Annotation(key, media(image), question, answers)
+            case _:
+                raise AnnotationError(f"{path}: row {number} is not {AOKVQA_QUESTION}")
+    if left_out:
+        logger.info("%s: %d questions that are hard to answer directly left out", path, left_out)
+
+
+def read_aokvqa_choices(root: Path, split: str) -> Iterator[Annotation]:
+    """A-OKVQA 1.0 with its four choices behind each question (see read_aokvqa for the files): the
+    reference is the right one.
     """
     media = coco_media(root)
     path = root / f"aokvqa_v1p0_{split}.json"
@@ -135,11 +166,13 @@ def read_aokvqa(root: Path, split: str) -> Iterator[Annotation]:
                 "question_id": str(key),
                 "image_id": int(image),
                 "question": str(question),
-                "direct_answers": list(answers),
-            } if all(map(is_text, answers)):
-                yield Annotation(key, media(image), question, answers)
+                "choices": list(choices),
+                "correct_choice_idx": int(right),
+            } if all(map(is_text, choices)) and 0 <= right < len(choices):
+                asked = f"{question}\nChoices: {', '.join(choices)}"
+                yield Annotation(key, media(image), asked, [choices[right]])
             case _:
-                raise AnnotationError(f"{path}: row {number} is not {AOKVQA_QUESTION}")
+                raise AnnotationError(f"{path}: row {number} is not {AOKVQA_CHOICES}")
 
 
 def read_textvqa(root: Path, split: str) -> Iterator[Annotation]:
@@ -167,4 +200,7 @@ QUESTION = '{"question_id", "image_id", "question"}'
 QUESTION_ANSWERS = '{"question_id", "answers"}'
 KARPATHY_QUESTION = '{"question_id", "img_id", "sent"}'
 AOKVQA_QUESTION = '{"question_id", "image_id", "question", "direct_answers": [text, ...]}'
+AOKVQA_CHOICES = (
+    '{"question_id", "image_id", "question", "choices": [text, ...], "correct_choice_idx"}'
+)
 TEXTVQA_QUESTION = '{"question_id", "image_id", "question", "answers": [text, ...]}'

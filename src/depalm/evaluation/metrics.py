@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 
 from depalm.errors import DepalmError, shortened
-from depalm.evaluation.vqa_accuracy import vqa_accuracy
+from depalm.evaluation.vqa_accuracy import aokvqa_accuracy, choice_accuracy, vqa_accuracy
 from depalm.files import read_json
 
 # numbers and texts in Java's programs are those of no country, whatever this machine's is
@@ -243,6 +243,8 @@ def _java(*arguments: str | Path, text: str = "") -> str:
 
 METRICS = {
     "vqa_accuracy": Metric("Accuracy", vqa_accuracy, captions=False),
+    "aokvqa_accuracy": Metric("Accuracy", aokvqa_accuracy, captions=False),
+    "choice_accuracy": Metric("Choices", choice_accuracy, captions=False),
     "bleu_1": Metric("BLEU-1", partial(bleu, order=1)),
     "bleu_2": Metric("BLEU-2", partial(bleu, order=2)),
     "bleu_3": Metric("BLEU-3", partial(bleu, order=3)),

@@ -77,5 +77,26 @@ def vqa_accuracy(references: Mapping[str, Sequence[str]], predictions: Mapping[s
     return fmean(answer_accuracy(references[key], predictions[key]) for key in references)
 
 
+def aokvqa_accuracy(
+    references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]
+) -> float:
+    """A-OKVQA's score of direct answers, from 0 to 1: the mean of min(1, matches / 3) with the ten
+    answers, none of them left out and none normalised (Schwenk et al. 2022, eval_predictions.py).
+    """
+    return fmean(
+        min(1.0, list(answers).count(predictions[key]) / MATCHES)
+        for key, answers in references.items()
+    )
+
+
+def choice_accuracy(
+    references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]
+) -> float:
+    """The part of the questions whose prediction is the right choice to the letter, from 0 to 1
+    (A-OKVQA's score of multiple choice).
+    """
+    return fmean(float(predictions[key] in answers) for key, answers in references.items())
+
+
 def _one_line(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()

@@ -15,6 +15,7 @@ from depalm.backbones.base import Backbone
 from depalm.files import inside
 from depalm.media.decoders import load_decoder, view_seed
 from depalm.media.pool import DecodingPool, File
+from depalm.modes import drop_paths, in_training_mode
 from depalm.progress import Progress
 from depalm.rejects import MediaError, Reject, check_rejects, report_rejects
 from depalm.specs import BackboneSpec
@@ -39,6 +40,7 @@ class OnlineFeatures:
     `online_features`.
 
     `keys` are the SHA-256 of the files by name. Without a `seed` every epoch reads the clean files.
+    With `drop_path` the model leaves out branches at random, as it was trained.
     `rejected` are the files that `check` found bad, with the reasons.
     """
 
@@ -53,9 +55,11 @@ class OnlineFeatures:
         keys: Mapping[str, str],
         device: torch.device,
         seed: int | None,
+        drop_path: bool = False,
     ):
         self.adapter, self.model, self.pool = adapter, model, pool
         self.media, self.keys, self.device, self.seed = media, keys, device, seed
+        self.dropping = drop_paths(model) if drop_path else ()
         self.rejected: dict[str, str] = {}
 
     def check(self) -> None:
@@ -86,7 +90,7 @@ class OnlineFeatures:
         for reject in (reject for batch in decoded for reject in batch.rejects):
             raise MediaError(f"{self.media.root / reject.media}: {reject.reason}")
         inputs = torch.cat([batch.inputs.to(self.device) for batch in decoded])
-        with self.adapter.tuned("backbone", self.model):
+        with self.adapter.tuned("backbone", self.model), in_training_mode(self.dropping):
             tokens = self.model(inputs)[:, self.adapter.source_layers]
         rows = [names.index(name) for name in media]
         return tokens[rows, :, :1] if self.adapter.cls_only else tokens[rows]
@@ -113,6 +117,7 @@ def online_features(
     files: Mapping[str, str],
     device: torch.device,
     seed: int | None = None,
+    drop_path: bool = False,
 ) -> Iterator[OnlineFeatures]:
     """The features of `files` (names, each with its SHA-256) by `model`, whose spec is `backbone`;
     it and `adapter` are on `device`.
@@ -123,7 +128,7 @@ def online_features(
     """
     decoder, on_gpu = load_decoder(backbone), device.type == "cuda"
     with DecodingPool(decoder, media.workers, media.decode_seconds, on_gpu) as pool:
-        features = OnlineFeatures(adapter, model, pool, media, files, device, seed)
+        features = OnlineFeatures(adapter, model, pool, media, files, device, seed, drop_path)
         features.check()
         yield features
 

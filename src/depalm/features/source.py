@@ -93,9 +93,10 @@ class Source:
         model: Backbone | None,
         device: torch.device,
         seed: int | None = None,
+        drop_path: bool = False,
     ) -> AbstractContextManager[FeatureSource]:
         """What `adapter` reads: nothing, rows of the store, or the tokens of `model` (see
-        `load_model`), for training augmented by `seed`.
+        `load_model`), for training augmented by `seed` and with the model's `drop_path`.
 
         Raises AdapterError for an adapter that tunes a backbone whose tokens are cached, and what
         the source itself raises.
@@ -114,7 +115,9 @@ class Source:
         media = Media(
             Path(planned.media), self.workers, planned.decode_seconds, planned.max_reject_fraction
         )
-        return online_features(adapter, model, self.backbone, media, self.media, device, seed)
+        return online_features(
+            adapter, model, self.backbone, media, self.media, device, seed, drop_path
+        )
 
 
 def open_views(

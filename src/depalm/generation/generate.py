@@ -45,7 +45,10 @@ def beam_search(
 
     The rule is that of Hugging Face's beam search with its defaults: the score of a finished beam
     is its log probability / length ** length_penalty, and a sample is done when none of its running
-    beams, at their present length, can still beat its worst finished one. Raises NonFiniteLogits.
+    beams, at their present length, can still beat its worst finished one. With `length_of: answer`
+    a length counts what was generated and EOS, and beams that reach `max_new_tokens` end among the
+    best candidates: transformers since 4.36. With `length_of: text` it counts prompt and answer
+    without EOS, and all running beams end there: transformers before. Raises NonFiniteLogits.
     """
     state = DecodingState()
     batch, beams, device = len(token_ids), decoding.beams, token_ids.device
@@ -56,6 +59,8 @@ def beam_search(
         torch.arange(batch, device=device)[:, None] * beams
     )  # row of each sample's first beam
     repeated = torch.arange(batch, device=device).repeat_interleave(beams)
+    whole = decoding.length_of == "text"
+    before = valid.sum(dim=1, keepdim=True) if whole else 0  # [B, 1]: tokens of the prompt
     state.split(beams)
     injection = injection.select(repeated)
     log_probs = log_probs[:, None].expand(batch, beams, vocabulary)
@@ -76,25 +81,40 @@ def beam_search(
         candidates = texts.gather(1, parents[:, :, None].expand(-1, -1, texts.shape[2]))
         candidates[:, :, length - 1] = tokens
 
-        ends = (tokens == llm.eos) | (length == decoding.max_new_tokens)
-        counted = ends & (torch.arange(2 * beams, device=device) < beams) & ~done
-        ended = (scores / length**decoding.length_penalty).masked_fill(~counted, IMPOSSIBLE)
-        finished, best = torch.cat((finished, ended), 1).topk(beams)
-        finished_texts = _rows(torch.cat((finished_texts, candidates), 1), best)
+        last = length == decoding.max_new_tokens
+        ends = tokens == llm.eos
+        counted = (ends | (last and not whole)) & (torch.arange(2 * beams, device=device) < beams)
+        counted_length = (before + length - whole) ** decoding.length_penalty
+        ended = (scores / counted_length).masked_fill(~counted | done, IMPOSSIBLE)
+        finished, finished_texts = _best(finished, finished_texts, ended, candidates)
 
         running, best = scores.masked_fill(ends, IMPOSSIBLE).topk(beams)
         texts = _rows(candidates, best)
-        done |= running[:, :1] / length**decoding.length_penalty <= finished[:, -1:]
+        reached = running / (before + length) ** decoding.length_penalty  # [B, beams]
+        done |= reached[:, :1] <= finished[:, -1:]
+        if last and whole:
+            reached = reached.masked_fill(done, IMPOSSIBLE)
+            finished, finished_texts = _best(finished, finished_texts, reached, texts)
         ended_all, failed = torch.stack((done.all(), senseless.any())).tolist()
         if failed:
             raise NonFiniteLogits(senseless[:, 0].nonzero()[:, 0].tolist())
-        if length == decoding.max_new_tokens or ended_all:
+        if last or ended_all:
             break
         state.reorder((first_row + parents.gather(1, best)).flatten())
         step = tokens.gather(1, best).view(batch * beams, 1)
         hidden = hidden_states(llm, step, injection, None, state)
         log_probs = llm.head(hidden[:, -1]).float().log_softmax(-1).view(batch, beams, vocabulary)
     return [_until(row, llm.eos) for row in finished_texts[:, 0].tolist()]
+
+
+def _best(
+    finished: Tensor, texts: Tensor, ended: Tensor, candidates: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The best of the beams that are finished [B, beams] and of those that `ended` [B, N], with
+    their texts.
+    """
+    scores, best = torch.cat((finished, ended), 1).topk(finished.shape[1])
+    return scores, _rows(torch.cat((texts, candidates), 1), best)
 
 
 def _rows(values: Tensor, chosen: Tensor) -> Tensor:

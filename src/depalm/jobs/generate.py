@@ -17,9 +17,9 @@ class GenerateJob(RunJob):
     backbone's tokens are read from: kind none; kind cached, with receipts, views and store; or kind
     online, with the folder media, whose files `workers` processes decode (decode_seconds,
     max_reject_fraction). `method`, `backbone` and `llm` are the contents of the YAML files,
-    `generate` the settings of generation. Outputs are `predictions` in the order of the manifest
-    (one JSON object a line), a `summary` (seconds, counts, versions), and in `rejects` the samples
-    without features. `device` and `threads` say where it runs.
+    `prompt` and `generate` the settings of prompts and generation. Outputs are `predictions` in the
+    order of the manifest (one JSON object a line), a `summary` (seconds, counts, versions), and in
+    `rejects` the samples without features. `device` and `threads` say where it runs.
     """
 
     command: ClassVar[str] = "generate"

@@ -1,11 +1,11 @@
 """What the training and the generation of a run have in common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from depalm.jobs.job import Job
-from depalm.specs import BackboneSpec, LLMSpec, MethodSpec
+from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, PromptSpec
 from depalm.specs.features import Features
 
 
@@ -20,15 +20,21 @@ class RunJob(Job):
     method: MethodSpec
     backbone: BackboneSpec
     llm: LLMSpec
+    prompt: PromptSpec = field(default_factory=PromptSpec)
     device: str = "auto"
     threads: int = 1
     workers: int = 1
 
     @property
     def parts(self) -> dict[str, dict[str, Any]]:
-        """The method, backbone and LLM as JSON."""
-        specs = {"method": self.method, "backbone": self.backbone, "llm": self.llm}
-        return {name: spec.given() for name, spec in specs.items()}
+        """The method, backbone and LLM, and how the LLM is prompted if it is said, as JSON."""
+        specs = {
+            "method": self.method,
+            "backbone": self.backbone,
+            "llm": self.llm,
+            "prompt": self.prompt,
+        }
+        return {name: spec.given() for name, spec in specs.items() if spec.given()}
 
     @property
     def weights(self) -> Path | None:

@@ -17,11 +17,11 @@ class TrainJob(RunJob):
     backbone's tokens are read from: kind none; kind cached, with receipts, views and store; or kind
     online, with the folder media, whose files `workers` processes decode (decode_seconds,
     max_reject_fraction). `method`, `backbone` and `llm` are the
-    contents of the YAML files, `train` the training settings. Outputs are the weights `adapter`,
-    its `record`, the learning curve `curve` (one JSON object a line), and in `rejects` the samples
-    without features. Checkpoints and TensorBoard scalars go to the folder
-    training/ beside the adapter; a killed job goes on from there. The same `seed`, `device` and
-    `threads` give the same bytes.
+    contents of the YAML files, `prompt` and `train` the settings of prompts and training. Outputs
+    are the weights `adapter`, its `record`, the learning curve `curve` (one JSON object a line),
+    and in `rejects` the samples without features. Checkpoints and TensorBoard scalars go to the
+    folder training/ beside the adapter; a killed job goes on from there. The same `seed`, `device`
+    and `threads` give the same bytes.
     """
 
     command: ClassVar[str] = "train"

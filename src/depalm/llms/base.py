@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 
 from depalm.errors import DepalmError
+from depalm.specs.llm import PromptSpec
 
 
 class LLMError(DepalmError):
@@ -22,12 +23,25 @@ class LLMError(DepalmError):
 
 class LLM(nn.Module, ABC):
     """A frozen causal language model of `layers` decoder layers and width `width`, with its
-    tokenizer; `answer_prompt` stands where a sample has no prompt.
+    tokenizer.
+
+    answer_prompt: the prompt of a sample that has none.
+    prompt_end: a special token that stands behind each prompt, or nothing. White space around it is
+        lost.
+    prompts: how prompts and answers become tokens.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, answer_prompt: str = ""):
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        answer_prompt: str = "",
+        prompt_end: str = "",
+        prompts: PromptSpec | None = None,
+    ):
         super().__init__()
-        self.answer_prompt = answer_prompt
+        self.answer_prompt, self.prompt_end = answer_prompt, prompt_end
+        self.prompts = prompts or PromptSpec()
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.width: int = model.config.hidden_size
@@ -89,10 +103,34 @@ class LLM(nn.Module, ABC):
         """[..., D] -> [..., V]: final norm and output embedding."""
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of what stands in front of each answer: BOS and the prompt."""
-        return [
-            [self.bos, *ids] for ids in self.tokenize([p or self.answer_prompt for p in prompts])
-        ]
+        """Token ids of what stands in front of each answer: BOS, the prompt, and `prompt_end`."""
+        return [[self.bos, *ids] for ids in self.tokenize([*map(self._prompt, prompts)])]
+
+    def answer_ids(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """Token ids of prompts and answers as training reads them, without EOS: for each pair those
+        in front of the first position that is learned, BOS first, and those that are learned.
+
+        Tokenized together, the prompt is as many ids as it is alone: if a token spans the boundary,
+        a part of the answer is not learned.
+        """
+        prompts = sorted({prompt for prompt, _ in pairs})
+        before = dict(zip(prompts, self.prompt_ids(prompts), strict=True))
+        if self.prompts.tokenize == "apart":
+            answers = sorted({answer for _, answer in pairs})
+            read = [answer.lstrip() if self.prompt_end else answer for answer in answers]
+            ids = dict(zip(answers, self.tokenize(read), strict=True))
+            return [(before[prompt], ids[answer]) for prompt, answer in pairs]
+        texts = [self._prompt(prompt) + answer for prompt, answer in pairs]
+        whole = [[self.bos, *ids] for ids in self.tokenize(texts)]
+        counts = [len(before[prompt]) for prompt, _ in pairs]
+        return [(ids[:count], ids[count:]) for ids, count in zip(whole, counts, strict=True)]
+
+    def _prompt(self, prompt: str) -> str:
+        """The text in front of an answer."""
+        text = prompt or self.answer_prompt
+        if self.prompts.space and text and text[-1] not in " \n":
+            text += " "
+        return text + self.prompt_end
 
     def tokenize(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text, without BOS, EOS or padding."""

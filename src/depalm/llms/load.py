@@ -1,22 +1,29 @@
 """Loading of a frozen LLM from a directory in Hugging Face's layout."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
 
 from depalm.files import read_json
 from depalm.llms.base import LLM, LLMError
 from depalm.llms.registry import FAMILIES
 from depalm.sources.download import PICKLED_SUFFIXES
 from depalm.sources.model_folder import ModelFolderError, check_model_folder
-from depalm.specs import LLMSpec
+from depalm.specs import LLMSpec, PromptSpec
 
 
-def load_llm(spec: LLMSpec, directory: Path | str, dtype: str, device: torch.device | str) -> LLM:
+def load_llm(
+    spec: LLMSpec,
+    directory: Path | str,
+    dtype: str,
+    device: torch.device | str,
+    prompts: PromptSpec | None = None,
+) -> LLM:
     """Load the LLM of `spec` (config/llms/*.yaml) from a Hugging Face directory, frozen, in
-    `dtype`.
+    `dtype`; `prompts` says how texts become its tokens.
 
     Only safetensors are read, and no remote code is run. Raises LLMError if the directory holds no
     usable model, asks for code of its own, or holds a model of another family or shape than `spec`
@@ -60,12 +67,30 @@ def load_llm(spec: LLMSpec, directory: Path | str, dtype: str, device: torch.dev
     for token in ("bos_token_id", "eos_token_id"):
         if getattr(tokenizer, token) is None:
             raise LLMError(f"the tokenizer in {directory} has no {token}")
-    llm = FAMILIES[spec.family](model, tokenizer, spec.answer_prompt)
+    prompts = prompts or PromptSpec()
+    end = spec.prompt_end if prompts.end_token and spec.prompt_end else ""
+    if end:
+        _add_token(tokenizer, end, len(model.get_input_embeddings().weight), directory)
+    llm = FAMILIES[spec.family](model, tokenizer, spec.answer_prompt, end, prompts)
     shape = {"layers": len(llm.layers), "width": llm.width}
     if shape != spec.shape.given():
         stated = spec.shape.given()
         raise LLMError(f"{directory} has shape {shape}, but the LLM's YAML says {stated}")
     return llm
+
+
+def _add_token(tokenizer: Any, token: str, rows: int, directory: Path) -> None:
+    """Make `token` a special one, which swallows the white space around it, and if it is new has
+    the first id behind the vocabulary. Raises LLMError if the embedding has no row for it.
+    """
+    added = AddedToken(token, lstrip=True, rstrip=True, normalized=False, special=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": [added]})
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found >= rows:
+        raise LLMError(
+            f"prompt_end {token!r} would be token {found}, but the embedding in {directory} has "
+            f"{rows} rows: set prompt.end_token to false, or prompt_end to a token that is there"
+        )
 
 
 def _require_safetensors(directory: Path) -> None:

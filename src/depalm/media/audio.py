@@ -1,8 +1,8 @@
 """Audio files -> filterbanks, waveforms or log-mel spectrograms, as they are or augmented."""
 
 import math
-import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import WhisperFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
+from depalm.media.whole import require_whole
 from depalm.rejects import MediaError, require_content, undecodable
 from depalm.specs import BackboneSpec
 
@@ -25,10 +26,10 @@ Waveform = NDArray[np.float32]  # [samples], within -1..1
 
 SHORTEST = 0.025  # seconds: one window of a spectrogram
 MISSING = 0.1  # seconds that a file may end before it says
-HEADER_SLACK = 64  # bytes by which careless writers get the size in a WAV file's header wrong
-STREAMED = 0x7FFF0000  # a larger size in the header of a WAV file was not known when it was written
 PREEMPHASIS = 0.97  # Kaldi's
-UNKNOWN_FORMAT = 1  # libsndfile's code
+UNMEASURED = {"mp3", "aac", "ac3", "eac3", "dts", "amr"}  # have no header with their length
+TOLERATED = 0.02  # part of their packets that may be something else
+READERS = "libsndfile, PyAV"  # in this order, MP3 by PyAV
 FREQUENCY_MASK, TIME_MASK = 24, 96  # bins and frames; the masks are narrower
 SPEC_AUGMENT = {"frequency_mask": FREQUENCY_MASK, "time_mask": TIME_MASK, "part": "random"}
 
@@ -91,7 +92,7 @@ class FbankDecoder:
         return torch.from_numpy(filters)
 
     def describe(self, with_seed: bool = False) -> dict[str, Any]:
-        return {"audio": "fbank", **asdict(self), **(SPEC_AUGMENT if with_seed else {})}
+        return described("fbank", self, SPEC_AUGMENT if with_seed else {})
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class WaveformDecoder:
         return torch.from_numpy(np.pad(repeated, (0, samples - len(repeated))))
 
     def describe(self, with_seed: bool = False) -> dict[str, Any]:
-        return {"audio": "waveform", **asdict(self), **({"part": "random"} if with_seed else {})}
+        return described("waveform", self, {"part": "random"} if with_seed else {})
 
 
 @dataclass(frozen=True)
@@ -148,18 +149,24 @@ class LogMelDecoder:
         )
 
     def describe(self, with_seed: bool = False) -> dict[str, Any]:
-        return {"audio": "log_mel", **asdict(self), **(SPEC_AUGMENT if with_seed else {})}
+        return described("log_mel", self, SPEC_AUGMENT if with_seed else {})
+
+
+def described(kind: str, decoder: Any, augmentation: dict[str, Any]) -> dict[str, Any]:
+    """What decides the tensors of a decoder of audio, a dataclass."""
+    return {"audio": kind, "readers": READERS, **asdict(decoder), **augmentation}
 
 
 def load_audio(path: Path, sampling_rate: int, seconds: float, seed: int | None = None) -> Waveform:
     """At most `seconds` of the recording, in mono (the mean of its channels), at `sampling_rate`.
 
     Taken from its start, or with a seed from anywhere. The format is told from the content, not
-    from the name: what libsndfile does not know (AAC, the sound of a video) is read by PyAV. Raises
+    from the name: what libsndfile cannot read (AAC, the sound of a video) PyAV does. Raises
     MediaError: no such file, empty, truncated, no audio, shorter than 25 ms, or samples that are
     not finite.
     """
     require_content(path)
+    require_whole(path)
     try:
         samples, rate = _read(path, seconds, seed)
     except (MediaError, MemoryError):
@@ -177,46 +184,71 @@ def load_audio(path: Path, sampling_rate: int, seconds: float, seed: int | None 
 
 
 def _read(path: Path, seconds: float, seed: int | None) -> tuple[Waveform, int]:
-    """The part of the file that is wanted [samples, channels], and its rate."""
+    """The part of the file that is wanted [samples, channels], and its rate.
+
+    libsndfile reads it, and PyAV what that cannot read, and MP3: libsndfile guesses how long a file
+    without a header of its length is.
+    """
     try:
-        sound = soundfile.SoundFile(path)
-    except soundfile.LibsndfileError as error:
-        if error.code != UNKNOWN_FORMAT:
-            raise
-        return _read_with_av(path, seconds, seed)
-    with sound:
-        _require_whole_wav(path)
-        start, count = _part(sound.frames, sound.samplerate, seconds, seed)
-        sound.seek(start)
-        samples = sound.read(count, dtype="float32", always_2d=True)
-        _require_whole(len(samples), count, sound.samplerate)
-        return samples, sound.samplerate
+        with soundfile.SoundFile(path) as sound:
+            if sound.format != "MP3" and sound.frames:
+                total, rate = sound.frames, sound.samplerate
+                start, count = _part(total, rate, seconds, seed)
+                sound.seek(start)
+                samples = sound.read(count, dtype="float32", always_2d=True)
+                _require_whole(len(samples), count, rate)
+                _require_last(sound)
+                return samples, rate
+    except soundfile.SoundFileError:
+        pass  # PyAV says what is wrong with it, if it cannot read it either
+    return _read_with_av(path, seconds, seed)
 
 
 def _read_with_av(path: Path, seconds: float, seed: int | None) -> tuple[Waveform, int]:
+    """Decodes all of the file if any part of it may be wanted: few containers say how long they
+    are to the sample.
+    """
     with av.open(str(path)) as container:
         if not container.streams.audio:
             raise MediaError("it has no sound")
         stream = container.streams.audio[0]
         rate = stream.rate
-        stated = (stream.duration or 0) * (stream.time_base or 0)  # 0 where it is not said
-        start, count = _part(round((stated or seconds) * rate), rate, seconds, seed)
+        # 0 where it is not said, or guessed from the bit rate
+        guessed = container.format.name in UNMEASURED
+        stated = 0 if guessed else float((stream.duration or 0) * (stream.time_base or 0))
+        needed = math.ceil(seconds * rate) if seed is None else math.inf
         to_float = av.AudioResampler(format="fltp")
         chunks: list[Waveform] = []
         held = 0
-        for frame in container.decode(stream):
+        for frame in _decode(container, stream, lenient=guessed):
             for piece in to_float.resample(frame):
                 chunks.append(np.asarray(piece.to_ndarray(), np.float32))
                 held += piece.samples
-            if held >= start + count:
+            if held >= needed:
                 break
     if not chunks:
         raise MediaError("it has no sound")
+    _require_whole(held, round(min(stated * rate, needed)), rate)
+    start, count = _part(held, rate, seconds, seed)
     # [channels, samples] -> [samples, channels]
-    samples = np.concatenate(chunks, axis=1).T[start : start + count]
-    if stated:
-        _require_whole(len(samples), count, rate)
-    return samples, rate
+    return np.concatenate(chunks, axis=1).T[start : start + count], rate
+
+
+def _decode(
+    container: av.container.InputContainer, stream: av.AudioStream, lenient: bool
+) -> Iterator[av.AudioFrame]:
+    """The frames of a stream; if `lenient`, without a few that cannot be decoded, such as the tags
+    in the middle of MP3 files laid end to end.
+    """
+    packets, bad = 0, 0
+    for packet in container.demux(stream):
+        packets += 1
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            bad += 1
+            if not lenient or bad > 1 + TOLERATED * packets:
+                raise
 
 
 def _part(total: int, rate: int, seconds: float, seed: int | None) -> tuple[int, int]:
@@ -227,20 +259,19 @@ def _part(total: int, rate: int, seconds: float, seed: int | None) -> tuple[int,
     return int(np.random.default_rng(seed).integers(total - count + 1)), count
 
 
+def _require_last(sound: soundfile.SoundFile) -> None:
+    try:
+        sound.seek(sound.frames - 1)
+        there = len(sound.read(1))
+    except soundfile.SoundFileError:
+        there = 0
+    if not there:
+        raise MediaError("truncated: its last sample is missing")
+
+
 def _require_whole(found: int, stated: int, rate: int) -> None:
     if stated - found > MISSING * rate:
         raise MediaError(f"truncated: {found / rate:.1f} of {stated / rate:.1f} s are there")
-
-
-def _require_whole_wav(path: Path) -> None:
-    """Raise MediaError if a WAV file is shorter than its header says, which libsndfile ignores."""
-    with path.open("rb") as stream:
-        header = stream.read(12)
-    if header[:4] == b"RIFF" and header[8:] == b"WAVE":
-        (size,) = struct.unpack("<I", header[4:8])
-        there = path.stat().st_size - 8
-        if there < size - HEADER_SLACK and size < STREAMED:
-            raise MediaError(f"truncated: {there} of {size} bytes are there")
 
 
 def spec_augment(spectrogram: Tensor, seed: int) -> None:

@@ -8,18 +8,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
 from depalm.rejects import MediaError, require_content, undecodable
 from depalm.specs import BackboneSpec
 
+Operation = Callable[[Image.Image, int], Image.Image]
+
 WHITE = (255, 255, 255, 255)
 CROP_SCALE = (0.5, 1.0)  # part of the image's area
+GEOMETRY = {"crop": list(CROP_SCALE), "flip": 0.5}
 OPERATIONS_DRAWN = 2
-STRENGTH = 0.7  # of the largest magnitudes below
+APPLIED = 0.5  # probability that a drawn operation is applied
+GREY = (128, 128, 128)  # where nothing was
+LEVEL = 0.7  # 7 of 10
+FACTOR = 0.1 + LEVEL * 1.8  # of brightness and sharpness
+SLOPE, PIXELS, DEGREES = LEVEL * 0.3, round(LEVEL * 10), LEVEL * 30
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,14 @@ class ImageDecoder:
     """Image file -> pixels [3, image_size, image_size], float32, normalised per channel.
 
     The image is resized to a square, bicubic and antialiased, whatever its proportions are (as the
-    paper evaluates); with a seed it is augmented (see `augmented`).
+    paper evaluates); with a seed it is augmented (see `augmented`). With `crop_pct` that square is
+    enlarged to image_size / crop_pct, and its centre taken: timm's evaluation of a square.
     """
 
     image_size: int
     mean: Sequence[float]  # of red, green and blue
     std: Sequence[float]
+    crop_pct: float | None = None
 
     def __call__(self, path: Path, seed: int | None = None) -> Tensor:
         """Raises MediaError."""
@@ -40,27 +48,54 @@ class ImageDecoder:
 
     def pixels(self, frames: Sequence[Image.Image], seed: int | None) -> Tensor:
         """F frames, all augmented alike -> [F, 3, image_size, image_size]."""
-        size = (self.image_size, self.image_size)
         if seed is None:
-            squares = [frame.resize(size, Image.Resampling.BICUBIC) for frame in frames]
+            squares = [self.resized(frame, self.image_size) for frame in frames]
         else:
             squares = augmented(frames, self.image_size, seed)
+        return self.normalised(squares)
+
+    def normalised(self, squares: Sequence[Image.Image]) -> Tensor:
+        """F squares -> [F, 3, image_size, image_size]."""
+        if self.crop_pct is not None:
+            squares = [self._centre(square) for square in squares]
         values = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
         pixels = values.permute(0, 3, 1, 2).float() / 255  # [F, H, W, 3] -> [F, 3, H, W]
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in (self.mean, self.std))
         return ((pixels - mean) / std).contiguous()
 
-    def describe(self, with_seed: bool = False) -> dict[str, Any]:
-        clean = {
+    def resized(self, image: Image.Image, size: int) -> Image.Image:
+        """A square of `size` pixels."""
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+
+    def _centre(self, square: Image.Image) -> Image.Image:
+        """As timm crops: see timm.data.create_transform."""
+        assert self.crop_pct is not None
+        enlarged = math.floor(self.image_size / self.crop_pct)
+        start = round((enlarged - self.image_size) / 2)
+        end = start + self.image_size
+        return self.resized(square, enlarged).crop((start, start, end, end))
+
+    def clean(self) -> dict[str, Any]:
+        """What decides the pixels of a file as it is."""
+        cropped = {} if self.crop_pct is None else {"crop_pct": self.crop_pct}
+        return {
             "resize": [self.image_size, self.image_size],
             "interpolation": "bicubic",
             "mean": list(self.mean),
             "std": list(self.std),
+            **cropped,
         }
+
+    def describe(self, with_seed: bool = False) -> dict[str, Any]:
         if not with_seed:
-            return clean
-        operations = {"drawn": OPERATIONS_DRAWN, "of": sorted(OPERATIONS), "strength": STRENGTH}
-        return {**clean, "crop": list(CROP_SCALE), "flip": 0.5, "operations": operations}
+            return self.clean()
+        operations = {
+            "drawn": OPERATIONS_DRAWN,
+            "of": sorted(OPERATIONS),
+            "level": LEVEL,
+            "applied": APPLIED,
+        }
+        return {**self.clean(), **GEOMETRY, "operations": operations}
 
 
 def load_image(path: Path) -> Image.Image:
@@ -99,9 +134,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def augmented(frames: Sequence[Image.Image], size: int, seed: int) -> list[Image.Image]:
     """The frames as squares of `size` pixels, all cropped, flipped and changed alike.
 
-    A random crop of half to all of the area (bicubic), a flip of every second one, then two of
-    OPERATIONS, drawn with replacement. The same seed gives the same result, and no other random
-    numbers of the process change.
+    A random crop and flip (see `cropped`), then two of OPERATIONS, drawn with replacement, each of
+    which is applied with probability 0.5, with a random sign. The same seed gives the same result,
+    and no other random numbers of the process change.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        squares = cropped(frames, size)
+        for operation, sign in drawn():
+            squares = [operation(square, sign) for square in squares]
+    return squares
+
+
+def cropped(frames: Sequence[Image.Image], size: int) -> list[Image.Image]:
+    """The frames as squares of `size` pixels, of the same random part: half to all of the area
+    (bicubic), every second one flipped.
     """
     geometry = v2.Compose(
         [
@@ -111,54 +158,46 @@ def augmented(frames: Sequence[Image.Image], size: int, seed: int) -> list[Image
             v2.RandomHorizontalFlip(),
         ]
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        squares = geometry(list(frames))  # draws once for the whole list
-        names = list(OPERATIONS)
-        drawn = [names[i] for i in torch.randint(len(names), (OPERATIONS_DRAWN,))]
-        signs = (torch.randint(2, (OPERATIONS_DRAWN,)) * 2 - 1).tolist()
-    for name, sign in zip(drawn, signs, strict=True):
-        largest, operation = OPERATIONS[name]
-        squares = [operation(square, sign * STRENGTH * largest) for square in squares]
+    squares: list[Image.Image] = geometry(list(frames))  # draws once for the whole list
     return squares
 
 
-def _affine(
-    image: Image.Image,
-    angle: float = 0.0,
-    translate: tuple[float, float] = (0.0, 0.0),
-    shear: tuple[float, float] = (0.0, 0.0),
-) -> Image.Image:
-    """Rotated by `angle` degrees, moved by parts of its sides, sheared by slopes from its upper
-    left corner; black where nothing was.
+def drawn() -> list[tuple[Operation, int]]:
+    """The operations of an image, each with its sign: none, one or two, at random."""
+    names = list(OPERATIONS)
+    chosen = torch.randint(len(names), (OPERATIONS_DRAWN,)).tolist()
+    signs = (torch.randint(2, (OPERATIONS_DRAWN,)) * 2 - 1).tolist()
+    applied = (torch.rand(OPERATIONS_DRAWN) < APPLIED).tolist()
+    found = zip(chosen, signs, applied, strict=True)
+    return [(OPERATIONS[names[i]], sign) for i, sign, does in found if does]
+
+
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    """The image whose pixel (x, y) was at (a x + b y + c, d x + e y + f) before, bilinear; grey
+    where nothing was.
     """
-    return functional.affine(
-        image,
-        angle=angle,
-        translate=[round(translate[0] * image.width), round(translate[1] * image.height)],
-        scale=1.0,
-        shear=[math.degrees(math.atan(slope)) for slope in shear],
-        interpolation=v2.InterpolationMode.BILINEAR,
-        center=[0, 0] if any(shear) else None,
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=GREY
     )
 
 
 def image_decoder(spec: BackboneSpec) -> ImageDecoder:
     """The decoder of a backbone that takes images."""
-    return ImageDecoder(**spec.take("image_size", "mean", "std"))
+    return ImageDecoder(**spec.take("image_size", "mean", "std", "crop_pct"))
 
 
-# name -> the largest magnitude, whose sign is drawn, and what is done with the image: those of
-# RandAugment (Cubuk et al. 2019) as torchvision has them, where 0.7 is bin 21 of 31
-OPERATIONS: dict[str, tuple[float, Callable[[Image.Image, float], Image.Image]]] = {
-    "identity": (0.0, lambda image, _: image),
-    "autocontrast": (0.0, lambda image, _: functional.autocontrast(image)),
-    "equalize": (0.0, lambda image, _: functional.equalize(image)),
-    "brightness": (0.9, lambda image, by: functional.adjust_brightness(image, 1 + by)),
-    "sharpness": (0.9, lambda image, by: functional.adjust_sharpness(image, 1 + by)),
-    "shear_x": (0.3, lambda image, by: _affine(image, shear=(by, 0.0))),
-    "shear_y": (0.3, lambda image, by: _affine(image, shear=(0.0, by))),
-    "translate_x": (150 / 331, lambda image, by: _affine(image, translate=(by, 0.0))),
-    "translate_y": (150 / 331, lambda image, by: _affine(image, translate=(0.0, by))),
-    "rotate": (30.0, lambda image, by: _affine(image, angle=by)),
+# name -> what is done with an image, in the direction of the sign where there are two
+OPERATIONS: dict[str, Operation] = {
+    "identity": lambda image, _: image,
+    "autocontrast": lambda image, _: ImageOps.autocontrast(image),
+    "equalize": lambda image, _: ImageOps.equalize(image),
+    "brightness": lambda image, _: ImageEnhance.Brightness(image).enhance(FACTOR),
+    "sharpness": lambda image, _: ImageEnhance.Sharpness(image).enhance(FACTOR),
+    "shear_x": lambda image, sign: _affine(image, 1, sign * SLOPE, 0, 0, 1, 0),
+    "shear_y": lambda image, sign: _affine(image, 1, 0, 0, sign * SLOPE, 1, 0),
+    "translate_x": lambda image, sign: _affine(image, 1, 0, sign * PIXELS, 0, 1, 0),
+    "translate_y": lambda image, sign: _affine(image, 1, 0, 0, 0, 1, sign * PIXELS),
+    "rotate": lambda image, sign: image.rotate(
+        sign * DEGREES, Image.Resampling.BILINEAR, fillcolor=GREY
+    ),
 }

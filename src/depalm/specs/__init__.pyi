@@ -16,6 +16,7 @@ from .features import Online as Online
 from .kinds import SPECS as SPECS
 from .llm import LLMShape as LLMShape
 from .llm import LLMSpec as LLMSpec
+from .llm import PromptSpec as PromptSpec
 from .method import ConnectorSpec as ConnectorSpec
 from .method import CrossAttentionInjection as CrossAttentionInjection
 from .method import InnerInjection as InnerInjection

@@ -5,20 +5,30 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import MaxLen, MinLen
 from pydantic import Field, model_validator
 
-from depalm.specs.base import Number, Positive, Rate, Registered, Spec, Version, fault
+from depalm.specs.base import (
+    Number,
+    Positive,
+    Probability,
+    Rate,
+    Registered,
+    Spec,
+    Version,
+    fault,
+)
 from depalm.specs.llm import SourceSpec, one_of_source_and
 
 # what a backbone of each kind takes: the keys that it needs, and those that it has no use for
 PICTURES = ({"image_size", "mean", "std"}, {"audio", "sampling_rate", "seconds", "mel_bins"})
-SOUND = ({"audio", "sampling_rate", "seconds"}, {"image_size"})
+SOUND = ({"audio", "sampling_rate", "seconds"}, {"image_size", "crop_pct", "video_reader"})
 KEYS: dict[str, tuple[set[str], set[str]]] = {
-    "image": (PICTURES[0], PICTURES[1] | {"frames"}),
+    "image": (PICTURES[0], PICTURES[1] | {"frames", "video_reader"}),
     "video": (PICTURES[0] | {"frames"}, PICTURES[1]),
     "fbank": (SOUND[0] | {"frames", "mel_bins", "mean", "std"}, SOUND[1]),
     "waveform": (SOUND[0], SOUND[1] | {"mean", "std", "frames", "mel_bins"}),
     "log_mel": (SOUND[0] | {"mel_bins"}, SOUND[1] | {"mean", "std", "frames"}),
     "none": (set(), set()),
 }
+Share = Annotated[Number, Field(gt=0, le=1)]
 Colours = Annotated[list[Number], MinLen(3), MaxLen(3)]
 PositiveColours = Annotated[list[Rate], MinLen(3), MaxLen(3)]
 
@@ -53,6 +63,14 @@ class BackboneSpec(Spec):
         None, description="of red, green and blue, or of filterbank energies, for normalisation"
     )
     std: Rate | PositiveColours | None = Field(None, description="likewise")
+    crop_pct: Share | None = Field(
+        None,
+        description="the square is enlarged to image_size / crop_pct, and its centre taken, as "
+        "timm evaluates (0.9 for most of its models)",
+    )
+    video_reader: Literal["pyav", "decord"] | None = Field(
+        None, description="library that reads videos (pyav); what decord cannot read PyAV does"
+    )
     frames: Positive | None = Field(None, description="of a video, or of a filterbank (10 ms each)")
     audio: Literal["fbank", "waveform", "log_mel"] | None = Field(
         None, description="what the model takes of audio"
@@ -65,6 +83,19 @@ class BackboneSpec(Spec):
         False, description="the mean of the tokens in the place of the CLS token"
     )
     time_average: bool = Field(False, description="timesformer: the mean over the frames")
+    token_order: Literal["frames", "patches"] = Field(
+        "frames",
+        description="timesformer: frame by frame, or all frames of a patch together as the model "
+        "has them",
+    )
+    drop_path: Probability = Field(
+        0.0, description="timesformer: that of its training, for train.frozen_dropout online"
+    )
+    position_interpolation: Literal["timm", "dinov2"] = Field(
+        "timm",
+        description="of a timm model's position embeddings: antialiased, or as DINOv2's own code "
+        "does it (no antialiasing, offset 0.1)",
+    )
     shape: BackboneShape
 
     def take(self, *keys: str) -> dict[str, Any]:

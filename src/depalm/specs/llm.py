@@ -1,6 +1,6 @@
 """An LLM's file: config/llms/{name}.yaml."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
@@ -36,6 +36,18 @@ def one_of_source_and(place: str, spec: Spec) -> None:
         raise fault("convert is for what was fetched from a source")
 
 
+class PromptSpec(Spec):
+    """How prompts and answers become tokens (docs/methods.md#prompt-text)."""
+
+    space: bool = Field(
+        False, description="a space behind a prompt that ends in neither a space nor a line break"
+    )
+    end_token: bool = Field(False, description="the LLM's `prompt_end` behind the prompt")
+    tokenize: Literal["apart", "together"] = Field(
+        "apart", description="prompt and answer in training, each for itself or as one text"
+    )
+
+
 class LLMShape(Spec):
     """The size of an LLM."""
 
@@ -54,6 +66,11 @@ class LLMSpec(Spec):
     )
     answer_prompt: str = Field(
         "", description="stands where a sample has no prompt, as in captioning"
+    )
+    prompt_end: Annotated[str, Field(pattern=r"^\S+$")] | None = Field(
+        None,
+        description="special token that `prompt.end_token` puts behind prompts; one that the "
+        "tokenizer lacks gets the first id behind its vocabulary",
     )
     convert: Annotated[str, Registered("converter")] | None = Field(
         None, description="conversion of the fetched weights"

@@ -17,7 +17,7 @@ from depalm.specs.base import (
 )
 from depalm.specs.train import TrainSpec
 
-Activation = Literal["gelu", "relu", "silu", "tanh"]
+Activation = Literal["gelu", "relu", "silu", "tanh", "identity"]
 Positions = Literal["none", "cls", "learned", "rotary"]
 Norm = Literal["none", "rms", "layer"]
 Factor = Annotated[int, Field(ge=2, description="patches that become one")]
@@ -149,9 +149,18 @@ class ConnectorSpec(Spec):
     )
     resampler: ResamplerSpec | None = None
     mapper: MapperSpec | None = None
-    norm: Norm | None = Field(None, description="in front of the last Linear")
+    norm: Norm | None = Field(None, description="rms with a resampler, else none")
+    norm_at: Literal["output", "resampler"] = Field(
+        "output", description="in front of the last Linear, or right behind the resampler"
+    )
     mlp_depth: Positive = Field(1, description="Linear layers at the end")
     activation: Activation = Field("gelu", description="between them")
+
+    @model_validator(mode="after")
+    def _check_norm(self) -> Self:
+        if self.norm_at == "resampler" and self.resampler is None:
+            raise fault("there is no resampler for the norm to stand behind", at="norm_at")
+        return self
 
 
 class NoInjection(Spec):

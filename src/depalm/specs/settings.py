@@ -7,6 +7,7 @@ from annotated_types import Ge, Le, MinLen
 from pydantic import Field, model_validator
 
 from depalm.specs.base import Distinct, Fraction, Number, PartNames, Positive, Rate, Spec, fault
+from depalm.specs.llm import PromptSpec
 from depalm.specs.train import TrainSpec
 
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
@@ -145,7 +146,12 @@ class GenerateSpec(Spec):
     beams: Positive = 3
     max_new_tokens: Positive = 50
     batch_size: Positive = Field(16, description="samples at a time")
-    length_penalty: Number = 1.0
+    length_penalty: Number = Field(
+        1.0, description="power of the length that a beam's log probability is divided by"
+    )
+    length_of: Literal["answer", "text"] = Field(
+        "answer", description="that length: of the answer and EOS, or of prompt and answer"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the frozen LLM"
     )
@@ -178,6 +184,7 @@ class SettingsSpec(Spec):
     )
     cache: CacheSpec = CacheSpec()
     data: DataSpec = DataSpec()
+    prompt: PromptSpec = PromptSpec()
     train: TrainSpec = TrainSpec()
     generate: GenerateSpec = GenerateSpec()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(

@@ -14,12 +14,26 @@ class TrainSpec(Spec):
 
     batch_size: Positive = Field(16, description="samples that go through the LLM at a time")
     accumulate: Positive = Field(1, description="batches that make one optimizer step")
+    accumulation: Literal["mean", "sum"] = Field(
+        "mean", description="of the losses of a step's batches"
+    )
+    leftovers: Literal["use", "drop"] = Field(
+        "use",
+        description="batches at the end of an epoch that make no full step: go into the next step, "
+        "or are left out",
+    )
     steps: Positive | None = Field(None, description="optimizer steps; or give epochs")
     epochs: Rate | None = Field(None, description="passes over the data (8); or give steps")
     lr: Rate = Field(8e-4, description="highest learning rate")
     weight_decay: Number = Field(0.1, ge=0, description="of AdamW")
     adam_epsilon: Rate = Field(1e-4, description="of AdamW")
     warmup: Probability = Field(0.2, description="fraction of the steps over which the rate rises")
+    schedule: Literal["steps", "batches"] = Field(
+        "steps",
+        description="steps: from lr / warm-up steps up to lr at the last warm-up step; batches: "
+        "from final_lr up to lr behind it, counted in batches, of which a step takes the last "
+        "one's rate",
+    )
     final_lr: Fraction = Field(1e-4, description="fraction of lr at the last step")
     clip_norm: Rate = Field(0.8, description="norm that gradients are clipped to")
     label_smoothing: Probability = Field(2e-3, description="of the cross entropy")
@@ -28,6 +42,11 @@ class TrainSpec(Spec):
         "bfloat16", description="of the frozen LLM; the adapter is always float32"
     )
     checkpoint_seconds: Number = Field(300.0, ge=0, description="time between checkpoints")
+    frozen_dropout: bool = Field(
+        False,
+        description="dropout of the frozen LLM (and drop path of a backbone in the loop) while the "
+        "adapter trains, as their configurations have it",
+    )
     init_from: str | None = Field(
         None, description="folder of an adapter that training starts from"
     )

@@ -4,6 +4,7 @@ and epoch.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,13 +19,12 @@ IGNORED = -100  # label of a position without a loss
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """N samples: the key of their features, the prompt's token ids, and the ids of each reference,
-    EOS last.
+    """N samples: the key of their features and, for each reference, the token ids in front of what
+    is learned and those that are learned, EOS last.
     """
 
     media: list[str]
-    prompts: list[list[int]]
-    answers: list[list[list[int]]]
+    texts: list[list[tuple[list[int], list[int]]]]
 
     def __len__(self) -> int:
         return len(self.media)
@@ -43,16 +43,17 @@ class Batch:
 
 
 def encode(llm: LLM, samples: Sequence[Sample], max_answer_tokens: int) -> TrainingSet:
-    """Tokenize prompts and references (cut to `max_answer_tokens`, EOS last), each
-    distinct text once.
-    """
-    asked = sorted({s.prompt for s in samples})
-    prompt_ids = dict(zip(asked, llm.prompt_ids(asked), strict=True))
-    texts = sorted({r for s in samples for r in s.references})
-    ids = dict(zip(texts, llm.tokenize(texts), strict=True))
-    prompts = [prompt_ids[s.prompt] for s in samples]
-    answers = [[[*ids[r][:max_answer_tokens], llm.eos] for r in s.references] for s in samples]
-    return TrainingSet([s.media for s in samples], prompts, answers)
+    """Tokenize prompts and references (cut to `max_answer_tokens`, EOS last)."""
+    pairs = [(s.prompt, reference) for s in samples for reference in s.references]
+    ids = iter(llm.answer_ids(pairs))
+    texts = [
+        [
+            (prompt, [*answer[:max_answer_tokens], llm.eos])
+            for prompt, answer in islice(ids, len(s.references))
+        ]
+        for s in samples
+    ]
+    return TrainingSet([s.media for s in samples], texts)
 
 
 def epoch_batches(
@@ -68,10 +69,10 @@ def epoch_batches(
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     order = generator.permutation(len(data))
     draws = generator.random(len(data))
-    chosen = [int(draw * len(answers)) for draw, answers in zip(draws, data.answers, strict=True)]
+    chosen = [int(draw * len(texts)) for draw, texts in zip(draws, data.texts, strict=True)]
 
     def length(sample: int) -> int:
-        return len(data.prompts[sample]) + len(data.answers[sample][chosen[sample]])
+        return sum(map(len, data.texts[sample][chosen[sample]]))
 
     batches = []
     for start in range(0, len(order), BUCKET * batch_size):
@@ -85,7 +86,7 @@ def epoch_batches(
 
 def collate(data: TrainingSet, pairs: Sequence[tuple[int, int]], padding: int) -> Batch:
     """Lay prompt and answer side by side; only the answer's tokens and its EOS are labels."""
-    rows = [(data.prompts[sample], data.answers[sample][reference]) for sample, reference in pairs]
+    rows = [data.texts[sample][reference] for sample, reference in pairs]
     width = max(len(prompt) + len(answer) - 1 for prompt, answer in rows)
     token_ids = torch.full((len(rows), width), padding)
     labels = torch.full((len(rows), width), IGNORED)
@@ -96,13 +97,15 @@ def collate(data: TrainingSet, pairs: Sequence[tuple[int, int]], padding: int) -
     return Batch([data.media[sample] for sample, _ in pairs], token_ids, labels)
 
 
-def batch_stream(data: TrainingSet, batch_size: int, seed: int, skip: int) -> Iterator[Batch]:
+def batch_stream(
+    data: TrainingSet, batch_size: int, seed: int, skip: int, per_epoch: int | None = None
+) -> Iterator[Batch]:
     """All batches from epoch 0 on, without end, the first `skip` left out (they were trained before
-    a resume).
+    a resume); of each epoch the first `per_epoch`, or all.
     """
-    per_epoch = -(-len(data) // batch_size)
+    per_epoch = per_epoch or -(-len(data) // batch_size)
     epoch, first = divmod(skip, per_epoch)
     while True:
-        for pairs in epoch_batches(data, batch_size, seed, epoch)[first:]:
+        for pairs in epoch_batches(data, batch_size, seed, epoch)[first:per_epoch]:
             yield replace(collate(data, pairs, padding=0), epoch=epoch)
         epoch, first = epoch + 1, 0

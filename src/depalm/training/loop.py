@@ -20,11 +20,12 @@ from depalm.adapters.diagnosis import cause
 from depalm.features.base import FeatureSource, read_each
 from depalm.llms.base import LLM
 from depalm.llms.injection import hidden_states
+from depalm.modes import in_training_mode
 from depalm.progress import Progress, logger
 from depalm.specs import TrainSpec
 from depalm.training.batches import IGNORED, Batch, TrainingSet, batch_stream
 from depalm.training.log import TrainingLog
-from depalm.training.schedule import TrainingError, learning_rate, total_steps
+from depalm.training.schedule import Schedule, TrainingError
 from depalm.training.state import CHECKPOINT, Training
 
 
@@ -66,14 +67,16 @@ def train(
         )
     run = Training(adapter.train(), new_optimizer(adapter, settings))
     torch.manual_seed(seed)
-    total = total_steps(settings, len(data))
+    schedule = Schedule(settings, len(data))
+    total = schedule.total
     checkpoint = folder / CHECKPOINT
     if run.load(checkpoint, identity):
         logger.info("resumed at step %d of %d", run.step, total)
     started = saved = time.monotonic()
     earlier = run.seconds
     progress = Progress(total, "train", "step", done=run.step)
-    batches = batch_stream(data, settings.batch_size, seed, skip=run.step * settings.accumulate)
+    skip = run.step * settings.accumulate
+    batches = batch_stream(data, settings.batch_size, seed, skip, schedule.batches)
     due = islice(batches, (total - run.step) * settings.accumulate)
     device = next(adapter.parameters()).device
 
@@ -83,9 +86,10 @@ def train(
     reader = closing(read_each(due, read, ahead=source.read_ahead))
     step = Step(llm, run, settings, read, checkpoint)
     tuned, log = adapter.tuned("llm", llm.body), TrainingLog(folder, run.step)
-    with attention_on(device), tuned, log, reader as pairs:
+    dropping = in_training_mode([llm.model] if settings.frozen_dropout else [])
+    with attention_on(device), dropping, tuned, log, reader as pairs:
         while run.step < total:
-            rate = learning_rate(settings, run.step, total)
+            rate = schedule.rate(run.step)
             norm = step.take(islice(pairs, settings.accumulate), rate)
             before_writing()
             now = time.monotonic()
@@ -173,7 +177,8 @@ class Step:
         """Add the gradient of a batch's share in the step; the batch's loss."""
         settings = self.settings
         loss = answer_loss(self.llm, self.run.adapter, features, batch, settings.label_smoothing)
-        (loss / settings.accumulate).backward()
+        share = settings.accumulate if settings.accumulation == "mean" else 1
+        (loss / share).backward()
         return loss.detach()
 
     def _why(self, batch: Batch) -> str:

@@ -59,7 +59,9 @@ class _Run:
         identity = self.identity(source)
         if publish_again(folder, self.places, identity):
             return
-        llm = load_llm(job.llm, Path(job.llm_directory), job.generate.dtype, self.device)
+        llm = load_llm(
+            job.llm, Path(job.llm_directory), job.generate.dtype, self.device, job.prompt
+        )
         model = source.load_model(self.device)
         adapter = self.trained_adapter(llm, model)
         with source.open(adapter, model, self.device) as features:

@@ -67,11 +67,12 @@ class _Run:
         if publish_again(folder, self.places, identity):
             return
         record = None if start is None else read_record(Path(start, RECORD), self.made)
-        llm = load_llm(job.llm, Path(job.llm_directory), settings.dtype, self.device)
+        llm = load_llm(job.llm, Path(job.llm_directory), settings.dtype, self.device, job.prompt)
         model = source.load_model(self.device)
         adapter = self.new_adapter(llm, model, record)
         seed = job.seed if settings.augment else None
-        with source.open(adapter, model, self.device, seed) as features:
+        drop_path = settings.frozen_dropout
+        with source.open(adapter, model, self.device, seed, drop_path) as features:
             kept, rejects = partition(self.samples, features.rejected)
             data = encode(llm, kept, settings.max_answer_tokens)
             trained = train(
