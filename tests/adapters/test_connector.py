@@ -2,15 +2,17 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from depalm.adapters.connector import Connector, CrossAttention, mlp
 from depalm.adapters.errors import ConnectorError
 from depalm.adapters.grouping import grouping
+from depalm.adapters.injectors import TokenScale
 from depalm.adapters.qp_mapper import QPMapper, rotate
 from depalm.adapters.registry import RESAMPLERS
 from depalm.adapters.resamplers import RandomSubset
-from depalm.specs.method import ConnectorSpec
+from depalm.specs.method import ConnectorSpec, L0Injection
 
 WIDTH = 16
 GRID = torch.arange(36.0).view(6, 6)  # patch numbers of a 6 x 6 grid, row by row
@@ -223,3 +225,45 @@ def test_an_mlp_has_as_many_linears_as_its_depth() -> None:
         layers = [m for m in mlp(8, 12, depth).modules() if isinstance(m, nn.Linear)]
         assert len(layers) == depth
         assert (layers[0].in_features, layers[-1].out_features) == (8, 12)
+
+
+def connector(**options: Any) -> Connector:
+    torch.manual_seed(0)
+    spec = ConnectorSpec.model_validate(options)
+    return Connector(spec, WIDTH, WIDTH, 6, tokens=17).eval()
+
+
+def test_rms_norms_have_an_epsilon_of_a_ten_thousandth() -> None:
+    tokens = torch.full((1, 17, WIDTH), 1e-2)
+    norm = connector(resampler={"type": "avg"}).norm
+    # 0.01 / sqrt(0.01^2 + 1e-4)
+    torch.testing.assert_close(norm(tokens), torch.full_like(tokens, 1 / 2**0.5))
+    attention = CrossAttention(16, 16, heads=2)
+    assert attention.norm.eps == attention.query_norm.eps == 1e-4
+    scale = L0Injection.model_validate({"at": "l0", "token_norm": "rms"})
+    assert TokenScale(8, scale).norm.eps == 1e-4
+
+
+def test_the_norm_stands_behind_the_resampler_or_in_front_of_the_last_linear() -> None:
+    mapper = {"layers": 1, "queries": 1, "heads": 2, "activation": "identity"}
+    options = {"resampler": {"type": "avg"}, "mapper": mapper}
+    tokens = torch.randn(2, 17, WIDTH)
+    outside = connector(**options)
+    inside = connector(**options, norm_at="resampler")
+    assert outside.state_dict().keys() == inside.state_dict().keys()
+    pooled = outside.resampler(tokens)
+    expected = outside.project_out(outside.norm(outside.mapper(pooled)))
+    torch.testing.assert_close(outside(tokens), expected)
+    expected = inside.project_out(inside.mapper(inside.norm(pooled)))
+    torch.testing.assert_close(inside(tokens), expected)
+    assert not torch.allclose(inside(tokens), outside(tokens))
+    with pytest.raises(ValidationError, match="no resampler for the norm"):
+        connector(norm_at="resampler")
+
+
+def test_a_feed_forward_without_activation_is_linear() -> None:
+    mapper = QPMapper(WIDTH, 4, layers=1, queries=1, heads=2, activation="identity").eval()
+    first, _, _, second, _ = mapper.layers[0].feed_forward
+    values = torch.randn(3, WIDTH)
+    whole = values @ first.weight.T @ second.weight.T + first.bias @ second.weight.T + second.bias
+    torch.testing.assert_close(mapper.layers[0].feed_forward(values), whole)

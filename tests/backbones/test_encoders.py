@@ -4,6 +4,7 @@ model; the real ones, without weights, have the shapes that the paper states.
 
 import argparse
 import importlib.util
+import math
 import struct
 import zipfile
 from pathlib import Path
@@ -16,7 +17,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 from transformers import (
     ASTConfig,
     ASTModel,
@@ -33,7 +34,7 @@ from depalm.backbones.base import Backbone
 from depalm.backbones.files import BackboneError
 from depalm.backbones.load import load_backbone
 from depalm.backbones.registry import LOADERS
-from depalm.backbones.vision import ClipViT, OpenClipViT, TimmViT, build_timm
+from depalm.backbones.vision import ClipViT, OpenClipViT, TimmViT, build_timm, dinov2_positions
 from depalm.config.schema import check_schema, load_yaml
 from depalm.files import read_json, write_json
 from depalm.sources.conversion import ConvertError
@@ -121,49 +122,28 @@ def test_whisper_has_the_mean_in_front(tmp_path: Path) -> None:
     torch.testing.assert_close(tokens[:, :, 0], tokens[:, :, 1:].mean(dim=2))
 
 
-def test_timesformer_gives_what_its_blocks_give(tmp_path: Path) -> None:
-    model = tiny_timesformer(tmp_path).timesformer
-    with torch.inference_mode():
-        hidden = model(FILM, output_hidden_states=True).hidden_states
-    tokens = load_backbone(backbone_spec(TIMESFORMER_SPEC), tmp_path)(FILM)
-    torch.testing.assert_close(tokens, torch.stack(hidden[1:], dim=1))
+def test_positions_of_dinov2_are_interpolated_as_its_authors_do() -> None:
+    """Cubic convolution (a = -0.75) by hand, at the places that a grid larger by 0.1 has."""
+    side, size = 7, 4
+    positions = torch.randn(1, 1 + side * side, 5, dtype=torch.float64)
 
+    def weights(rows: int) -> torch.Tensor:
+        matrix = torch.zeros(rows, side, dtype=torch.float64)
+        for i in range(rows):
+            place = (i + 0.5) * side / (rows + 0.1) - 0.5
+            for j in range(math.floor(place) - 1, math.floor(place) + 3):
+                x = abs(place - j)
+                near = 1.25 * x**3 - 2.25 * x**2 + 1
+                far = -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+                matrix[i, min(max(j, 0), side - 1)] += near if x <= 1 else far
+        return matrix
 
-def test_timesformer_averaged_over_time(tmp_path: Path) -> None:
-    """Of a film at rest, all frames of a place have the same tokens but for their time."""
-    model = tiny_timesformer(tmp_path)
-    model.timesformer.embeddings.time_embeddings.data.zero_()
-    model.save_pretrained(tmp_path)
-    film = FILM[:, :1].expand(-1, 4, -1, -1, -1)
-    whole = load_backbone(backbone_spec(TIMESFORMER_SPEC), tmp_path)(film)
-    shape = {**TIMESFORMER_SPEC["shape"], "tokens": 5}
-    average = load_backbone(
-        backbone_spec({**TIMESFORMER_SPEC, "time_average": True, "shape": shape}), tmp_path
-    )
-    at_rest = whole[:, :, 1:].view(2, 3, 4, 4, 32)  # [B, L, patches, F, D]
-    torch.testing.assert_close(at_rest, at_rest[:, :, :, :1].expand_as(at_rest))
-    torch.testing.assert_close(average(film)[:, :, 1:], at_rest[:, :, :, 0])
-    torch.testing.assert_close(average(film)[:, :, 0], whole[:, :, 0])
-    moving = load_backbone(backbone_spec(TIMESFORMER_SPEC), tmp_path)(FILM)[:, :, 1:].view(
-        2, 3, 4, 4, 32
-    )
-    torch.testing.assert_close(average(FILM)[:, :, 1:], moving.mean(dim=3))
-
-
-def test_timesformer_takes_other_numbers_of_frames(tmp_path: Path) -> None:
-    """As a model of 8 frames that has each of the 4 time embeddings twice."""
-    model = tiny_timesformer(tmp_path)
-    film = torch.cat((FILM, FILM.flip(1)), dim=1)
-    spec = {**TIMESFORMER_SPEC, "frames": 8, "shape": {"layers": 3, "tokens": 33, "width": 32}}
-    tokens = load_backbone(backbone_spec(spec), tmp_path)(film)
-    old = model.timesformer.embeddings.time_embeddings
-    longer = TimesformerModel(TimesformerConfig(**{**model.config.to_dict(), "num_frames": 8}))
-    state = model.timesformer.state_dict()
-    state["embeddings.time_embeddings"] = interpolate(old.mT, size=8, mode="nearest").mT
-    longer.load_state_dict(state)
-    with torch.inference_mode():
-        hidden = longer.eval()(film, output_hidden_states=True).hidden_states
-    torch.testing.assert_close(tokens, torch.stack(hidden[1:], dim=1))
+    grid = positions[0, 1:].view(side, side, 5)
+    expected = torch.einsum("ia,jb,abd->ijd", weights(size), weights(size), grid)
+    found = dinov2_positions(positions, size, size)
+    torch.testing.assert_close(found[0, 1:].double(), expected.view(-1, 5), atol=1e-5, rtol=1e-5)
+    assert found[:, 0].equal(positions[:, 0].to(found.dtype))
+    assert dinov2_positions(positions, side, side).equal(positions)
 
 
 def test_a_timm_model_on_filterbanks_without_final_norm(tmp_path: Path) -> None:

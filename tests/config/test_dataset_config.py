@@ -18,9 +18,9 @@ from depalm.specs.dataset import Templates
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))
-VQA = "{question}\n\nAnswer:\n"
+VQA = "{question}\n\nAnswer:"
 PAPER = {  # modality, main metric, prompt, test split (METHODS: training and generation, data)
-    "aokvqa": ("image", "vqa_accuracy", VQA, "val"),
+    "aokvqa": ("image", "aokvqa_accuracy", VQA, "val"),
     "audiocaps": ("audio", "spider", "", "test"),
     "coco": ("image", "cider", "", "test"),
     "msrvtt": ("video", "cider", "", "test"),

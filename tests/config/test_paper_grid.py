@@ -13,7 +13,7 @@ from depalm.config.parts import Parts
 from depalm.config.report import trainable_parameters
 from depalm.config.run import Run
 from depalm.config.schema import load_yaml, validated
-from depalm.specs import SettingsSpec
+from depalm.specs import GenerateSpec, PromptSpec, SettingsSpec, TrainSpec
 
 ROOT = Path(__file__).parents[2]
 ROWS = list(csv.DictReader((ROOT / "tests" / "data" / "paper_grid.csv").open()))
@@ -71,5 +71,38 @@ def test_a_run_of_the_paper(config: Config, row: dict[str, str]) -> None:
         assert getattr(plan.backbone, option) == (row[option] == "true")
     tuned = plan.method.finetune.backbone.linears
     assert tuned == plan.online == (row["backbone_bias_tuning"] == "true")
+    if run.method == "r_qpmapper_l0":
+        assert connector.resampler.activation == "identity"
+        further = connector.mapper is not None
+        assert further == (run.fraction == "1pct")
+        assert connector.norm_at == ("resampler" if further else "output")
+        assert not further or connector.mapper.activation == "identity"
     for key in ("epochs", "batch_size", "accumulate", "lr", "clip_norm"):
         assert getattr(plan.train, key) == float(row[key])
+
+
+def test_the_released_protocol(config: Config) -> None:
+    """docs/methods.md#released-protocol: each point is a setting, whose default is another."""
+    plan = config.plan(run_of(ROWS[0]))
+    train, default = plan.train, TrainSpec()
+    said = {
+        "frozen_dropout": True,
+        "accumulation": "sum",
+        "leftovers": "drop",
+        "schedule": "batches",
+    }
+    for key, value in said.items():
+        assert getattr(train, key) == value
+        assert getattr(default, key) != value
+    assert (plan.prompt.space, plan.prompt.end_token, plan.prompt.tokenize) == (True, True, "apart")
+    assert not any((PromptSpec().space, PromptSpec().end_token))
+    assert config.settings.generate.length_of == "text"
+    assert GenerateSpec().length_of == "answer"
+    backbones = {name: config.parts.backbone(name) for name in (row["backbone"] for row in ROWS)}
+    assert backbones["eva-clip-L"].crop_pct == 0.9
+    assert backbones["dinov2-L"].position_interpolation == "dinov2"
+    assert backbones["clip-vit-L"].crop_pct is None
+    film, clip = backbones["timesformer"], backbones["clip-vit-L"]
+    assert (film.mean, film.std, film.final_norm) == (clip.mean, clip.std, True)
+    assert (film.drop_path, film.token_order) == (0.1, "frames")
+    assert config.parts.llm("opt-6.7b").prompt_end == "</a>"

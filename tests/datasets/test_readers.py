@@ -57,7 +57,7 @@ def manifest(
 def answers(texts: Sequence[str]) -> list[dict[str, Any]]:
     """As in the annotations of VQA."""
     return [
-        {"answer": text, "answer_confidence": "yes", "answer_id": number}
+        {"answer": text, "raw_answer": text, "answer_confidence": "yes", "answer_id": number}
         for number, text in enumerate(texts, start=1)
     ]
 
@@ -178,6 +178,17 @@ def test_an_official_pair_gives_ten_answers_to_a_question(
     assert sample == Sample("10", media, "What is 1? A:", TEN)
 
 
+def test_okvqa_takes_the_answers_as_people_wrote_them_or_stemmed(tmp_path: Path) -> None:
+    okvqa(tmp_path)
+    touch(tmp_path, "train2014/COCO_train2014_000000000001.jpg")
+    pairs = [("race", "racing"), ("race", "racing"), ("pony tail", "pony tails")]
+    given = [{"answer": stem, "raw_answer": raw} for stem, raw in pairs]
+    annotations = [{"question_id": 10, "answers": given}]
+    put(tmp_path / "mscoco_train2014_annotations.json", {"annotations": annotations})
+    assert read("okvqa", tmp_path)[0].references == ["racing", "racing", "pony tails"]
+    assert read("okvqa_stemmed", tmp_path)[0].references == ["race", "race", "pony tail"]
+
+
 def test_a_blank_answer_counts_among_the_ten(tmp_path: Path) -> None:
     okvqa(tmp_path)
     touch(tmp_path, "train2014/COCO_train2014_000000000001.jpg")
@@ -272,6 +283,30 @@ def test_aokvqas_direct_answers_are_references(tmp_path: Path) -> None:
             ["ride", "ride", "bus", "taxi"],
         )
     ]
+
+
+def test_hard_direct_answers_are_trained_on_but_not_scored(tmp_path: Path) -> None:
+    aokvqa(tmp_path)
+    touch(tmp_path, "train2017/000000299207.jpg", "val2017/000000299207.jpg")
+    [row] = json.loads((tmp_path / "aokvqa_v1p0_train.json").read_text())
+    easy = {**row, "question_id": "easy", "difficult_direct_answer": False}
+    put(tmp_path / "aokvqa_v1p0_val.json", [row, easy])
+    assert len(read("aokvqa", tmp_path, "train")) == 1
+    assert [annotation.id for annotation in read("aokvqa", tmp_path, "val")] == ["easy"]
+
+
+def test_aokvqas_choices_stand_behind_the_question(tmp_path: Path) -> None:
+    aokvqa(tmp_path)
+    touch(tmp_path, "train2017/000000299207.jpg")
+    [annotation] = read("aokvqa_choices", tmp_path)
+    assert annotation.question == (
+        "What is the man by the bags awaiting?\nChoices: skateboarder, train, delivery, cab"
+    )
+    assert annotation.references == ["cab"]
+    [row] = json.loads((tmp_path / "aokvqa_v1p0_train.json").read_text())
+    put(tmp_path / "aokvqa_v1p0_train.json", [{**row, "correct_choice_idx": 4}])
+    with pytest.raises(AnnotationError, match=r"row 0 is not .*correct_choice_idx"):
+        read("aokvqa_choices", tmp_path)
 
 
 def textvqa(root: Path) -> None:
@@ -515,7 +550,7 @@ NEEDED = {
     "coco_2017": {"images", "annotations", "id", "image_id", "caption"},
     "coco_karpathy": {"images", "filename", "split", "sentences", "raw"},
     "msrvtt": {"videos", "video_id", "sentences", "caption"},
-    "okvqa": {"annotations", "question_id", "answers", "answer"},
+    "okvqa": {"annotations", "question_id", "answers", "raw_answer"},
     "textcaps": {"data", "image_id", "caption_str"},
     "textvqa": {"data", "question_id", "image_id", "question", "answers"},
     "vqav2": {"questions", "question_id", "image_id", "question"},
@@ -742,11 +777,15 @@ def test_real_aokvqa(shared: Path, tmp_path: Path) -> None:
         (subset / folder).symlink_to(shared / "vqa" / folder)
     for folder in ("train2017", "val2017"):
         (subset / folder).symlink_to(shared / "image-caption" / folder)
+    rows = json.loads((source / "aokvqa_v1p0_val.json").read_text())
+    hard = sum(row["difficult_direct_answer"] for row in rows)
+    assert (len(rows), hard) == (1145, 70)
     samples, rejects = manifest("aokvqa", subset, "val")
-    assert (len(samples), len(unique_media(samples)), rejects) == (33, 32, {})
+    assert (len(samples), len(unique_media(samples)), rejects) == (32, 31, {})
     everything = read("aokvqa", source, "val")
-    assert len(everything) == 1145
+    assert len(everything) == 1075
     assert all(len(row.references) == 10 for row in everything)
+    assert len(read("aokvqa_choices", source, "val")) == 1145
 
 
 def test_real_audiocaps(shared: Path, tmp_path: Path) -> None:

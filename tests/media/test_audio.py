@@ -10,7 +10,8 @@ import soundfile
 import torch
 from transformers import ASTFeatureExtractor, WhisperFeatureExtractor
 
-from depalm.media.audio import FbankDecoder, LogMelDecoder, WaveformDecoder, load_audio
+from depalm.media.audio import FbankDecoder, LogMelDecoder, WaveformDecoder
+from depalm.media.sound import load_audio
 from depalm.rejects import MediaError
 from tests.support.media_files import shared, write_sound, write_video
 
@@ -108,7 +109,7 @@ def test_what_cannot_be_decoded_is_refused_with_a_reason(tmp_path: Path) -> None
         load_audio(written(tmp_path / "nan.wav", bad, 16000, subtype="FLOAT"), 16000, 10)
     for samples in (0, 399):
         path = written(tmp_path / "short.wav", tone(16000)[:samples], 16000)
-        with pytest.raises(MediaError, match="too short a sound|it has no sound"):
+        with pytest.raises(MediaError, match=r"too short a sound|it has no sound"):
             load_audio(path, 16000, 10)
 
 

@@ -209,11 +209,11 @@ def transformed(image: Image.Image, *matrix: float) -> Image.Image:
 
 # level 7 of 10: brightness and sharpness 0.1 + 0.7 x 1.8, slope 0.21, 7 pixels, 21 degrees
 EXPECTED = {
-    "identity": lambda image, sign: image,
-    "autocontrast": lambda image, sign: ImageOps.autocontrast(image),
-    "equalize": lambda image, sign: ImageOps.equalize(image),
-    "brightness": lambda image, sign: ImageEnhance.Brightness(image).enhance(1.36),
-    "sharpness": lambda image, sign: ImageEnhance.Sharpness(image).enhance(1.36),
+    "identity": lambda image, _: image,
+    "autocontrast": lambda image, _: ImageOps.autocontrast(image),
+    "equalize": lambda image, _: ImageOps.equalize(image),
+    "brightness": lambda image, _: ImageEnhance.Brightness(image).enhance(1.36),
+    "sharpness": lambda image, _: ImageEnhance.Sharpness(image).enhance(1.36),
     "shear_x": lambda image, sign: transformed(image, 1, sign * 0.21, 0, 0, 1, 0),
     "shear_y": lambda image, sign: transformed(image, 1, 0, 0, sign * 0.21, 1, 0),
     "translate_x": lambda image, sign: transformed(image, 1, 0, sign * 7, 0, 1, 0),

@@ -4,6 +4,7 @@ they are are read whole.
 
 import io
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -12,7 +13,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from depalm.media.audio import load_audio
+from depalm.media.sound import load_audio
 from depalm.media.video import load_frames
 from depalm.media.whole import require_whole
 from depalm.rejects import MediaError
@@ -98,7 +99,7 @@ def test_a_sound_without_its_end_is_rejected(tmp_path: Path, name: str, codec: s
     # also where all that is asked for is there
     for part in (0.5, 0.8, 0.97):
         for seconds in (30, 1):
-            with pytest.raises(MediaError, match="truncated|decoded|no sound"):
+            with pytest.raises(MediaError, match=r"truncated|decoded|no sound"):
                 load_audio(cut(path, part), 16000, seconds)
 
 
@@ -212,7 +213,5 @@ def test_damaged_headers_are_told_from_nothing_but_themselves(tmp_path: Path, na
     for tail in (b"", b"\x00", b"\xff" * 9, bytes(100)):
         path = tmp_path / name
         path.write_bytes(starts[name] + tail)
-        try:
+        with suppress(MediaError):
             require_whole(path)
-        except MediaError:
-            pass

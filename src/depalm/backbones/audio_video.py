@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers import ASTModel, TimesformerModel
@@ -104,13 +105,17 @@ class TimeSformer(BlockBackbone):
 
 def load_timesformer(spec: BackboneSpec, weights: Path) -> Backbone:
     """TimeSformer of transformers for `frames` frames; the time embedding is interpolated to them
-    (nearest) as the model does it. Raises BackboneError.
+    (nearest) as the model does it. Drop path rises from 0 in the first block to `drop_path` in the
+    last. Raises BackboneError.
     """
-    model = load_transformers(TimesformerModel, weights, drop_path_rate=spec.drop_path)
+    model = load_transformers(TimesformerModel, weights)
     if not spec.final_norm:
         model.layernorm = nn.Identity()
     if model.config.attention_type != "divided_space_time":
         raise BackboneError(f"{weights}: its attention is not divided in space and time")
+    rates = torch.linspace(0, spec.drop_path, len(model.encoder.layer)).tolist()
+    for layer, rate in zip(model.encoder.layer, rates, strict=True):
+        layer.drop_path = DropPath(rate)
     taken = spec.take("frames", "time_average")
     return TimeSformer(model, **taken, order=spec.token_order, mean_pool=spec.cls_is_mean_pool)
 

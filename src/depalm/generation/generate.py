@@ -84,7 +84,7 @@ def beam_search(
         last = length == decoding.max_new_tokens
         ends = tokens == llm.eos
         counted = (ends | (last and not whole)) & (torch.arange(2 * beams, device=device) < beams)
-        counted_length = (before + length - whole) ** decoding.length_penalty
+        counted_length = (before + length - int(whole)) ** decoding.length_penalty
         ended = (scores / counted_length).masked_fill(~counted | done, IMPOSSIBLE)
         finished, finished_texts = _best(finished, finished_texts, ended, candidates)
 
