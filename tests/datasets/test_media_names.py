@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from depalm.datasets.captions import names_clip
 from depalm.datasets.manifest import (
     build_manifest,
     unique_media,
@@ -105,3 +107,85 @@ def test_no_reader_leads_out_of_the_root(tmp_path: Path, reader: str) -> None:
     dataset = {"reader": reader, "splits": ["train"], "templates": {"texts": [""]}}
     with pytest.raises(RejectError, match="leaves its folder"):
         build_manifest(root, rows_spec(dataset), "train")
+
+
+@pytest.mark.parametrize(
+    ("named", "there"),
+    [
+        ("caf\u00e9.png", "cafe\u0301.png"),
+        ("cafe\u0301.png", "caf\u00e9.png"),
+        ("a.jpg", "a.JPG"),
+        ("a.jpg", "a.jpeg"),
+        ("a.jpeg", "a.jpg"),
+        ("A/a.png", "A/a.PNG"),
+        ("A\\a.png", "A/a.png"),
+    ],
+)
+def test_a_file_whose_name_is_written_otherwise_is_found(
+    tmp_path: Path, named: str, there: str
+) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "image.png")
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / "image.png").rename(tmp_path / there)
+    lines(tmp_path, named)
+    assert samples(tmp_path) == ([there], [])
+
+
+def test_what_only_begins_or_ends_alike_is_another_file(tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.temp.png", "a.png.png", "aa.png", "A.png"])
+    (tmp_path / "a.gif").write_bytes(b"GIF89a")
+    lines(tmp_path, "a.png", "a.jpg", "A.png")
+    assert samples(tmp_path) == (["A.png"], ["no such media file"] * 2)
+
+
+def test_images_of_textvqa_may_lie_where_the_archive_has_them(tmp_path: Path) -> None:
+    (tmp_path / "train_val_images").mkdir()
+    write_images(tmp_path / "train_val_images", ["train_images/1.png"])
+    (tmp_path / "train_val_images/train_images/1.png").rename(
+        tmp_path / "train_val_images/train_images/1.jpg"
+    )
+    row = {"question_id": 1, "image_id": "1", "question": "?", "answers": ["x"]}
+    (tmp_path / "TextVQA_0.5.1_train.json").write_text(json.dumps({"data": [row]}))
+    found = ["train_val_images/train_images/1.jpg"], []
+    assert samples(tmp_path, reader="textvqa") == found
+
+
+@pytest.mark.parametrize(
+    ("name", "is_it"),
+    [
+        ("-abcdefghi0", True),
+        ("Y-abcdefghi0", True),
+        ("-abcdefghi0_30", True),
+        ("Y-abcdefghi0_30", True),
+        ("-abcdefghi0-30", True),
+        ("-abcdefghi0_30.000", True),
+        ("-abcdefghi0_30_40", True),
+        ("-abcdefghi0_30.000_40.000", True),
+        ("-abcdefghi0_30000_40000", True),
+        ("-abcdefghi0_000030", True),
+        ("-abcdefghi0_60", False),
+        ("-abcdefghi0_60_30", False),
+        ("-abcdefghi0_300", False),
+        ("-abcdefghi0.temp", False),
+        ("-abcdefghi0_30.temp", False),
+        ("-abcdefghi0_30.part", False),
+        ("-abcdefghi0.f140", False),
+        ("-abcdefghi01", False),
+        ("YY-abcdefghi0", False),
+        ("x-abcdefghi0", False),
+    ],
+)
+def test_names_of_audiocaps_clips(name: str, is_it: bool) -> None:
+    assert names_clip(name, "-abcdefghi0", "30") == is_it
+
+
+def test_a_clip_of_audiocaps_is_never_that_of_another_start(tmp_path: Path) -> None:
+    rows = "audiocap_id,youtube_id,start_time,caption\n1,Yabcdefghij,30,x\n2,Yabcdefghij,60,y\n"
+    (tmp_path / "train.csv").write_text(rows)
+    (tmp_path / "val").mkdir()
+    for name in ("YYabcdefghij_60.wav", "Yabcdefghij_30.temp.wav", "Yabcdefghij_60.wav.part"):
+        (tmp_path / "val" / name).write_bytes(b"x")
+    assert samples(tmp_path, reader="audiocaps") == (
+        ["val/YYabcdefghij_60.wav"],
+        ["no such media file"],
+    )

@@ -281,3 +281,21 @@ def test_frames_of_a_clip_are_augmented_alike(photo: Path) -> None:
         clip = augmented([frame] * 3, 24, seed)
         assert clip[0] == clip[1] == clip[2]
         assert augmented([frame], 24, seed)[0] == clip[0]
+
+
+def test_grey_of_16_bits_in_pgm_is_scaled_as_in_png(tmp_path: Path) -> None:
+    values = np.array([[0, 257 * 3, 257 * 128, 65535]], dtype=">u2")
+    path = tmp_path / "image.pgm"
+    path.write_bytes(b"P5 4 1 65535\n" + values.tobytes())
+    assert [pixel(load_image(path), x, 0)[0] for x in range(4)] == [0, 3, 128, 255]
+    path.write_bytes(b"P5 4 1 4095\n" + (values // 16).astype(">u2").tobytes())
+    assert [pixel(load_image(path), x, 0)[0] for x in range(4)] == pytest.approx(
+        [0, 3, 128, 255], abs=1
+    )
+
+
+def test_cmyk_of_a_camera_programme_is_not_inverted(tmp_path: Path) -> None:
+    """Adobe writes the inks of a JPEG inverted, and says so in a marker that Pillow writes too."""
+    image = load_image(saved(left_right(32, 16).convert("CMYK"), tmp_path / "a.jpg", quality=95))
+    np.testing.assert_allclose(pixel(image, 2, 2), RED, atol=25)
+    np.testing.assert_allclose(pixel(image, 30, 14), BLUE, atol=25)

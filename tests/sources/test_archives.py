@@ -119,3 +119,13 @@ def test_a_damaged_archive_and_what_is_none_are_refused(tmp_path, get):
     (tmp_path / "folder").mkdir()
     with pytest.raises(SourceError, match="unpack is for one file, this gives 0"):
         get(f"file://{tmp_path}/folder", unpack=True)
+
+
+def test_backslashes_in_a_zip_archive_are_folders(tmp_path, get):
+    """As some programs for Windows write it; a path that leads out is refused all the same."""
+    files = {name.replace("/", "\\"): content for name, content in FILES.items()}
+    archive = write_zip(tmp_path / "a.zip", files)
+    assert contents(get(f"file://{archive}", unpack=True)) == FILES
+    archive = write_zip(tmp_path / "b.zip", {"train\\..\\..\\x": b""})
+    with pytest.raises(SourceError, match="unsafe path"):
+        get(f"file://{archive}", unpack=True)

@@ -1,5 +1,6 @@
 """Readers of captioning datasets other than COCO; all captions of a file are its references."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from depalm.datasets.annotations import (
 )
 from depalm.errors import AnnotationError
 
+NUMBER = re.compile(r"\d+(\.\d+)?")
+CLIP_TIMES = re.compile(r"[_-](\d+(?:\.\d+)?)(?:[_-]\d+(?:\.\d+)?)?")
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4", ".webm", ".mkv")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 VIDEO_FOLDERS = ("videos/all", "videos", "TrainValVideo", "TestVideo")
@@ -41,19 +44,23 @@ def read_audiocaps(root: Path, split: str) -> Iterator[Annotation]:
     """AudioCaps (Kim et al. 2019): train, val, test (49,838, 495, 975 clips).
 
     {split}.csv has the columns audiocap_id, youtube_id, start_time, caption: one row for each clip
-    of train, five for each of val and test. Clips lie in {split}/, audio/{split}/ or audio/; one is
-    found by an AudioCaps id of its rows as its name, or by a name that begins with the 11
-    characters of its YouTube id (such as {youtube_id}_{start_time}.wav).
+    of train, five for each of val and test. Clips lie in {split}/, audio/{split}/, audio/, or in
+    these folders of another split; the name of one is an AudioCaps id of its rows, or its YouTube
+    id, after a Y or not, alone or with its start, and with its end (see `names_clip`).
     """
     path = root / f"{split}.csv"
-    clips = find_media(root, (split, f"audio/{split}", "audio"), AUDIO_SUFFIXES)
-    of_video: dict[str, str] = {}
-    for name, media in clips.items():
-        of_video.setdefault(name[:11], media)
+    folders = [split, f"audio/{split}", "audio"]
+    folders += [f"{way}{other}" for other in AUDIOCAPS_SPLITS for way in ("", "audio/")]
+    clips = find_media(root, dict.fromkeys(folders), AUDIO_SUFFIXES)
+    of_video: dict[str, list[str]] = {}
+    for name in clips:
+        for video in {name[:11], name.removeprefix("Y")[:11]}:
+            of_video.setdefault(video, []).append(name)
     captions: dict[tuple[str, str], dict[str, str]] = {}
     seen: set[str] = set()
     for number, row in enumerate(read_csv(path)):
-        if row.keys() != AUDIOCAPS_COLUMNS or not row["youtube_id"] or row["audiocap_id"] in seen:
+        known = row.keys() == AUDIOCAPS_COLUMNS and NUMBER.fullmatch(row["start_time"])
+        if not known or not row["youtube_id"] or row["audiocap_id"] in seen:
             raise AnnotationError(
                 f"{path}: row {number} is not {', '.join(sorted(AUDIOCAPS_COLUMNS))}, with an "
                 "audiocap_id of its own"
@@ -62,10 +69,27 @@ def read_audiocaps(root: Path, split: str) -> Iterator[Annotation]:
         clip = captions.setdefault((row["youtube_id"], row["start_time"]), {})
         clip[row["audiocap_id"]] = one_line(row["caption"])
     for (video, start), lines in captions.items():
-        named = [clips[key] for key in lines if key in clips]
-        absent = f"{split}/{video}_{start}.wav"
-        media = named[0] if named else of_video.get(video, absent)
+        named = [key for key in lines if key in clips]
+        named += [name for name in of_video.get(video, []) if names_clip(name, video, start)]
+        media = clips[named[0]] if named else f"{split}/{video}_{start}.wav"
         yield Annotation(f"{video}_{start}", media, "", list(lines.values()))
+
+
+def names_clip(name: str, video: str, start: str) -> bool:
+    """Whether a file's name without suffix is that of the clip of a YouTube video that starts at
+    `start` seconds: {video}, or {video}_{start}, or {video}_{start}_{end}, in seconds or
+    milliseconds, with any number of zeros in front or behind, and maybe after a Y.
+
+    Another start is another clip, and anything else (.temp, .part, .f140) no whole one.
+    """
+    for known in (video, f"Y{video}"):
+        rest = name.removeprefix(known)
+        if rest == "":
+            return True
+        found = CLIP_TIMES.fullmatch(rest)
+        if rest != name and found is not None:
+            return float(found[1]) in (float(start), 1000 * float(start))
+    return False
 
 
 def read_msrvtt(root: Path, split: str) -> Iterator[Annotation]:
@@ -117,6 +141,7 @@ def _official_videos(path: Path) -> dict[str, list[str]]:
 
 
 TEXTCAPS_CAPTION = '{"image_id", "caption_str"}'
+AUDIOCAPS_SPLITS = ("train", "val", "test")
 AUDIOCAPS_COLUMNS = {"audiocap_id", "youtube_id", "start_time", "caption"}
 MSRVTT_VIDEO = '{"video", "caption": text or [text, ...]}'
 MSRVTT_SENTENCE = '{"video_id" (of one of the videos), "caption"}'

@@ -7,7 +7,8 @@ from pathlib import Path
 from depalm.datasets.annotations import Annotation, find_media, one_line, read_rows, texts
 from depalm.errors import AnnotationError
 
-IMAGE_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
+_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
+IMAGE_FOLDERS = (*_FOLDERS, *(f"images/{folder}" for folder in _FOLDERS))
 IMAGE_NAME = re.compile(r"(?:COCO_(?:train|val)2014_)?(\d{12})(?:\.jpg)?")
 
 
@@ -24,9 +25,10 @@ def coco_media(root: Path) -> Callable[[int], str]:
 
     The images of 2014 and of 2017 are the same ones under other names, so either year will do:
     train2014/COCO_train2014_{id:012}.jpg, val2014/COCO_val2014_{id:012}.jpg, or
-    train2017/{id:012}.jpg, val2017/{id:012}.jpg. An image in none of these is at {id:012}.jpg.
+    train2017/{id:012}.jpg, val2017/{id:012}.jpg; or these folders in images/, or .jpeg. An image in
+    none of these is at {id:012}.jpg.
     """
-    found = find_media(root, IMAGE_FOLDERS, (".jpg",))
+    found = find_media(root, IMAGE_FOLDERS, (".jpg", ".jpeg"))
     by_id: dict[int, str] = {}
     for name, path in found.items():
         if match := IMAGE_NAME.fullmatch(name):

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from depalm.datasets.annotations import Annotation
-from depalm.datasets.containers import container_of
+from depalm.datasets.media_names import MISSING, MediaFinder
 from depalm.datasets.readers import READERS
 from depalm.datasets.subsets import ManifestError, lowest
 from depalm.datasets.watched import Files, look
-from depalm.files import OutsideError, atomic_file, inside
+from depalm.files import atomic_file
 from depalm.progress import logger
 from depalm.rejects import Reject, check_rejects, report_rejects
 from depalm.specs.dataset import RowsSpec, Templates
@@ -32,7 +31,6 @@ class Sample:
     sha256: str = ""  # of the media file, as 64 hexadecimal digits
 
 
-MISSING = "no such media file"
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -82,9 +80,9 @@ def build_manifest(
     _check_texts(annotations, f"{root}, split {split}")
     _check_ids([row.id for row in annotations], f"{root}, split {split}")
     rows = _limit(annotations, max_rows)
-    find = cache(partial(_find_media, root, dataset.media_root))
-    named = [media for media, fault in (find(row.media) for row in rows) if fault in ("", MISSING)]
     folders = folders_of(root, dataset.media_root)
+    find = MediaFinder(folders["media"], dataset.media_root is not None, reader.folders).find
+    named = [media for media, fault in (find(row.media) for row in rows) if fault in ("", MISSING)]
     media = look([("media", name) for name in dict.fromkeys(named)], folders, known or {})
     outcomes = [
         _sample(row, choose_template(dataset.templates, row.id), find, media) for row in rows
@@ -113,21 +111,6 @@ def _named(root: Path, pattern: str) -> list[str]:
 def folders_of(root: Path | str, media_root: Path | str | None) -> dict[str, Path]:
     """The folders that a manifest's files lie in."""
     return {"annotations": Path(root), "media": Path(root if media_root is None else media_root)}
-
-
-def _find_media(root: Path, media_root: str | None, media: str) -> tuple[str, str]:
-    """The name of a media file below its folder, and what is wrong with it, if anything.
-
-    An absolute path will do if the dataset has a `media_root` and the file is named below it.
-    """
-    path = Path(media)
-    if media_root is not None and path.is_relative_to(media_root) and path != Path(media_root):
-        media = path.relative_to(media_root).as_posix()
-    try:
-        found = inside(root if media_root is None else media_root, media)
-    except OutsideError as error:
-        return media, f"its media path {error.reason}"
-    return media, "" if found.is_file() or container_of(found) is not None else MISSING
 
 
 def _sample(

@@ -92,15 +92,18 @@ class Reader:
         argument, depalm.specs.dataset.Columns.
     names_media: whether the annotations name the media files, so that these may lie elsewhere
         (`media_root`); else the reader looks for them below the root.
+    folders: the folder of the media that it names, and others in which they may lie instead.
     """
 
     read: Callable[..., Iterator[Annotation]]
     files: tuple[str, ...]
     takes_columns: bool = False
     names_media: bool = False
+    folders: tuple[str, ...] = ()
 
 
 KARPATHY = "dataset_coco.json"
+TEXT_IMAGES = ("train_images", "train_val_images/train_images", "train_val_images", "images")
 VQA_PAIR = (
     "{prefix}OpenEnded_mscoco_{part}2014_questions.json",
     "{prefix}mscoco_{part}2014_annotations.json",
@@ -126,8 +129,12 @@ READERS = {
     "okvqa": Reader(read_okvqa, _pairs("", "{split}")),
     "okvqa_stemmed": Reader(partial(read_okvqa, key="answer"), _pairs("", "{split}")),
     "parquet": Reader(read_parquet, sharded(".parquet"), takes_columns=True),
-    "textcaps": Reader(read_textcaps, ("TextCaps_0.1_{split}.json",), names_media=True),
-    "textvqa": Reader(read_textvqa, ("TextVQA_0.5.1_{split}.json",), names_media=True),
+    "textcaps": Reader(
+        read_textcaps, ("TextCaps_0.1_{split}.json",), names_media=True, folders=TEXT_IMAGES
+    ),
+    "textvqa": Reader(
+        read_textvqa, ("TextVQA_0.5.1_{split}.json",), names_media=True, folders=TEXT_IMAGES
+    ),
     "vqav2": Reader(read_vqav2, _pairs("v2_", "{split}")),
     "vqav2_karpathy": Reader(
         read_vqav2_karpathy,

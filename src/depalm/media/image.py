@@ -110,7 +110,10 @@ def load_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            upright = ImageOps.exif_transpose(image)
+            if image.format == "PPM" and image.mode == "I":  # 16 bits, scaled to 65535
+                upright = upright.convert("I;16")
+            return _to_rgb(upright)
     except (MediaError, MemoryError):
         raise
     except UnidentifiedImageError as error:

@@ -34,10 +34,14 @@ def unpack(archive: Path, directory: Path) -> None:
 
 def _unpack_zip(archive: Path, directory: Path) -> None:
     with zipfile.ZipFile(archive) as packed:
-        names = [name for name in packed.namelist() if not _is_ignored(name)]
-        for name in names:
-            inside(directory, name)
-        packed.extractall(directory, names)
+        for member in packed.infolist():
+            # as some programs for Windows write it, against the format (APPNOTE 4.4.17)
+            member.filename = member.filename.replace("\\", "/")
+            if not _is_ignored(member.filename):
+                inside(directory, member.filename)
+        for member in packed.infolist():
+            if not _is_ignored(member.filename):
+                packed.extract(member, directory)
 
 
 def _unpack_tar(archive: Path, directory: Path) -> None:
