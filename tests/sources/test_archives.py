@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from depalm.files import read_json, sha256_file
-from depalm.sources.fetch import SourceError
+from depalm.sources.kept import SourceError
 
 FILES = {"train/1.jpg": b"one" * 1000, "train/deep/2.jpg": b"two", "labels.json": b"{}"}
 

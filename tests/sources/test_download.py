@@ -1,5 +1,6 @@
 """Downloads, through `fetch`: against servers on this machine that cut, change and damage files."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -10,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from depalm.files import read_json, sha256_json
-from depalm.sources.fetch import SourceError
+from depalm.sources.kept import SourceError
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: several reads
 WRONG = "0" * 64
@@ -382,3 +383,108 @@ def test_an_archive_from_a_server_is_resumed_and_unpacked(site, get):
     assert (again / "images/1.jpg").stat().st_ino == inode
     with pytest.raises(SourceError, match="check the network"):  # another archive is wanted now
         get(f"{site.url}/data.bin", WRONG, unpack=True)
+
+
+# ---------------------------------------------------------------- what is no such file
+
+
+def zipped(files, damage=None):
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    content = bytearray(target.getvalue())
+    if damage is not None:
+        content[damage] ^= 255
+    return bytes(content)
+
+
+PAGE = b"\n<!DOCTYPE html><html><title>Sign in</title><body>Please</body></html>"
+WHOLE = {"a.txt": b"a" * 500, "b.txt": b"b" * 500}
+BAD_FILES = {
+    "weights.zip": (PAGE, r"gives a web page \('Sign in'\) in place of weights\.zip.* login"),
+    "photo.jpg": (PAGE, "gives a web page"),
+    "data.csv": (PAGE, "gives a web page"),
+    "model.safetensors": (b"\x10\0\0\0\0\0\0\0{}", "model.safetensors is damaged"),
+    "rows.parquet": (b"PAR1" + b"x" * 100, "rows.parquet is damaged: its end is missing"),
+    "questions.json": (b'{"questions": [1, 2', "questions.json is damaged: its end is missing"),
+    "words.json": (b"a,b\n", "it is no JSON"),
+    "image.png": (b"\xff\xd8\xff", r"is no \.png file"),
+    "cut.zip": (zipped(WHOLE)[:-40], "cut.zip is damaged"),
+    "flipped.zip": (zipped(WHOLE, damage=60), "checksum of its member a.txt is wrong"),
+    "cut.tgz": (gzip.compress(b"x" * 10000)[:20], "cut.tgz is damaged"),
+    "empty.zip": (b"", "an empty file"),
+}
+
+
+@pytest.fixture
+def any_name(monkeypatch):
+    """The site gives its content under every name."""
+    monkeypatch.setattr("depalm.sources.http.RETRY_SECONDS", ())
+
+    class Handler(FileHandler):
+        def do_GET(self):
+            self.path = "/data.bin"
+            return super().do_GET()
+
+    server = Server(Handler)
+    server.etag, server.resumes, server.cuts, server.ranges = '"1"', True, [], []
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize("unpack", [False, True])
+def test_what_is_no_such_file_is_never_kept(any_name, get, tmp_path, name, unpack):
+    any_name.content, reason = BAD_FILES[name]
+    url = f"{any_name.url}/{name}"
+    for _ in range(2):  # the second time too: nothing of it was kept
+        with pytest.raises(SourceError, match=reason) as error:
+            get(url, unpack=unpack)
+        assert str(error.value).startswith(f"{url}: ")
+    assert not (tmp_path / "part").exists()
+    kept = [p for p in (tmp_path / "downloads").rglob("*") if p.is_file() and p.name != ".lock"]
+    assert [path.name for path in kept if path.suffix != ".version"] == []
+
+
+def test_an_archive_that_proves_damaged_is_fetched_again(any_name, get):
+    """Its name says nothing of what it is."""
+    url = f"{any_name.url}/download"
+    any_name.content = zipped(WHOLE, damage=60)
+    with pytest.raises(SourceError, match="cannot be unpacked: Bad CRC"):
+        get(url, unpack=True)
+    any_name.content, any_name.etag = zipped(WHOLE), '"2"'
+    part = get(url, unpack=True)
+    assert (part / "a.txt").read_bytes() == WHOLE["a.txt"]
+
+
+def test_without_a_checksum_the_first_download_counts(any_name, get, tmp_path):
+    url = f"{any_name.url}/table.csv"
+    any_name.content = b"a,b\n1,2\n"
+    get(url)
+    [kept] = (tmp_path / "downloads").rglob("table.csv")
+    kept.unlink()  # the place of one who has freed the disk
+    get(url)
+    kept.write_bytes(b"a,b\n1,3\n")  # damaged on the disk: fetched again
+    assert (get(url) / "table.csv").read_bytes() == any_name.content
+    any_name.content, any_name.etag = b"a,b\n1,4\n", '"2"'
+    kept.unlink()
+    with pytest.raises(SourceError, match=r"it has changed: .*delete .*table\.csv\.first\.json"):
+        get(url)
+    kept.with_name("table.csv.first.json").unlink()
+    assert (get(url) / "table.csv").read_bytes() == any_name.content
+
+
+def test_local_links_to_nothing_are_named(get, tmp_path):
+    folder = tmp_path / "local"
+    folder.mkdir()
+    (folder / "a.txt").write_text("a")
+    (folder / "b.txt").symlink_to(tmp_path / "gone")
+    with pytest.raises(SourceError, match=rf"file://{folder}: .*b\.txt is a link to nothing"):
+        get(f"file://{folder}")
+    with pytest.raises(SourceError, match=rf"file://{folder}/b\.txt: .* is a link to nothing"):
+        get(f"file://{folder}/b.txt")
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zipped(WHOLE, damage=60))
+    with pytest.raises(SourceError, match=rf"file://{archive}: it cannot be unpacked: Bad CRC"):
+        get(f"file://{archive}", unpack=True)

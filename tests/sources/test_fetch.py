@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from depalm.files import read_json, sha256_file, sha256_tree
-from depalm.sources.fetch import SourceError
+from depalm.sources.kept import SourceError
 
 WRONG = "0" * 64
 

@@ -17,7 +17,8 @@ from depalm.llms.load import load_llm
 from depalm.sources.archives import ArchiveError, unpack
 from depalm.sources.conversion import ConvertError
 from depalm.sources.convert import convert
-from depalm.sources.fetch import SourceError, fetch
+from depalm.sources.fetch import fetch
+from depalm.sources.kept import SourceError
 from tests.support.specs import llm_spec, sources
 
 LEAVING = ["../../../evil", "a/../../evil", "..\\evil", "/abs/evil"]

