@@ -1,5 +1,6 @@
 """Every fingerprint: what tells models, tokens and features from others, as JSON."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from depalm.backbones.files import weight_files
 from depalm.files import read_json, sha256_file, sha256_json, sha256_tree
 from depalm.media.decoders import load_decoder
 from depalm.sources.model_folder import model_files
-from depalm.specs import BackboneSpec
+from depalm.specs import BackboneSpec, TrainSpec
 
 PLACES = ("source", "path", "convert")  # keys that say where a model is, not what it is
 OF_TRAINING = ("drop_path",)  # keys of a backbone that decide no token of a cache
@@ -31,6 +32,17 @@ def encoder_identity(
     """
     made = {"weights_sha256": weights_identity(weights), "dtype": dtype}
     return {**token_identity(backbone, view), **made}
+
+
+def run_settings(parts: Mapping[str, Any], train: TrainSpec, online: bool) -> dict[str, Any]:
+    """The settings of a run, as JSON, whose SHA-256 adapter.json and scores.json tell; `parts` are
+    its method, backbone and LLM, and how the LLM is prompted if that is said.
+    """
+    return {
+        **parts,
+        "train": train.filled(),
+        "features": "online" if online else "cached",
+    }
 
 
 def weights_identity(weights: Path) -> str:

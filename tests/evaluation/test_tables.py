@@ -263,6 +263,76 @@ def test_unavailable_metrics_say_why() -> None:
 PARTS = ["commit", "commit", "device", "torch"]
 
 
+def test_mixed_steps_test_sets_and_precisions_are_noted() -> None:
+    runs = [
+        make_run("blind", 1.0, train_dtype="bfloat16", generate_dtype="float32"),
+        make_run("qp_l0", 2.0, steps=20, train_dtype="bfloat16", generate_dtype="bfloat16"),
+        make_run("qp_l0", 2.0, seed=1, samples=7, train_dtype="bfloat16", generate_dtype="float32"),
+        make_run("qp_l0", 2.0, dataset="coco", steps=99, samples=8, rejects=2),
+    ]
+    notes = [note for note in build_table(runs, SPEC).notes if note.startswith("Mixed settings")]
+    assert notes == [
+        "Mixed settings: on easy-vqa, 100% the runs differ in training steps: 10 (2 runs), "
+        "20 (1 run).",
+        "Mixed settings: on easy-vqa, 100% the runs differ in samples of test: 10 (2 runs), "
+        "7 (1 run).",
+        "Mixed settings: the runs differ in the LLM's precision in training: bfloat16 (3 runs), "
+        "unknown (1 run).",
+        "Mixed settings: the runs differ in the LLM's precision in generation: float32 (2 runs), "
+        "bfloat16 (1 run), unknown (1 run).",
+    ]
+
+
+def test_only_the_main_metrics_of_datasets_are_averaged() -> None:
+    """BLEU and METEOR of the same captions would count them again."""
+
+    def captions(method: str, dataset: str, cider: float, bleu: float) -> dict[str, Any]:
+        metrics = {"cider": cider, "bleu_4": bleu}
+        return make_run(method, None, dataset=dataset, metrics=metrics, primary_metric="cider")
+
+    one = [captions("blind", "coco", 10.0, 90.0), captions("qp_l0", "coco", 20.0, 30.0)]
+    [blind, _] = shown(one, metrics="all")
+    assert "coco BLEU-4" in blind
+    assert "Average score" not in blind
+    two = [*one, captions("blind", "textcaps", 5.0, 9.0), captions("qp_l0", "textcaps", 5.0, 1.0)]
+    table = build_table(two, table_spec(metrics="all"))
+    assert [(c.dataset, c.metric) for c in table.averaged] == [
+        ("coco", "cider"),
+        ("textcaps", "cider"),
+    ]
+    [blind, qp] = shown(two, metrics="all")
+    assert (blind["Average score"], qp["Average score"]) == ("75.0", "100.0")
+    assert any("the main metric of each dataset" in note for note in table.notes)
+
+
+def test_a_value_without_another_is_not_the_best() -> None:
+    def bold(runs: list[dict[str, Any]]) -> list[str]:
+        grid = lay_out(build_table(runs, SPEC))
+        return [entry.text for row in grid.rows for entry in row if entry.best]
+
+    assert bold([make_run("blind", 64.0)]) == []
+    assert bold([make_run("blind", 64.0), make_run("qp_l0", None)]) == []
+    assert bold([make_run("blind", 64.0), make_run("qp_l0", 80.0)]) == ["80.00"]
+
+
+def test_a_heading_is_not_broken_at_the_hyphen_of_a_metric() -> None:
+    metrics = {"cider": 1.0, "bleu_4": 2.0}
+    runs = [make_run("blind", None, metrics=metrics, primary_metric="cider", dataset="a<b-c")]
+    page = FORMATS["html"](build_table(runs, table_spec(metrics="all")))
+    heading = '<span class="whole">a&lt;b-c</span> <span class="whole">BLEU-4</span></th>'
+    assert heading in page
+    assert ".whole { white-space: nowrap; }" in page
+
+
+def test_missing_runs_are_named() -> None:
+    table = build_table([make_run("blind", 1.0)], SPEC, missing=["a (it has no scores)"])
+    assert table.notes[0] == "Incomplete: 1 run is missing: a (it has no scores)."
+    many = [f"run{i} (it has no scores)" for i in range(30)]
+    note = build_table([make_run("blind", 1.0)], SPEC, missing=many).notes[0]
+    assert note.startswith("Incomplete: 30 runs are missing: run0 (it has no scores); run1 ")
+    assert note.endswith("run19 (it has no scores); and 10 more.")
+
+
 def test_methods_without_scores_and_mixed_origins_are_noted() -> None:
     runs = [make_run("blind", 50.0, seed=seed) for seed in range(3)]
     notes = " ".join(build_table(runs, SPEC).notes)

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import yaml
 from PIL import Image
 
 from depalm.files import read_json, sha256_file, sha256_tree
-from tests.support.workflow import RUN, SMOKE, VQA, build, copy_of, planned, snakemake
+from tests.support.workflow import ROOT, RUN, SMOKE, VQA, build, copy_of, planned, snakemake
 
 pytestmark = pytest.mark.dag
 
@@ -294,6 +296,40 @@ def test_force_makes_nothing_twice(arguments: list[str], folder: Path) -> None:
     assert shards(folder) == rows
     assert [sha for sha, _ in adapters(folder).values()] == [sha for sha, _ in before.values()]
     assert jobs_of(folder, "scores", *arguments) == {}
+
+
+def test_after_a_failed_run_the_table_is_of_the_others_and_says_so(
+    arguments: list[str], folder: Path, tmp_path: Path
+) -> None:
+    """And not an old one, which would look as if it were of today."""
+    table = folder / "results/tables/smoke.md"
+    run(folder, str(table.relative_to(folder).with_suffix(".html")), *arguments)
+    whole = table.read_text()
+    assert "Incomplete" not in whole
+    assert "50%" in whole
+    broken = [{"where": {"fractions": ["50pct"]}, "train": {"lr": 1e30}}]
+    failing = configuration(tmp_path, "failing", overrides=broken)
+    outcome = snakemake(folder, "--keep-going", *failing)
+    assert outcome.returncode == 1
+    left = table.read_text()
+    assert "50%" not in left
+    assert f"Incomplete: 1 run is missing: {HALF} (" in left.replace("\\", "")
+    (folder / "tests").symlink_to(ROOT / "tests")  # where the parts of the smoke run are
+    # the same by hand, of what stands for these settings, and for the others
+    told = depalm(folder, "tables", *failing)
+    assert "of 1 runs, without 1 runs that are missing" in told.stderr
+    assert table.read_text() == left
+    # with settings that work it is whole again, and has the same figures
+    run(folder, *arguments)
+    assert table.read_text() == whole
+
+
+def depalm(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "depalm", *command], cwd=folder, capture_output=True, text=True
+    )
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome
 
 
 def test_caches_of_an_earlier_version_are_told(arguments: list[str], folder: Path) -> None:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from depalm.cli_tables import write_standing_tables
 from depalm.config import paths
 from depalm.config.load import load_config
 from depalm.config.plan import RunPlan, manifest

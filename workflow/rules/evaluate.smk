@@ -18,7 +18,7 @@ rule generate:
         mem_mb=32000,
     params:
         settings=lambda wildcards: plan(wildcards).testing_settings(wildcards.split),
-        generate=SETTINGS.generate.filled(),
+        generate=SETTINGS.generate.given(),
         device=SETTINGS.device,
     script:
         "../scripts/generate.py"

@@ -8,6 +8,8 @@ from depalm.adapters.record import RECORD, WEIGHTS
 from depalm.cache.formats import array_names, layers_of
 from depalm.config import paths
 from depalm.config.run import Run
+from depalm.files import sha256_json
+from depalm.identity import run_settings
 from depalm.specs import BackboneSpec, DatasetSpec, LLMSpec, MethodSpec, PromptSpec, TrainSpec
 from depalm.specs.features import Cached, Features, NoFeatures, Online
 from depalm.specs.settings import CacheSpec
@@ -193,6 +195,14 @@ class RunPlan:
         return [] if folder is None else [f"{folder}/{name}" for name in (WEIGHTS, RECORD)]
 
     @property
+    def settings_sha256(self) -> str:
+        """SHA-256 of the settings of its training, as its scores tell it (`config_sha256`)."""
+        parts = self._parts(NoFeatures())
+        kinds = [kind for kind in ("method", "backbone", "llm", "prompt") if kind in parts]
+        online = self.online and self.reads_backbone
+        return sha256_json(run_settings({kind: parts[kind] for kind in kinds}, self.train, online))
+
+    @property
     def scores(self) -> str:
         return f"{self.run.path}/{self.dataset.test_split}.scores.json"
 
@@ -201,12 +211,16 @@ class RunPlan:
         folders = [folder for folder in self.folders.values() if folder is not None]
         if self.online:
             folders.append(self.media)
+        return [*self.reads_files(), *folders]
+
+    def reads_files(self) -> list[str]:
+        """The files among them."""
         steps = [self.testing_inputs(self.dataset.test_split)]
         if not self.checkpoint:
             steps.insert(0, self.training_inputs())
         files = [file for step in steps for value in step.values() for file in listed(value)]
         own = {f"{self.run.path}/{name}" for name in (WEIGHTS, RECORD)}
-        return [file for file in dict.fromkeys([*files, *folders]) if file not in own]
+        return [file for file in dict.fromkeys(files) if file not in own]
 
     def writes(self) -> list[str]:
         """Files that training and test write."""

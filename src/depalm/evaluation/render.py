@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from depalm.evaluation.metrics import METRICS
 from depalm.evaluation.notes import MISSING
+from depalm.evaluation.page import HTML_PAGE, HTML_STYLE
 from depalm.evaluation.runs import read_published, read_runs
 from depalm.evaluation.tables import (
     Cell,
@@ -44,14 +45,15 @@ def write_table(
     spec: TableSpec,
     outputs: Iterable[Path | str],
     published: Path | str | None = None,
+    missing: Sequence[str] = (),
 ) -> None:
     """Aggregate scores.json files into the table of `spec`; write it to each of `outputs`.
 
     The ending of an output is its format, one of FORMATS. The scores in the CSV file `published`
-    stand beside ours. Raises TableError.
+    stand beside ours; the runs that are `missing` are named. Raises TableError.
     """
     beside = None if published is None else read_published(published)
-    table = build_table(read_runs(paths), spec, beside)
+    table = build_table(read_runs(paths), spec, beside, missing)
     for output in outputs:
         text = FORMATS[Path(output).suffix.removeprefix(".")](table)
         with atomic_file(output) as temporary:
@@ -71,7 +73,7 @@ def lay_out(table: Table) -> Grid:
     for title, column in zip(column_titles(table.columns), table.columns, strict=True):
         cells = [table.cells[row, column] for row in table.rows]
         columns[title] = _entries(map(_score, cells), [cell.mean for cell in cells], decimals=2)
-    if len(table.columns) > 1:
+    if table.averaged:
         scores, ranks = average_score(table.means), average_rank(table.means)
         columns["Average score"] = _entries(map("{:.1f}".format, scores), scores, decimals=1)
         columns["Average rank"] = _entries(map("{:.1f}".format, ranks), -ranks, decimals=1)
@@ -106,9 +108,12 @@ def _score(cell: Cell) -> str:
 
 
 def _entries(texts: Iterable[str], values: Iterable[float | None], decimals: int) -> list[Entry]:
-    """Entries, those of the highest value marked; what is equal as printed is equal."""
+    """Entries, those of the highest value marked; what is equal as printed is equal, and a value
+    without another to compare it with is not the best.
+    """
     printed = [None if value is None else round(value, decimals) for value in values]
-    best = max((value for value in printed if value is not None), default=None)
+    there = [value for value in printed if value is not None]
+    best = max(there) if len(there) > 1 else None
     return [
         Entry(text, best is not None and value == best)
         for text, value in zip(texts, printed, strict=True)
@@ -136,7 +141,7 @@ def to_csv(table: Table) -> str:
             numbers = [cell.mean, cell.deviation, len(cell.scores), seeds, parameters, seconds]
             texts = map(_plain, (*row, label, *column))
             writer.writerow([*texts, *numbers, _plain(cell.reason), cell.published])
-    if len(table.columns) > 1:
+    if table.averaged:
         averages = {"average_score": average_score, "average_rank": average_rank}
         for name, average in averages.items():
             for row, value in zip(table.rows, average(table.means), strict=True):
@@ -163,7 +168,7 @@ def to_html(table: Table) -> str:
     """A page of its own, without scripts or outside files, to be read alone or in a report."""
     grid = lay_out(table)
     kinds = _by_column(grid, ' class="name"', "")
-    header = _tagged("th", kinds, map(html.escape, grid.header))
+    header = _tagged("th", kinds, map(_heading, grid.header))
     rows = "\n".join(f"<tr>{_tagged('td', kinds, map(_html, row))}</tr>" for row in grid.rows)
     notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
     title = html.escape(table.title)
@@ -216,6 +221,11 @@ def _tagged(tag: str, kinds: Sequence[str], texts: Iterable[str]) -> str:
     return "".join(f"<{tag}{kind}>{text}</{tag}>" for kind, text in cells)
 
 
+def _heading(text: str) -> str:
+    """A heading that is broken between words, and not at the hyphen of BLEU-4."""
+    return re.sub(r"(\S*-\S*)", r'<span class="whole">\1</span>', html.escape(text))
+
+
 def _html(entry: Entry) -> str:
     text = html.escape(entry.text)
     return f"<strong>{text}</strong>" if entry.best else text
@@ -240,41 +250,6 @@ CSV_HEADER = (
     *("mean", "std", "n", "seeds", "trainable_parameters", "train_seconds", "unavailable"),
     "published",
 )
-HTML_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1f2328; background: #fff; margin: 2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-size: 1.15rem; font-weight: 600; padding-bottom: .6rem; }
-th, td { padding: .35rem .8rem; text-align: right; white-space: nowrap; }
-th { white-space: normal; vertical-align: bottom; border-bottom: 2px solid #1f2328; }
-td { border-bottom: 1px solid #d8dee4; }
-.name { text-align: left; }
-tbody tr:hover { background: #f6f8fa; }
-ul { max-width: 60rem; padding-left: 1.1rem; color: #59636e; font-size: .85rem; }
-""".strip()
-HTML_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<table>
-<caption>{title}</caption>
-<thead><tr>{header}</tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table>
-<ul>
-{notes}
-</ul>
-</body>
-</html>
-"""
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",

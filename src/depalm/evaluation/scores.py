@@ -85,6 +85,8 @@ def evaluate(
         "train_seconds": trained["train_seconds"],
         "generate_seconds": generated["generate_seconds"],
         "steps": trained["steps"],
+        "train_dtype": trained.get("dtype"),
+        "generate_dtype": generated.get("dtype"),
         "samples_seen": trained["samples_seen"],
         "device": trained["device"],
         "generate_device": generated["device"],

@@ -5,7 +5,7 @@ fraction of its training set, and a cell is the mean over the seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from statistics import fmean, stdev
@@ -74,6 +74,19 @@ class Table:
     cells: Mapping[tuple[Row, Column], Cell]
     notes: Sequence[str]
 
+    @property
+    def averaged(self) -> list[Column]:
+        """The columns that averages are made of: of each dataset its main metric alone, for other
+        metrics of the same texts would count them again. None if there is only one.
+        """
+        main = {
+            (run["dataset"], run["split"], run["fraction"], run["primary_metric"])
+            for cell in self.cells.values()
+            for run in cell.runs
+        }
+        columns = [column for column in self.columns if tuple(column) in main]
+        return columns if len(columns) > 1 else []
+
     def runs(self, row: Row) -> list[Run]:
         """The runs of a row, each once."""
         cells = [self.cells[row, column] for column in self.columns]
@@ -81,8 +94,8 @@ class Table:
 
     @property
     def means(self) -> pd.DataFrame:
-        """Mean scores [rows, columns], NaN where there is none."""
-        values = [[self.cells[row, column].mean for column in self.columns] for row in self.rows]
+        """Mean scores [rows, columns] of the columns that are averaged, NaN where there is none."""
+        values = [[self.cells[row, column].mean for column in self.averaged] for row in self.rows]
         return pd.DataFrame(values, dtype="float64")
 
 
@@ -104,8 +117,13 @@ def average_rank(means: pd.DataFrame) -> pd.Series:
     return known.rank(ascending=False, method="min").fillna(len(known)).mean(axis="columns")
 
 
-def build_table(runs: Sequence[Run], spec: TableSpec, published: Published | None = None) -> Table:
-    """The table that `spec` asks for.
+def build_table(
+    runs: Sequence[Run],
+    spec: TableSpec,
+    published: Published | None = None,
+    missing: Sequence[str] = (),
+) -> Table:
+    """The table that `spec` asks for; its notes name the runs that are `missing`.
 
     Rows and columns stand in the order of the spec's lists; what has no list stands as it comes,
     and fractions from large to small. With `rows: methods` there is one row for each method, with
@@ -145,17 +163,12 @@ def build_table(runs: Sequence[Run], spec: TableSpec, published: Published | Non
         for row, column in product(rows, columns)
     }
     _check_unmixed(cells, spec.name)
-    notes = describe(runs, spec.methods or [], [column.metric for column in columns])
+    table = Table(spec.name, spec.title, rows, columns, cells, notes=[])
+    shown, averaged = ([c.metric for c in part] for part in (columns, table.averaged))
+    notes = describe(runs, spec.methods or [], shown, averaged, missing)
     if published is not None:
-        notes.insert(1, "In brackets: the published mean.")
-    return Table(
-        name=spec.name,
-        title=spec.title,
-        rows=rows,
-        columns=columns,
-        cells=cells,
-        notes=notes,
-    )
+        notes.append("In brackets: the published mean.")
+    return replace(table, notes=notes)
 
 
 def _check_unmixed(cells: Mapping[tuple[Row, Column], Cell], table: str) -> None:

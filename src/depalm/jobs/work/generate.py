@@ -74,6 +74,7 @@ class _Run:
         summary = {
             "generate_seconds": round(partial.seconds, 1),
             "samples": len(kept),
+            "dtype": job.generate.dtype,
             "rejects": len(self.samples) - len(kept),
             **provenance(self.device),
         }

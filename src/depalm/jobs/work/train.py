@@ -14,6 +14,7 @@ from depalm.datasets.manifest import Sample, read_manifest
 from depalm.features.base import partition
 from depalm.features.source import Source
 from depalm.files import sha256_file, sha256_json
+from depalm.identity import run_settings
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.train import TrainJob
 from depalm.jobs.work.models import (
@@ -58,11 +59,7 @@ class _Run:
         """Train, and write the outputs; if they are there already, give them their places."""
         job, settings, folder = self.job, self.job.train, self.folder
         start, source = settings.init_from, source_of(job, self.samples)
-        config = {
-            **job.parts,
-            "train": settings.filled(),
-            "features": "online" if job.features.kind == "online" else "cached",
-        }
+        config = run_settings(job.parts, settings, job.features.kind == "online")
         identity = self.identity(config, source)
         if publish_again(folder, self.places, identity):
             return
@@ -118,6 +115,7 @@ class _Run:
             "samples_seen": trained.samples,
             "final_loss": trained.loss,
             "rejects": len(self.samples) - kept,
+            "dtype": self.job.train.dtype,
             "config_sha256": sha256_json(config),
             **provenance(self.device),
         }

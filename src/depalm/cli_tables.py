@@ -1,0 +1,102 @@
+"""The command `depalm tables`: tables of the runs that are there."""
+
+import argparse
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from depalm.config import paths
+from depalm.config.experiment import Config
+from depalm.config.load import load_files
+from depalm.config.plan import RunPlan
+from depalm.files import read_json
+from depalm.progress import logger
+from depalm.specs import TableSpec
+
+FORMATS = ("csv", "md", "tex", "html")
+
+
+def write_standing_tables(config: Config, every: bool = True) -> None:
+    """Write the tables of `config` from the scores that stand, with the runs named that are
+    missing; `every` table, or those alone that lack some.
+
+    A table without any score is removed: an old one would look as if it were of today. Raises
+    TableError.
+    """
+    for table in config.settings.tables:
+        standing, missing = scores_of(config, table)
+        outputs = [Path(f"{paths.TABLE.format(table=table.name)}.{kind}") for kind in FORMATS]
+        if standing and (missing or every):
+            _write(config, table, standing, missing, outputs)
+            told = f"without {len(missing)} runs that are missing" if missing else "whole"
+            logger.info("%s: of %d runs, %s", outputs[1], len(standing), told)
+        elif not standing:
+            for path in outputs:
+                path.unlink(missing_ok=True)
+            logger.info("table %s: there is no score yet", table.name)
+
+
+def _write(
+    config: Config,
+    table: TableSpec,
+    standing: Sequence[str],
+    missing: Mapping[str, str],
+    outputs: Sequence[Path],
+) -> None:
+    from depalm.evaluation.render import write_table
+
+    for path in outputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    published = next(iter(config.published(table.name)), None)
+    told = [f"{run} ({reason})" for run, reason in missing.items()]
+    write_table(standing, table, outputs, published, told)
+
+
+def scores_of(config: Config, table: TableSpec) -> tuple[list[str], dict[str, str]]:
+    """The scores of a table's runs that stand, and of the others the reason, by their folders."""
+    plans = [config.plan(run) for run in config.table_runs(table)]
+    reasons = {plan.run.path: fallen(plan) for plan in plans}
+    standing = [plan.scores for plan in plans if not reasons[plan.run.path]]
+    return standing, {run: reason for run, reason in reasons.items() if reason}
+
+
+def fallen(plan: RunPlan) -> str:
+    """Why the scores of a run do not stand; empty if they do.
+
+    They stand if they are there, of the settings that the configuration has now, and with all that
+    they were made of: Snakemake removes what it is about to make again.
+    """
+    if not Path(plan.scores).is_file():
+        return "it has no scores"
+    found = read_json(plan.scores).get("config_sha256")
+    if not plan.checkpoint and found != plan.settings_sha256:
+        return "its scores are of other settings"
+    gone = [file for file in [*plan.reads_files(), *plan.writes()] if not Path(file).exists()]
+    return f"{gone[0]} is to be made again" if gone else ""
+
+
+def add_tables(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    add_configfile: Callable[[argparse.ArgumentParser], None],
+) -> None:
+    """Add the command that makes tables of the runs that are there."""
+    summary = "Make the tables of a configuration from the runs that are there."
+    text = (
+        "Writes results/tables, in the folder where Snakemake ran, from the scores that stand: "
+        "those of today's settings, whose inputs are there. The other runs are named under each "
+        "table. Snakemake does so itself when it ends with an error; it makes a whole table when "
+        "all runs are done."
+    )
+    command = commands.add_parser(
+        "tables",
+        help=summary,
+        description=f"{summary}\n\n{textwrap.fill(text, 90)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_configfile(command)
+    command.set_defaults(run=_tables, log=None)
+
+
+def _tables(options: argparse.Namespace) -> None:
+
+    write_standing_tables(load_files(options.configfile, [Path()]))
