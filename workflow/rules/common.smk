@@ -7,6 +7,7 @@ from depalm.config.plan import RunPlan, manifest
 from depalm.config.run import AXES, Run
 from depalm.config.schema import ConfigError
 from depalm.config.store_plan import StorePlan
+from depalm.config.targets import check_targets, targets_of
 from depalm.config.watch import Watch
 from depalm.process import gpu_here
 from depalm.specs import Spec

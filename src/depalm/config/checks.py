@@ -63,9 +63,11 @@ def _check_run(plan: RunPlan) -> None:
             f"dataset {run.dataset} is {dataset.modality}, but backbone {run.backbone} "
             f"is for {backbone.modality}"
         )
-    needed = {dataset.test_split, *([] if plan.checkpoint else ["train"])}
-    if not needed <= set(dataset.splits):
-        raise ConfigError(f"dataset {run.dataset} lacks one of the splits {sorted(needed)}")
+    if "train" not in dataset.splits and not plan.checkpoint:
+        raise ConfigError(
+            f"dataset {run.dataset} has no split train, so its runs need a trained adapter: set "
+            "`checkpoint` to the folder of one"
+        )
     index, texts = dataset.templates.selection, dataset.templates.texts
     if isinstance(index, int) and index >= len(texts):
         raise ConfigError(f"dataset {run.dataset}: templates selects index {index} of {len(texts)}")

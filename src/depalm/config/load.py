@@ -8,6 +8,7 @@ from depalm.config.checks import check
 from depalm.config.experiment import Config, deep_merge
 from depalm.config.lookup import places
 from depalm.config.parts import Parts
+from depalm.config.paths import RESULTS
 from depalm.config.schema import ConfigError, load_yaml, validated
 from depalm.specs import SettingsSpec
 
@@ -21,8 +22,13 @@ def load_config(
     depalm.config.lookup). `files` are those that the settings come from, if Snakemake has read
     them: it lets a key stand twice.
     """
-    for path in files:
-        load_yaml(Path(path))
+    for path in map(Path, files):
+        if path.resolve().is_relative_to(Path(RESULTS).resolve()):
+            raise ConfigError(
+                f"{path} was taken for a configuration: put -- between --configfile FILE and the "
+                "files that are asked for"
+            )
+        load_yaml(path)
     spec = validated(SettingsSpec, settings, "configuration", texts=True)
     config = Config(spec, Parts(places(spec.parts, roots)), roots)
     check(config)

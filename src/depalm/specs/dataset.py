@@ -94,7 +94,9 @@ class DatasetSpec(RowsSpec):
     convert: Annotated[str, Registered("converter")] | None = Field(
         None, description="conversion of what was fetched"
     )
-    splits: Annotated[list[Split], MinLen(2), Distinct]
+    splits: Annotated[list[Split], MinLen(1), Distinct] = Field(
+        description="without train, its runs test an adapter that is there already (`checkpoint`)"
+    )
     test_split: Split = Field(description="the split that is scored")
     max_reject_fraction: Fraction | None = Field(
         None, description="bad samples and files that are tolerated, over data.max_reject_fraction"
@@ -112,6 +114,8 @@ class DatasetSpec(RowsSpec):
     @model_validator(mode="after")
     def _check_places(self) -> Self:
         one_of_source_and("root", self)
+        if self.test_split not in self.splits:
+            raise fault(f"is not one of the splits {self.splits}", at="test_split")
         if self.obtain is not None and self.root is None:
             raise fault("obtain says how to get what belongs in root, but there is no root")
         return self
