@@ -548,3 +548,12 @@ def test_several_checkpoints_without_an_index(tmp_path: Path) -> None:
         torch.save({"x": torch.zeros(1)}, download / name)
     with pytest.raises(ConvertError, match=r"must hold one checkpoint .*a\.pt.*b\.pt"):
         convert(download, tmp_path / "model", "pytorch")
+
+
+def test_another_class_of_model_is_told(tmp_path: Path) -> None:
+    """Which transformers would load, with weights at random."""
+    tiny_ast(tmp_path)
+    with pytest.raises(BackboneError, match=r"'audio-spectrogram-transformer' model, .* 'whisper'"):
+        load_backbone(backbone_spec(WHISPER_SPEC), tmp_path)
+    with pytest.raises(BackboneError, match=r"but the loader is for 'clip_vision_model'"):
+        load_backbone(backbone_spec(CLIP_SPEC), tmp_path)

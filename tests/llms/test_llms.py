@@ -1,5 +1,6 @@
 """LLMs from directories as they are published: in shards, with real tokenizers, or damaged."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,20 @@ from transformers import (
 
 from depalm.config.schema import check_schema, load_yaml
 from depalm.datasets.manifest import Sample
-from depalm.files import write_json
+from depalm.features.base import NoFeatures
+from depalm.files import read_json, write_json
+from depalm.generation.generate import generate
 from depalm.llms.base import LLM, LLMError
 from depalm.llms.load import load_llm
 from depalm.llms.registry import FAMILIES
 from depalm.sources.convert import convert
 from depalm.sources.fetch import HUB_URI
+from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import encode
+from depalm.training.schedule import TrainingError
 from tests.support.llms import SIZES, SPEC, TEXTS, llama
 from tests.support.specs import llm_spec
-from tests.support.tiny import tiny_llm
+from tests.support.tiny import METHODS, new_adapter, tiny_llm
 
 CONFIG = Path(__file__).parents[2] / "config" / "llms"
 
@@ -186,3 +191,101 @@ def test_the_answer_prompt_stands_where_a_sample_has_none() -> None:
     assert llm.prompt_ids(["", "what?"]) == [[llm.bos, *llm.tokenize(["a: "])[0]], plain]
     data = encode(llm, [Sample("1", "m", "", ["x"]), Sample("2", "m", "what?", ["y"])], 5)
     assert [texts[0][0] for texts in data.texts] == llm.prompt_ids(["", "what?"])
+
+
+# what a folder says that would be ignored, or taken for something else
+
+
+def changed(directory: Path, **settings: object) -> None:
+    write_json(directory / "config.json", read_json(directory / "config.json") | settings)
+
+
+def load(directory: Path) -> LLM:
+    return load_llm(llm_spec({**SPEC, "family": "llama"}), directory, "float32", "cpu")
+
+
+def test_weights_that_the_configuration_does_not_use_are_named(tmp_path: Path) -> None:
+    llama(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    state = load_file(path)
+    known = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_file(state | known, path, metadata={"format": "pt"})
+    load(tmp_path / "model")
+    bias = {f"model.layers.{i}.self_attn.q_proj.bias": torch.ones(32) for i in range(3)}
+    save_file(state | bias, path, metadata={"format": "pt"})
+    with pytest.raises(LLMError, match=r"does not use: model\.layers\.0.*q_proj\.bias.*attention_"):
+        load(tmp_path / "model")
+
+
+def test_tokens_beyond_the_embedding_are_named(tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    llama(directory)
+    tokenizer = LlamaTokenizer.from_pretrained(directory)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(directory)
+    load(directory)  # padding alone is never read
+    tokenizer.add_special_tokens({"eos_token": "<|end|>"})
+    tokenizer.save_pretrained(directory)
+    with pytest.raises(LLMError, match=r"1 tokens beyond the 300 rows .*: <\|end\|>"):
+        load(directory)
+
+
+@pytest.mark.parametrize("method", ["gptq", "bitsandbytes"])
+def test_quantised_weights_are_refused(tmp_path: Path, method: str) -> None:
+    llama(tmp_path / "model")
+    changed(tmp_path / "model", quantization_config={"quant_method": method, "bits": 4})
+    with pytest.raises(LLMError, match=rf"config\.json says .* quantised \({method}\): take"):
+        load(tmp_path / "model")
+
+
+def test_a_lora_adapter_beside_the_weights_is_refused(tmp_path: Path) -> None:
+    llama(tmp_path / "model")
+    write_json(tmp_path / "model" / "adapter_config.json", {"peft_type": "LORA", "r": 8})
+    with pytest.raises(LLMError, match=r"LoRA adapter \(adapter_config\.json\).*merge it"):
+        load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer_config.json", "model.safetensors.index.json"]
+)
+def test_damaged_files_are_named_with_what_to_do(tmp_path: Path, name: str) -> None:
+    llama(tmp_path / "model", shard="20KB")
+    path = tmp_path / "model" / name
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(LLMError, match=rf"{re.escape(name)} is damaged: .*Fetch or convert"):
+        load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("content", ["[]", '"llama"', "{}"])
+def test_a_configuration_of_nothing_is_told(tmp_path: Path, content: str) -> None:
+    llama(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(content)
+    with pytest.raises(LLMError, match=r"holds a None model"):
+        load(tmp_path / "model")
+
+
+def test_a_model_with_eyes_is_no_language_model(tmp_path: Path) -> None:
+    llama(tmp_path / "model")
+    changed(tmp_path / "model", model_type="llava", vision_config={}, text_config={})
+    with pytest.raises(LLMError, match=r"holds a 'llava' model, which has eyes .* text alone"):
+        load(tmp_path / "model")
+
+
+def test_samples_longer_than_the_positions_are_named_before_anything_is_trained() -> None:
+    llm = tiny_llm("opt")
+    llm.model.config.max_position_embeddings = 12
+    fits, long = Sample("fits", "m", "a" * 8, ["b"]), Sample("long", "m", "a" * 12, ["b"])
+    assert len(encode(llm, [fits], 5)) == 1
+    with pytest.raises(LLMError, match=r"1 samples are longer than the 12 positions .*: long;"):
+        encode(llm, [fits, long], 5)
+    adapter = new_adapter(METHODS["blind"])
+    with pytest.raises(LLMError, match=r"2 samples are longer .*: fits, long; .* has 19 tokens"):
+        generate(llm, adapter, [fits, long], NoFeatures(), GenerateSpec(max_new_tokens=10))
+
+
+def test_references_of_no_token_are_left_out_and_a_sample_without_another_is_named() -> None:
+    llm = tiny_llm("llama")
+    [texts] = encode(llm, [Sample("1", "m", "a", ["", "b", " "])], 5).texts
+    assert [answer for _, answer in texts] == [[*llm.tokenize(["b"])[0], llm.eos]]
+    with pytest.raises(TrainingError, match=r"2 samples have no reference of any token.*: 2, 3"):
+        encode(llm, [Sample(str(i), "m", "a", ["b"] if i < 2 else [""]) for i in range(4)], 5)

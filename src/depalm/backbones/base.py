@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from depalm.backbones.files import BackboneError, weight_files
+from depalm.files import read_json
 
 
 class Backbone(nn.Module, ABC):
@@ -112,6 +113,18 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], name: str, weights: Path
         raise BackboneError(f"{weights} does not hold the weights of {name}: {error}") from error
 
 
+def _check_type(kind: Any, weights: Path) -> None:
+    """Raise BackboneError if config.json is that of another model than of class `kind`."""
+    config = read_json(weights / "config.json")
+    found = config.get("model_type") if isinstance(config, dict) else None
+    wanted = kind.config_class.model_type  # of a part, such as clip_vision_model, or of the whole
+    if found is not None and found not in (wanted, wanted.removesuffix("_vision_model")):
+        raise BackboneError(
+            f"{weights} holds a {found!r} model, but the loader is for {wanted!r}: correct loader "
+            "in the backbone's YAML, or its source"
+        )
+
+
 def load_transformers(kind: Any, weights: Path, **options: Any) -> Any:
     """The model of class `kind` of transformers, from its directory as it is published.
 
@@ -121,6 +134,7 @@ def load_transformers(kind: Any, weights: Path, **options: Any) -> Any:
     if not (weights / "config.json").is_file():
         raise BackboneError(f"{weights} holds no config.json; fetch the model again")
     weight_files(weights)
+    _check_type(kind, weights)
     try:
         model, report = kind.from_pretrained(
             weights,

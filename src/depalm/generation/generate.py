@@ -16,7 +16,7 @@ from depalm.errors import DepalmError, shortened
 from depalm.features.base import FeatureSource, read_each
 from depalm.files import atomic_file
 from depalm.generation.partial import Partial
-from depalm.llms.base import LLM
+from depalm.llms.base import LLM, require_positions
 from depalm.llms.injection import DecodingState, Injection, hidden_states
 from depalm.progress import Progress
 from depalm.specs.settings import GenerateSpec
@@ -139,10 +139,12 @@ def generate(
 
     Batches whose texts are in `partial` are not generated again, and it keeps those of the others.
     `before_writing` is called before each, and ends generation by what it raises. Raises
-    GenerationError naming the samples whose logits are not finite, and the likely cause.
+    LLMError naming the samples that are longer than the LLM's positions, and GenerationError naming
+    those whose logits are not finite, and the likely cause.
     """
     device = next(llm.model.parameters()).device
     prompts = llm.prompt_ids([sample.prompt for sample in samples])
+    require_positions(llm, samples, [len(ids) + decoding.max_new_tokens for ids in prompts])
     order = sorted(range(len(samples)), key=lambda i: len(prompts[i]), reverse=True)
     texts = {} if partial is None else dict(partial.texts)
     size = decoding.batch_size

@@ -1,5 +1,6 @@
 from .base import LLM as LLM
 from .base import LLMError as LLMError
+from .base import require_positions as require_positions
 from .injection import DecodingState as DecodingState
 from .injection import Injection as Injection
 from .injection import hidden_states as hidden_states

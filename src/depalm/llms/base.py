@@ -13,12 +13,25 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 
-from depalm.errors import DepalmError
+from depalm.errors import DepalmError, shortened
 from depalm.specs.llm import PromptSpec
 
 
 class LLMError(DepalmError):
     """A language model that cannot be used: another family, another shape, missing files."""
+
+
+def require_positions(llm: "LLM", samples: Sequence[Any], lengths: Sequence[int]) -> None:
+    """Raise LLMError naming the `samples`, each of an `id`, whose texts are of more tokens than the
+    LLM has positions for.
+    """
+    longer = [(s.id, n) for s, n in zip(samples, lengths, strict=True) if n > llm.positions]
+    if longer:
+        raise LLMError(
+            f"{len(longer)} samples are longer than the {llm.positions} positions of the LLM: "
+            f"{shortened([name for name, _ in longer])}; the first has {longer[0][1]} tokens. "
+            "Shorten their prompts, or leave them out"
+        )
 
 
 class LLM(nn.Module, ABC):
@@ -57,6 +70,11 @@ class LLM(nn.Module, ABC):
     @property
     def eos(self) -> int:
         return int(self.tokenizer.eos_token_id)
+
+    @property
+    def positions(self) -> int:
+        """The tokens of a text that the model can tell apart: its longest sequence."""
+        return int(self.model.config.max_position_embeddings)
 
     @property
     def body(self) -> nn.Module:

@@ -1,5 +1,7 @@
 """Loading of a frozen LLM from a directory in Hugging Face's layout."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +9,16 @@ import torch
 from safetensors import SafetensorError
 from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
 
+from depalm.errors import shortened
 from depalm.files import read_json
 from depalm.llms.base import LLM, LLMError
 from depalm.llms.registry import FAMILIES
 from depalm.sources.download import PICKLED_SUFFIXES
 from depalm.sources.model_folder import ModelFolderError, check_model_folder
 from depalm.specs import LLMSpec, PromptSpec
+
+# buffers that older releases of transformers saved, and the output embedding where it is tied
+BUFFERS = re.compile(r"rotary_emb\.inv_freq|\.masked_bias$|\.version$|^lm_head\.weight$")
 
 
 def load_llm(
@@ -37,8 +43,14 @@ def load_llm(
     except ModelFolderError as error:
         raise LLMError(str(error)) from error
     _require_safetensors(directory)
-    found = read_json(directory / "config.json").get("model_type")
+    config = read_json(directory / "config.json")
+    found = config.get("model_type") if isinstance(config, dict) else None
     if found != spec.family:
+        if "vision_config" in config or "audio_config" in config:
+            raise LLMError(
+                f"{directory} holds a {found!r} model, which has eyes or ears of its own: name a "
+                "language model that reads text alone, such as the one that it is built on"
+            )
         raise LLMError(
             f"{directory} holds a {found!r} model, but the LLM's YAML says family "
             f"{spec.family!r}; families: {sorted(FAMILIES)}"
@@ -64,9 +76,11 @@ def load_llm(
             f"{directory} lacks weights of its model: {sorted(report['missing_keys'])}; fetch or "
             "convert it again"
         )
+    _check_unused(report["unexpected_keys"], directory)
     for token in ("bos_token_id", "eos_token_id"):
         if getattr(tokenizer, token) is None:
             raise LLMError(f"the tokenizer in {directory} has no {token}")
+    _check_tokens(tokenizer, len(model.get_input_embeddings().weight), directory)
     prompts = prompts or PromptSpec()
     end = spec.prompt_end if prompts.end_token and spec.prompt_end else ""
     if end:
@@ -77,6 +91,32 @@ def load_llm(
         stated = spec.shape.given()
         raise LLMError(f"{directory} has shape {shape}, but the LLM's YAML says {stated}")
     return llm
+
+
+def _check_unused(names: Iterable[str], directory: Path) -> None:
+    """Raise LLMError if the file has weights that its configuration does not ask for: the model
+    would compute something else than its publisher's.
+    """
+    unused = sorted(name for name in names if not BUFFERS.search(name))
+    if unused:
+        raise LLMError(
+            f"{directory} holds weights that its config.json does not use: {shortened(unused)}. "
+            "Correct config.json (biases: attention_bias, mlp_bias), or fetch the model again"
+        )
+
+
+def _check_tokens(tokenizer: Any, rows: int, directory: Path) -> None:
+    """Raise LLMError if a text may have tokens that the embedding of `rows` rows lacks."""
+    padding = tokenizer.pad_token
+    beyond = sorted(
+        token for token, i in tokenizer.get_vocab().items() if i >= rows and token != padding
+    )
+    if beyond:
+        raise LLMError(
+            f"the tokenizer in {directory} has {len(beyond)} tokens beyond the {rows} rows of the "
+            f"model's embedding: {shortened(beyond)}. It is another model's, or the weights lack "
+            "the rows that were added with them: take both from one place"
+        )
 
 
 def _add_token(tokenizer: Any, token: str, rows: int, directory: Path) -> None:

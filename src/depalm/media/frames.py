@@ -19,6 +19,7 @@ except ImportError:  # it has no wheels for ARM and macOS
     decord = None
 
 MISSING = 0.1  # part of its length that a video may end before it says,
+LARGEST = 8192 * 8192  # pixels of a frame
 SHORT = 1.0  # and seconds (the last frame's among them)
 
 Chooser = Callable[[NDArray[np.float64]], list[int]]  # when frames start, in seconds -> which ones
@@ -72,6 +73,8 @@ def _packet_times(path: Path) -> tuple[float, NDArray[np.float64]]:
         if not container.streams.video:
             raise MediaError("it has no video")
         stream = container.streams.video[0]
+        if stream.width * stream.height > LARGEST:
+            raise MediaError(f"frames of {stream.width} x {stream.height} pixels are too large")
         stated = float((stream.duration or 0) * (stream.time_base or 0))
         packets = [
             packet for packet in container.demux(stream) if packet.size and not packet.is_discard

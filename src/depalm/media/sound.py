@@ -16,6 +16,7 @@ from depalm.rejects import MediaError, require_content, undecodable
 Waveform = NDArray[np.float32]  # [samples], within -1..1
 
 SHORTEST = 0.025  # seconds: one window of a spectrogram
+LONGEST = 6 * 3600  # seconds that are held in memory, of which a part is wanted
 MISSING = 0.1  # seconds that a file may end before it says
 UNMEASURED = {"mp3", "aac", "ac3", "eac3", "dts", "amr"}  # have no header with their length
 TOLERATED = 0.02  # part of their packets that may be something else
@@ -90,6 +91,8 @@ def _read_with_av(path: Path, seconds: float, seed: int | None) -> tuple[Wavefor
                 held += piece.samples
             if held >= needed:
                 break
+            if held > LONGEST * rate:
+                raise MediaError(f"it is longer than {LONGEST // 3600} hours")
     if not chunks:
         raise MediaError("it has no sound")
     _require_whole(held, round(min(stated * rate, needed)), rate)

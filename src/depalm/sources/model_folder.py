@@ -1,16 +1,17 @@
 """What the files of a model ask for, looked at before any library sees their folder."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from depalm.errors import DepalmError
-from depalm.files import OutsideError, inside
+from depalm.files import OutsideError, inside, parse_json
 
 CODE_KEYS = ("auto_map", "custom_pipelines")  # of transformers: classes in Python files
 KERNEL_KEYS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")  # of sharded weights
+# what transformers needs of a model, besides weights
+READ = {"config.json", "tokenizer_config.json", "tokenizer.json"}
 # what decides what a model computes: weights, configuration, tokenizer
 MODEL_FILES = (
     *("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken"),
@@ -19,7 +20,9 @@ MODEL_FILES = (
 
 
 class ModelFolderError(DepalmError):
-    """A model's folder that asks for foreign code, or for files outside of it."""
+    """A model's folder that asks for foreign code, for files outside of it, or for what is not done
+    with its weights.
+    """
 
 
 def model_files(folder: Path) -> list[str]:
@@ -30,7 +33,8 @@ def model_files(folder: Path) -> list[str]:
 
 def check_model_folder(folder: Path) -> None:
     """Look through the JSON files in `folder`. Raises ModelFolderError if one asks to run code that
-    its publisher wrote, or if an index names weights outside of `folder`.
+    its publisher wrote, if an index names weights outside of `folder`, if one is damaged, or if the
+    weights are quantised or have a LoRA adapter beside them.
 
     transformers would run that code, or ask on standard input whether it may. It is refused even if
     transformers has a class of its own for the model's type: the publisher's may compute something
@@ -38,9 +42,13 @@ def check_model_folder(folder: Path) -> None:
     """
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_bytes())
-        except (OSError, ValueError):
-            continue  # the library that needs it cannot read it either
+            content = parse_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            if path.name not in READ and not path.name.endswith(INDEX_SUFFIXES):
+                continue
+            raise ModelFolderError(
+                f"{path} is damaged: {error}. Fetch or convert the model again"
+            ) from error
         if wanted := list(_foreign_code(content)):
             raise ModelFolderError(
                 f"{path} asks to run {', '.join(dict.fromkeys(wanted))}. No code that comes with a "
@@ -49,6 +57,13 @@ def check_model_folder(folder: Path) -> None:
             )
         if path.name.endswith(INDEX_SUFFIXES):
             _check_index(path, content)
+        if path.name == "config.json" and isinstance(content, dict):
+            _check_weights(path, content)
+    if (folder / "adapter_config.json").is_file():
+        raise ModelFolderError(
+            f"{folder} holds a LoRA adapter (adapter_config.json), which would not be loaded with "
+            "the weights: merge it into them (merge_and_unload of peft), or remove its files"
+        )
 
 
 def _foreign_code(content: Any) -> Iterator[str]:
@@ -82,6 +97,17 @@ def _in_words(reference: str) -> str:
     module, _, name = place.rpartition(".")
     where = f" of {repository}" if repository else ""
     return f"{module.replace('.', '/')}.py (class {name}){where}" if module else repr(reference)
+
+
+def _check_weights(path: Path, config: Mapping[str, Any]) -> None:
+    """The weights are those of the model that config.json describes, in full precision."""
+    quantised = config.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
+        raise ModelFolderError(
+            f"{path} says that the weights are quantised{f' ({method})' if method else ''}: take "
+            "the model's original weights in float32, bfloat16 or float16"
+        )
 
 
 def _check_index(path: Path, content: Any) -> None:

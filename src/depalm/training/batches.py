@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from depalm.datasets.manifest import Sample
-from depalm.llms.base import LLM
+from depalm.errors import shortened
+from depalm.llms.base import LLM, require_positions
+from depalm.training.schedule import TrainingError
 
 BUCKET = 50  # batches are sorted by length within runs of this many
 IGNORED = -100  # label of a position without a loss
@@ -43,17 +45,31 @@ class Batch:
 
 
 def encode(llm: LLM, samples: Sequence[Sample], max_answer_tokens: int) -> TrainingSet:
-    """Tokenize prompts and references (cut to `max_answer_tokens`, EOS last)."""
-    pairs = [(s.prompt, reference) for s in samples for reference in s.references]
+    """Tokenize prompts and references (cut to `max_answer_tokens`, EOS last).
+
+    References that are blank are left out if a sample has others: the answers that humans left
+    blank count in scores, but are nothing to learn. Raises TrainingError naming the samples without
+    a reference of any token, and those that are longer than the LLM's positions.
+    """
+    kept = [[text for text in s.references if text.strip()] for s in samples]
+    pairs = [(s.prompt, text) for s, texts in zip(samples, kept, strict=True) for text in texts]
     ids = iter(llm.answer_ids(pairs))
-    texts = [
+    found = [
         [
             (prompt, [*answer[:max_answer_tokens], llm.eos])
-            for prompt, answer in islice(ids, len(s.references))
+            for prompt, answer in islice(ids, len(texts))
         ]
-        for s in samples
+        for texts in kept
     ]
-    return TrainingSet([s.media for s in samples], texts)
+    ids_of = zip(samples, found, strict=True)
+    empty = [s.id for s, texts in ids_of if all(len(answer) == 1 for _, answer in texts)]
+    if empty and llm.prompts.tokenize == "apart":  # else the prompt's last token may hold it
+        raise TrainingError(
+            f"{len(empty)} samples have no reference of any token, and nothing to learn: "
+            f"{shortened(empty)}; correct them or leave them out"
+        )
+    require_positions(llm, samples, [max(len(p) + len(a) for p, a in texts) for texts in found])
+    return TrainingSet([s.media for s in samples], found)
 
 
 def epoch_batches(
