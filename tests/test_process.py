@@ -22,6 +22,18 @@ def test_a_full_disk_is_known_whoever_finds_it(error: Exception, place: str | No
     assert full_disk(error) == place
 
 
+def forbid(log: Path) -> None:
+    with reported(log):
+        raise PermissionError(errno.EACCES, "Permission denied", "results/x")
+
+
+def test_what_this_user_may_not_do_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        forbid(tmp_path / "log")
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert "Permission denied: 'results/x': this user may not; ask its owner" in line
+
+
 def fill(log: Path) -> None:
     with reported(log):
         raise OSError(errno.ENOSPC, "No space left on device", "results/x")

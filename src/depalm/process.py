@@ -14,6 +14,7 @@ from depalm.errors import DepalmError
 from depalm.progress import log_to, logger
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
@@ -35,7 +36,8 @@ def reported(log: Path | str | None) -> Iterator[None]:
     """Log to the screen and, if it is given, to the file `log`, which ends with the error if there
     is one.
 
-    An expected error is told in one line; a bug keeps its traceback.
+    An expected error is told in one line, and so are a full disk and a file that this user may not
+    read or write; a bug keeps its traceback.
     """
     log_to(log)
     signal.signal(signal.SIGTERM, _terminate)
@@ -49,6 +51,13 @@ def reported(log: Path | str | None) -> Iterator[None]:
             logger.error(
                 "no space left on the disk%s: nothing half is left of it; make room, and run again",
                 place,
+            )
+            raise SystemExit(1) from None
+        if isinstance(error, OSError) and error.errno in FORBIDDEN:
+            logger.error(
+                "%s: this user may not; ask its owner for the right, or work in a folder of your "
+                "own. Nothing was changed",
+                error,
             )
             raise SystemExit(1) from None
         if log is not None:
@@ -65,6 +74,20 @@ def full_disk(error: BaseException) -> str | None:
         return f" for {error.filename}" if error.filename else ""
     # what safetensors, which writes in Rust, raises
     return "" if f"(os error {errno.ENOSPC})" in str(error) else None
+
+
+def not_ours(folder: Path) -> str:
+    """The first of the folder, its .snakemake and what is in that, which this user may not write,
+    as a sentence; empty if there is none.
+    """
+    places = [folder, folder / ".snakemake", *(folder / ".snakemake").glob("*")]
+    for place in places:
+        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+            return (
+                f"{place.resolve()} cannot be written by this user: work in a folder of your own "
+                "(--directory), or ask its owner for the right"
+            )
+    return ""
 
 
 def gpu_here() -> bool:

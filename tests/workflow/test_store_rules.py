@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,17 @@ import yaml
 from PIL import Image
 
 from depalm.files import read_json, sha256_file, sha256_tree
-from tests.support.workflow import ROOT, RUN, SMOKE, VQA, build, copy_of, planned, snakemake
+from tests.support.workflow import (
+    ROOT,
+    RUN,
+    SMOKE,
+    VQA,
+    build,
+    command,
+    copy_of,
+    planned,
+    snakemake,
+)
 
 pytestmark = pytest.mark.dag
 
@@ -296,6 +307,101 @@ def test_force_makes_nothing_twice(arguments: list[str], folder: Path) -> None:
     assert shards(folder) == rows
     assert [sha for sha, _ in adapters(folder).values()] == [sha for sha, _ in before.values()]
     assert jobs_of(folder, "scores", *arguments) == {}
+
+
+def test_a_clock_that_goes_back_hides_no_edit_and_runs_nothing_again(
+    arguments: list[str], folder: Path
+) -> None:
+    """All is dated tomorrow."""
+    tomorrow = time.time() + 86400
+    for path in [folder, *folder.rglob("*")]:
+        os.utime(path, (tomorrow, tomorrow), follow_symlinks=False)
+    assert jobs_of(folder, "scores", *arguments) == {}
+    other = f"{VQA}/qp_l0/seed1/test.scores.json"
+    before = [sha for sha, _ in adapters(folder).values()]
+    assert jobs_of(folder, other, *arguments) == {
+        "subset": 1,
+        "train": 1,
+        "generate": 1,
+        "score": 1,
+    }
+    run(folder, other, *arguments)
+    paint(folder / DATA / "test/images/3.png", (200, 2, 3))
+    assert jobs_of(folder, "scores", *arguments)["generate"] == 2
+    run(folder, "scores", *arguments)
+    assert jobs_of(folder, "scores", *arguments) == {}
+    assert set(before) < {sha for sha, _ in adapters(folder).values()}
+
+
+def as_user(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Snakemake by a user whom permissions bind: root without what makes it free of them."""
+    plain: list[str] = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may do everything, and setpriv (util-linux) is not installed")
+        dropped = "-dac_override,-dac_read_search,-fowner"
+        plain = ["setpriv", f"--bounding-set={dropped}"]
+    return subprocess.run(
+        [*plain, *command(folder, *arguments)], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+def test_read_only_results_can_be_used_and_are_told(arguments: list[str], folder: Path) -> None:
+    results, before = folder / "results", adapters(folder)
+    for path in [*results.rglob("*"), results]:
+        path.chmod(path.stat().st_mode & ~0o222)
+    done = as_user(folder, "scores", *arguments)
+    assert (done.returncode, "Nothing to be done" in done.stderr) == (0, True)
+    assert "edits are not looked for: results/" in done.stderr
+    new = as_user(folder, f"{VQA}/qp_l0/seed1/test.scores.json", *arguments)
+    assert new.returncode == 1
+    assert "this user may not; ask its owner for the right, or work in a folder" in new.stderr
+    assert "Traceback" not in new.stderr
+    for path in [results, *results.rglob("*")]:
+        path.chmod(path.stat().st_mode | 0o200)
+    assert adapters(folder) == before
+    assert jobs_of(folder, "scores", *arguments) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_a_second_user_destroys_nothing_of_the_first(arguments: list[str], folder: Path) -> None:
+    before = adapters(folder)
+    for path in [folder, *folder.rglob("*")]:
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+    outcome = as_user(folder, "--forceall", "scores", *arguments)
+    assert outcome.returncode == 1
+    assert "cannot be written by this user: work in a folder of" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert adapters(folder) == before
+    for path in [folder, *folder.rglob("*")]:
+        os.chown(path, 0, 0, follow_symlinks=False)
+    # an adapter that is the other user's alone disturbs no other run
+    for path in folder.glob("results/*/runs/*/*/*/*/adapter.safetensors"):
+        os.chown(path, 12345, 12345)
+        path.chmod(0o600)
+    new = as_user(folder, f"{VQA}/qp_l0/seed1/test.scores.json", *arguments)
+    assert new.returncode == 0, new.stderr
+
+
+def test_two_at_once_in_one_folder_are_kept_apart(arguments: list[str], folder: Path) -> None:
+    """By Snakemake's lock: the second one says so, and the first goes on."""
+    new = f"{VQA}/qp_l0/seed1/test.scores.json"
+    with subprocess.Popen(
+        command(folder, new, *arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as first:
+        assert first.stderr is not None
+        lines = iter(first.stderr.readline, "")
+        assert any("Select jobs to execute" in line for line in lines)
+        second = snakemake(folder, "--forceall", "scores", *arguments)
+        rest = first.stderr.read()
+    assert second.returncode == 1
+    assert "Directory cannot be locked" in second.stderr
+    assert first.returncode == 0, rest
+    assert jobs_of(folder, "scores", new, *arguments) == {}
 
 
 def test_after_a_failed_run_the_table_is_of_the_others_and_says_so(

@@ -8,9 +8,12 @@ from depalm.config.run import AXES, Run
 from depalm.config.schema import ConfigError
 from depalm.config.store_plan import StorePlan
 from depalm.config.targets import check_targets, targets_of
-from depalm.config.watch import Watch
-from depalm.process import gpu_here
+from depalm.config.watch import Watch, redate
+from depalm.process import gpu_here, not_ours
 from depalm.specs import Spec
+
+if workflow.is_main_process and (told := not_ours(Path())):
+    raise WorkflowError(told)
 
 try:
     CONFIG = load_config(config, ROOTS, workflow.configfiles)
@@ -22,6 +25,7 @@ CACHE = SETTINGS.cache
 STORE = StorePlan(CONFIG)
 # the jobs of a cluster read this file too: only the process that plans looks for edits
 if workflow.is_main_process:
+    redate()
     STORE.warn_of_earlier_caches()
 
 WATCH = Watch(CONFIG, looks=workflow.is_main_process and SETTINGS.data.notice_edits)

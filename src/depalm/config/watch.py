@@ -1,6 +1,9 @@
 """Edits of a user's own files, looked for before the DAG is built (docs/design.md#reruns)."""
 
+import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +13,33 @@ from depalm.datasets.watched import model_state, notice
 from depalm.files import write_json
 from depalm.progress import logger
 from depalm.sources.model_folder import model_files
+
+
+def redate() -> None:
+    """Date what lies below results/ no later than now.
+
+    Files dated in the future, after a clock that went back or by another machine's, would hide an
+    edit until their time has come, and Snakemake would refuse what is made of them.
+    """
+    records = [Path(name).parent.parent for name in (paths.DOWNLOAD_RECORD, paths.MODEL_RECORD)]
+    count = sum(_redate(folder) for folder in (Path(paths.RESULTS), *records))
+    if count:
+        logger.warning("%d files of the workflow were dated in the future, and now are not", count)
+
+
+def _redate(folder: Path) -> int:
+    """Redate the files of a folder, but for the shards of the store; how many there were."""
+    now, count = time.time_ns(), 0
+    for place, folders, files in os.walk(folder):
+        if place == paths.STORE:
+            folders.clear()
+        for name in files:
+            path = os.path.join(place, name)  # noqa: PTH118 (there are many)
+            with suppress(OSError):  # not ours, or gone
+                if os.stat(path).st_mtime_ns > now:  # noqa: PTH116
+                    os.utime(path, ns=(now, now))
+                    count += 1
+    return count
 
 
 @dataclass(frozen=True)
