@@ -56,7 +56,7 @@ def reported(log: Path | str | None) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in FORBIDDEN:
             logger.error(
                 "%s: this user may not; ask its owner for the right, or work in a folder of your "
-                "own. Nothing was changed",
+                "own",
                 error,
             )
             raise SystemExit(1) from None

@@ -30,7 +30,7 @@ def nothing(name: str) -> bool:  # noqa: ARG001
         (f"{RUN}/c_attn/seed7/test.score.json", f"{RUN}/c_attn/seed7/test.scores.json"),
         (f"{RUN}/blind/seed0x/adapter.safetensors", f"{RUN}/blind/seed0/adapter.safetensors"),
         ("results/easy-vqa/manifest/trian.parquet", "results/easy-vqa/manifest/train.parquet"),
-        ("results/tabels/demo.html", "results/tables/demo.html"),
+        ("results/tab1es/demo.html", "results/tables/demo.html"),
     ],
 )
 def test_the_nearest_path_is_suggested(config: Config, target: str, nearest: str) -> None:
