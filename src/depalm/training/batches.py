@@ -52,17 +52,19 @@ def encode(llm: LLM, samples: Sequence[Sample], max_answer_tokens: int) -> Train
     a reference of any token, and those that are longer than the LLM's positions.
     """
     kept = [[text for text in s.references if text.strip()] for s in samples]
-    pairs = [(s.prompt, text) for s, texts in zip(samples, kept, strict=True) for text in texts]
+    distinct = [dict.fromkeys(texts) for texts in kept]
+    pairs = [(s.prompt, text) for s, texts in zip(samples, distinct, strict=True) for text in texts]
     ids = iter(llm.answer_ids(pairs))
-    found = [
-        [
+    found = []
+    for all_of_it, texts in zip(kept, distinct, strict=True):
+        ended = [
             (prompt, [*answer[:max_answer_tokens], llm.eos])
             for prompt, answer in islice(ids, len(texts))
         ]
-        for texts in kept
-    ]
-    ids_of = zip(samples, found, strict=True)
-    empty = [s.id for s, texts in ids_of if all(len(answer) == 1 for _, answer in texts)]
+        by_text = dict(zip(texts, ended, strict=True))
+        found.append([by_text[text] for text in all_of_it])
+    of_samples = zip(samples, found, strict=True)
+    empty = [s.id for s, texts in of_samples if all(len(answer) == 1 for _, answer in texts)]
     if empty and llm.prompts.tokenize == "apart":  # else the prompt's last token may hold it
         raise TrainingError(
             f"{len(empty)} samples have no reference of any token, and nothing to learn: "
