@@ -204,6 +204,36 @@ def test_a_second_dataset_over_the_same_files_extracts_nothing(
 # edits
 
 
+def test_a_dataset_of_a_test_split_alone_tests_an_adapter(folder: Path, tmp_path: Path) -> None:
+    """Nothing is trained; without an adapter the configuration is refused."""
+    part = tmp_path / "parts/datasets/tested.yaml"
+    part.parent.mkdir(parents=True)
+    content = yaml.safe_load((ROOT / "tests/smoke/datasets/shapes-vqa.yaml").read_text())
+    part.write_text(yaml.safe_dump(content | {"splits": ["test"]}))
+    grid = yaml.safe_load(SMOKE.read_text())["grid"][:1]
+    grid[0] |= {"datasets": ["tested"], "fractions": ["100pct"]}
+    parts = [str(tmp_path / "parts"), "tests/smoke", "config"]
+    table = [{"name": "tested", "title": "Tested"}]
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter.safetensors", "adapter.json"):
+        shutil.copy(folder / RUN / name, adapter / name)
+    said = {"parts": parts, "grid": grid, "tables": table}
+    alone = configuration(tmp_path, "alone", **said)
+    refused = snakemake(folder, "-n", *alone)
+    told = "dataset tested has no split train, so its runs need a trained adapter"
+    assert told in refused.stdout + refused.stderr
+    given = configuration(tmp_path, "given", **said, checkpoint=str(adapter))
+    tested = SCORES.replace("shapes-vqa", "tested")
+    jobs = {"manifest": 1, "extract": 1, "receipt": 1, "generate": 1, "score": 1, "table": 1}
+    assert jobs_of(folder, *given) == jobs
+    assert forwarded(run(folder, *given)) == [0]  # its photos are in the store
+    kept = ("metrics", "samples")
+    scores = [read_json(folder / name) for name in (SCORES, tested)]
+    assert [scores[0][key] for key in kept] == [scores[1][key] for key in kept]
+    assert scores[1]["media_in_train"] is None
+
+
 def test_an_edited_photo_is_one_row_and_the_runs_that_read_it(
     arguments: list[str], folder: Path
 ) -> None:
