@@ -14,7 +14,8 @@ from depalm.config.schema import ConfigError, check_schema, load_yaml
 from depalm.datasets.manifest import choose_template
 from depalm.datasets.readers import READERS
 from depalm.evaluation.metrics import METRICS
-from depalm.specs.dataset import Templates
+from depalm.specs import SettingsSpec
+from depalm.specs.dataset import RowsSpec, Templates
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "config/datasets").glob("*.yaml"))
@@ -49,8 +50,30 @@ def test_every_dataset_passes_its_schema_and_can_be_run(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_datasets_are_the_papers(name: str) -> None:
     part = dataset(name)
-    prompt = choose_template(Templates.model_validate(part["templates"]), "any sample")
+    templates = Templates.model_validate({**part["templates"], "selection": "first"})
+    prompt = choose_template(templates, "any sample")
     assert (part["modality"], part["metrics"][0], prompt, part["test_split"]) == PAPER[name]
+
+
+CAPTIONS = [name for name in PAPER if PAPER[name][2] == ""]
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_captions_have_a_prompt_unless_the_papers_is_asked_for(name: str) -> None:
+    """With none a chat LLM goes on with anything (docs/extend/dataset.md#captions)."""
+    own = Templates.model_validate(dataset(name)["templates"])
+    assert choose_template(own, "any sample").startswith("Describe the ")
+
+    def template(**data: Any) -> str:
+        grid = {"datasets": [name], "backbones": ["dinov2-S"], "llms": ["smollm2-135m"]}
+        grid |= {"methods": ["blind"], "fractions": ["100pct"], "seeds": [0]}
+        settings = SettingsSpec.model_validate({"grid": [grid], "data": data})
+        config = Config(settings, Parts([ROOT / "config"]))
+        rows = RowsSpec.model_validate(config.manifest_settings(name, "train")["dataset"])
+        return choose_template(rows.templates, "any sample")
+
+    assert template() == choose_template(own, "any sample")
+    assert template(template="first") == ""
 
 
 def test_what_is_added_to_a_registry_is_valid_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

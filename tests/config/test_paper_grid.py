@@ -106,3 +106,5 @@ def test_the_released_protocol(config: Config) -> None:
     assert (film.mean, film.std, film.final_norm) == (clip.mean, clip.std, True)
     assert (film.drop_path, film.token_order) == (0.1, "frames")
     assert config.parts.llm("opt-6.7b").prompt_end == "</a>"
+    rows = config.manifest_settings("coco", "train")["dataset"]["templates"]
+    assert (rows["selection"], rows["texts"][0]) == ("first", "")

@@ -29,7 +29,7 @@ def check(config: Config) -> None:
     for rule in config.settings.overrides:
         _check_where(config, rule.where)
     for run in config.runs:
-        _check_run(config.plan(run))
+        _check_run(config.plan(run), config.settings.data.template)
     metrics = {name for run in config.runs for name in config.plan(run).dataset.metrics}
     try:
         require(sorted(metrics))
@@ -51,7 +51,7 @@ def _check_where(config: Config, where: WhereSpec) -> None:
                 raise ConfigError(f"overrides, where: {error}") from error
 
 
-def _check_run(plan: RunPlan) -> None:
+def _check_run(plan: RunPlan, template: str | int | None) -> None:
     run, dataset, backbone = plan.run, plan.dataset, plan.backbone
     if run.dataset in RESERVED:
         raise ConfigError(
@@ -68,7 +68,8 @@ def _check_run(plan: RunPlan) -> None:
             f"dataset {run.dataset} has no split train, so its runs need a trained adapter: set "
             "`checkpoint` to the folder of one"
         )
-    index, texts = dataset.templates.selection, dataset.templates.texts
+    own, texts = dataset.templates.selection, dataset.templates.texts
+    index = own if template is None else template
     if isinstance(index, int) and index >= len(texts):
         raise ConfigError(f"dataset {run.dataset}: templates selects index {index} of {len(texts)}")
     try:

@@ -53,9 +53,11 @@ class Config:
 
     def manifest_settings(self, dataset: str, split: str) -> dict[str, Any]:
         """What decides the rows of a manifest, by its job's fields."""
-        spec = self.parts.dataset(dataset)
+        rows = self.parts.dataset(dataset).rows().given()
+        if self.settings.data.template is not None:
+            rows["templates"] = {**rows["templates"], "selection": self.settings.data.template}
         return {
-            "dataset": spec.rows().given(),
+            "dataset": rows,
             "split": split,
             "max_rows": getattr(self.settings.data.max_rows, split),
         }

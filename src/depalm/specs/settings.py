@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Le, MinLen
 from pydantic import Field, model_validator
 
-from depalm.specs.base import Distinct, Fraction, Number, PartNames, Positive, Rate, Spec, fault
+from depalm.specs.base import (
+    Distinct,
+    Fraction,
+    Natural,
+    Number,
+    PartNames,
+    Positive,
+    Rate,
+    Spec,
+    fault,
+)
 from depalm.specs.llm import PromptSpec
 from depalm.specs.train import TrainSpec
 
@@ -132,6 +142,9 @@ class DataSpec(Spec):
     """How much of the data is used, and how much of it may be bad."""
 
     max_rows: MaxRows = MaxRows()
+    template: Literal["first", "random"] | Natural | None = Field(
+        None, description="which of a dataset's templates, instead of its own `selection`"
+    )
     max_reject_fraction: Fraction = Field(
         0.001, description="more bad files or samples than this fail the job"
     )
