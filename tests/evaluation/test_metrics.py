@@ -20,7 +20,6 @@ from depalm.evaluation.metrics import (
     rouge_l,
     score,
     spice,
-    spider,
     tokenize,
     unavailable,
 )
@@ -167,7 +166,7 @@ def test_a_java_program_that_dies_is_an_error_with_its_message(
     assert not psutil.Process().children(recursive=True)
 
 
-def test_spice_and_spider_read_what_the_program_writes(
+def test_spice_reads_what_the_program_writes_and_runs_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = """
@@ -181,8 +180,21 @@ json.dump(scores, open(sys.argv[9], "w"))
     references = {"x": ["a cat"], "y": ["dog", "the dog"]}
     predictions = {"x": "a cat", "y": "a dog"}
     assert spice(references, predictions) == pytest.approx((0.25 + 0.5) / 2)
-    expected = (cider(references, predictions) + 0.375) / 2
-    assert spider(references, predictions) == pytest.approx(expected)
+    calls = []
+
+    def counted(*texts: Any) -> float:
+        calls.append(texts)
+        return spice(*texts)
+
+    monkeypatch.setattr("depalm.evaluation.metrics.tokenize", lambda *texts: texts)
+    for name, changes in {"spice": {"compute": counted}, "spider": {}}.items():
+        changed = dataclasses.replace(METRICS[name], models=(), **changes)
+        monkeypatch.setitem(METRICS, name, changed)
+    scores = score(references, predictions, ["spider", "cider", "spice"])
+    assert scores["spice"] == pytest.approx(37.5)
+    assert scores["spider"] == pytest.approx((scores["cider"] + scores["spice"]) / 2)
+    assert scores["cider"] == pytest.approx(100 * cider(references, predictions))
+    assert len(calls) == 1
 
 
 def without_models(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -227,6 +239,7 @@ RUN = {
 }
 GENERATED = {"generate_seconds": 2.5, "samples": 2, "rejects": 1, "device": "a CPU"}
 TRAINED = {
+    "dtype": "bfloat16",
     **{"trainable_parameters": 1234, "train_seconds": 60.5, "steps": 10, "samples_seen": 320},
     **{"rejects": 4, "device": "a GPU", "versions": {"torch": "2.9"}, "commit": "abc"},
     **{"config_sha256": "f00", "final_loss": 0.5},
@@ -256,7 +269,9 @@ def test_scores_carry_the_run_its_cost_and_its_origin(tmp_path: Path) -> None:
         "rejects": 1,
         "train_rejects": 4,
         "media_in_train": None,
-        **{key: value for key, value in TRAINED.items() if key not in ("rejects", "final_loss")},
+        **{key: TRAINED[key] for key in TRAINED.keys() - {"rejects", "final_loss", "dtype"}},
+        "train_dtype": "bfloat16",
+        "generate_dtype": None,  # as before it was told
         "generate_seconds": 2.5,
         "generate_device": "a CPU",
     }

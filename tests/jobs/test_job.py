@@ -17,7 +17,15 @@ from depalm.jobs.generate import GenerateJob
 from depalm.jobs.job import hints_of
 from depalm.jobs.manifest import ManifestJob, SubsetJob
 from depalm.jobs.train import TrainJob
-from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, Spec, TableSpec, TrainSpec
+from depalm.specs import (
+    BackboneSpec,
+    LLMSpec,
+    MethodSpec,
+    PromptSpec,
+    Spec,
+    TableSpec,
+    TrainSpec,
+)
 from depalm.specs.dataset import DatasetSource, RowsSpec
 from depalm.specs.features import Cached, NoFeatures
 from depalm.specs.settings import GenerateSpec
@@ -35,6 +43,7 @@ SPECS: dict[Any, Spec] = {
         {"version": 1, "family": "opt", "path": "opt", "shape": {"layers": 1, "width": 1}}
     ),
     NoFeatures: NoFeatures(),
+    PromptSpec: PromptSpec(space=True),
     TrainSpec: TrainSpec(lr=1),
     GenerateSpec: GenerateSpec(),
     DatasetSource: DatasetSource(uri="hf://owner/name"),

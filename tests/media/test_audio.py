@@ -210,3 +210,14 @@ def test_real_clips() -> None:
     assert abs(banks.mean()) < 0.3  # normalised by what AudioSet has
     assert 0.2 < banks.std() < 0.8
     assert WaveformDecoder()(clips[0]).std() > 1e-3
+
+
+def test_a_part_of_a_sound_beyond_sane_length_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have to be held in memory; the start of it does not."""
+    path = write_sound(tmp_path / "sound.mp4", tone(16000, 4), 16000)
+    monkeypatch.setattr("depalm.media.sound.LONGEST", 3)
+    assert load_audio(path, 16000, 1).shape == (16000,)
+    with pytest.raises(MediaError, match="it is longer than"):
+        load_audio(path, 16000, 1, seed=0)

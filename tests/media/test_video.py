@@ -250,3 +250,14 @@ def test_augmentation_is_one_draw_of_randaugment_for_all_frames() -> None:
             pixels = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
             expected = v2.RandAugment(num_ops=2, magnitude=9)(pixels).permute(1, 2, 0)
             np.testing.assert_array_equal(np.asarray(frame), expected.numpy())
+
+
+def test_frames_beyond_sane_size_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    path = write_video(tmp_path / "video.mp4", np.arange(5) / 25)
+    monkeypatch.setattr(media_frames, "LARGEST", 64 * 48)
+    assert len(load_frames(path, 2, reader=reader)) == 2
+    monkeypatch.setattr(media_frames, "LARGEST", 64 * 48 - 1)
+    with pytest.raises(MediaError, match="frames of 64 x 48 pixels are too large"):
+        load_frames(path, 2, reader=reader)

@@ -159,7 +159,8 @@ def write_official_vqa(root: Path, prefix: str) -> None:
         for number in range(first, first + size):
             draw(root / f"{split}2014" / f"COCO_{split}2014_{number:012}.jpg", number)
             key = {"question_id": 10 * number, "image_id": number}
-            given = [{"answer": colour(number), "answer_id": i} for i in range(1, 11)]
+            said = {"answer": colour(number), "raw_answer": colour(number)}
+            given = [{**said, "answer_id": i} for i in range(1, 11)]
             questions.append({**key, "question": "what colour is it?"})
             annotations.append({**key, "answer_type": "other", "answers": given})
         names = ("OpenEnded_mscoco", "questions"), ("mscoco", "annotations")

@@ -13,11 +13,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from depalm.errors import DepalmError, shortened
 from depalm.evaluation.vqa_accuracy import aokvqa_accuracy, choice_accuracy, vqa_accuracy
@@ -54,14 +54,18 @@ SPICE_MODELS = tuple(
 class Metric:
     """A metric: its name in tables, and how it is computed, from 0 to 1.
 
-    `captions` says that it takes captions tokenized by `tokenize`, and so needs Java;
-    `models` are files that it needs and that pycocoevalcap does not carry.
+    compute: gives the number, or several of which `part` is the place of this one; however many
+        metrics have it, it runs once. None for the mean of other metrics, `mean_of`.
+    captions: whether it takes captions tokenized by `tokenize`, and so needs Java.
+    models: files that it needs and that pycocoevalcap does not carry.
     """
 
     title: str
-    compute: Callable[[References, Predictions], float]
+    compute: Callable[[References, Predictions], Any] | None
     captions: bool = True
     models: tuple[Path, ...] = ()
+    part: int | None = None
+    mean_of: tuple[str, ...] = ()
 
 
 def require(metrics: Collection[str]) -> None:
@@ -118,11 +122,18 @@ def score(
     raw = tokenized = (references, predictions)
     if any(METRICS[name].captions for name in metrics):
         tokenized = tokenize(references, predictions)
-    scores = {}
-    for name in metrics:
+    computed: dict[Any, Any] = {}
+
+    def value(name: str) -> float:
         metric = METRICS[name]
-        scores[name] = 100 * float(metric.compute(*(tokenized if metric.captions else raw)))
-    return scores
+        if metric.compute is None:
+            return fmean(map(value, metric.mean_of))
+        if metric.compute not in computed:
+            computed[metric.compute] = metric.compute(*(tokenized if metric.captions else raw))
+        found = computed[metric.compute]
+        return float(found if metric.part is None else found[metric.part])
+
+    return {name: 100 * value(name) for name in metrics}
 
 
 def tokenize(references: References, predictions: Predictions) -> tuple[References, Predictions]:
@@ -149,12 +160,14 @@ def tokenize(references: References, predictions: Predictions) -> tuple[Referenc
     return tokens, {key: next(kept) for key in predictions}
 
 
-def bleu(references: References, predictions: Predictions, order: int) -> float:
-    """Corpus BLEU of n-grams up to `order` (Papineni et al. 2002), closest reference length."""
+def bleu(references: References, predictions: Predictions) -> list[float]:
+    """Corpus BLEU of n-grams up to 1, 2, 3 and 4 (Papineni et al. 2002), closest reference
+    length.
+    """
     from pycocoevalcap.bleu.bleu import Bleu
 
-    scores, _ = Bleu(order).compute_score(*_listed(references, predictions), verbose=0)
-    return float(scores[-1])
+    scores, _ = Bleu(4).compute_score(*_listed(references, predictions), verbose=0)
+    return list(map(float, scores))
 
 
 def rouge_l(references: References, predictions: Predictions) -> float:
@@ -218,11 +231,6 @@ def spice(references: References, predictions: Predictions) -> float:
         return fmean(row["scores"]["All"]["f"] for row in read_json(result))
 
 
-def spider(references: References, predictions: Predictions) -> float:
-    """SPIDEr = (CIDEr-D + SPICE) / 2 (Liu et al. 2017)."""
-    return (cider(references, predictions) + spice(references, predictions)) / 2
-
-
 def _listed(
     references: References, predictions: Predictions
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -245,13 +253,14 @@ METRICS = {
     "vqa_accuracy": Metric("Accuracy", vqa_accuracy, captions=False),
     "aokvqa_accuracy": Metric("Accuracy", aokvqa_accuracy, captions=False),
     "choice_accuracy": Metric("Choices", choice_accuracy, captions=False),
-    "bleu_1": Metric("BLEU-1", partial(bleu, order=1)),
-    "bleu_2": Metric("BLEU-2", partial(bleu, order=2)),
-    "bleu_3": Metric("BLEU-3", partial(bleu, order=3)),
-    "bleu_4": Metric("BLEU-4", partial(bleu, order=4)),
+    "bleu_1": Metric("BLEU-1", bleu, part=0),
+    "bleu_2": Metric("BLEU-2", bleu, part=1),
+    "bleu_3": Metric("BLEU-3", bleu, part=2),
+    "bleu_4": Metric("BLEU-4", bleu, part=3),
     "meteor": Metric("METEOR", meteor),
     "rouge_l": Metric("ROUGE-L", rouge_l),
     "cider": Metric("CIDEr", cider),
     "spice": Metric("SPICE", spice, models=SPICE_MODELS),
-    "spider": Metric("SPIDEr", spider, models=SPICE_MODELS),
+    # Liu et al. 2017
+    "spider": Metric("SPIDEr", None, models=SPICE_MODELS, mean_of=("cider", "spice")),
 }

@@ -17,6 +17,8 @@ METADATA = 4096  # bytes in which the metadata of an FLV file stand
 LONGEST_PAGE = 65307  # bytes of a page of Ogg
 PAGE = re.compile(rb"OggS\x00[\x00-\x07]")
 LAST_PAGE = 4  # flag
+FLV_TAGS = (8, 9, 15, 18)  # sound, picture, data
+MP3_SLACK = 1024  # bytes by which editors of tags leave the size wrong
 MP3_FRAME = 4096  # bytes in which the first frame of an MP3 file says how long the file is
 
 
@@ -66,6 +68,8 @@ def _boxes(stream: BinaryIO, size: int) -> str | None:
         stream.seek(place)
         head = stream.read(16)
         length, name = struct.unpack(">I4s", head[:8])
+        if length and not name.isalnum():  # what somebody has appended
+            break
         if length == 1 and len(head) == 16:
             (length,) = struct.unpack(">Q", head[8:])
         if length == 0:  # to the end of the file
@@ -83,6 +87,8 @@ def _matroska(stream: BinaryIO, size: int) -> str | None:
     while place < size:
         stream.seek(place)
         head = stream.read(12)
+        if not head[0]:  # no element, but padding
+            break
         name_length, length_length = _vint(head), _vint(head[_vint(head) :])
         start = place + name_length + length_length
         value = head[name_length : name_length + length_length]
@@ -129,6 +135,8 @@ def _flv(stream: BinaryIO, size: int) -> str | None:
     while place < size:
         stream.seek(place)
         tag = stream.read(11)
+        if tag[0] not in FLV_TAGS:  # what somebody has appended
+            break
         place += 11 + int.from_bytes(tag[1:4], "big") + 4
     return _bytes(size, place) if place > size else None
 
@@ -148,7 +156,7 @@ def _mp3(stream: BinaryIO, size: int) -> str | None:
     if len(frame) < after + 4:
         return None
     (stated,) = struct.unpack(">I", frame[after : after + 4])
-    return _bytes(size - place, stated) if stated > size - place else None
+    return _bytes(size - place, stated) if stated - MP3_SLACK > size - place else None
 
 
 def _is_mp3(head: bytes) -> bool:
