@@ -10,6 +10,7 @@ from pathlib import Path
 
 from depalm import __version__
 from depalm.cli_cache import add_commands
+from depalm.cli_options import add_configfile
 from depalm.cli_tables import add_tables
 from depalm.jobs import JOBS, Job, hints_of, is_required, told
 from depalm.process import reported
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     for kind in JOBS.values():
         add_job(commands, kind)
     add_plan(commands)
-    add_tables(commands, add_configfile)
+    add_tables(commands)
     add_schema(commands)
     add_commands(commands)
     return program
@@ -93,16 +94,6 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     add_configfile(command)
     command.add_argument("--json", action="store_true", help="print JSON, with each run's files")
     command.set_defaults(run=_plan, log=None)
-
-
-def add_configfile(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--configfile",
-        metavar="FILE",
-        nargs="+",
-        default=["config/config.yaml"],
-        help="YAML of the configuration; of several, the later ones win (config/config.yaml)",
-    )
 
 
 def _plan(options: argparse.Namespace) -> None:

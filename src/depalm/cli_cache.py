@@ -8,6 +8,7 @@ from depalm.cache import maintenance
 from depalm.cache.errors import CacheError
 from depalm.cache.formats import in_units
 from depalm.cache.published import publish
+from depalm.cli_options import add_configfile
 from depalm.config import paths
 from depalm.config.load import load_files
 from depalm.config.plan import manifest
@@ -125,13 +126,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
     summary = "Remove rows that no configured run reads; asks first."
     action = actions.add_parser("prune", help=summary, description=summary)
-    action.add_argument(
-        "--configfile",
-        metavar="FILE",
-        nargs="+",
-        default=["config/config.yaml"],
-        help="configurations whose runs count, each by itself (config/config.yaml)",
-    )
+    add_configfile(action, "configurations whose runs count, each by itself")
     action.add_argument("--dry-run", action="store_true", help="only print what would go")
     action.add_argument("--yes", action="store_true", help="do not ask")
     action.set_defaults(run=prune, log=None)

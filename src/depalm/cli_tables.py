@@ -2,9 +2,10 @@
 
 import argparse
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from depalm.cli_options import add_configfile
 from depalm.config import paths
 from depalm.config.experiment import Config
 from depalm.config.load import load_files
@@ -12,8 +13,6 @@ from depalm.config.plan import RunPlan
 from depalm.files import read_json
 from depalm.progress import logger
 from depalm.specs import TableSpec
-
-FORMATS = ("csv", "md", "tex", "html")
 
 
 def write_standing_tables(config: Config, every: bool = True) -> None:
@@ -25,7 +24,7 @@ def write_standing_tables(config: Config, every: bool = True) -> None:
     """
     for table in config.settings.tables:
         standing, missing = scores_of(config, table)
-        outputs = [Path(f"{paths.TABLE.format(table=table.name)}.{kind}") for kind in FORMATS]
+        outputs = [Path(file) for file in paths.table_files(table.name)]
         if standing and (missing or every):
             _write(config, table, standing, missing, outputs)
             told = f"without {len(missing)} runs that are missing" if missing else "whole"
@@ -75,10 +74,7 @@ def fallen(plan: RunPlan) -> str:
     return f"{gone[0]} is to be made again" if gone else ""
 
 
-def add_tables(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    add_configfile: Callable[[argparse.ArgumentParser], None],
-) -> None:
+def add_tables(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command that makes tables of the runs that are there."""
     summary = "Make the tables of a configuration from the runs that are there."
     text = (
@@ -98,5 +94,4 @@ def add_tables(
 
 
 def _tables(options: argparse.Namespace) -> None:
-
     write_standing_tables(load_files(options.configfile, [Path()]))

@@ -8,7 +8,7 @@ from depalm.backbones.files import weight_files
 from depalm.files import read_json, sha256_file, sha256_json, sha256_tree
 from depalm.media.decoders import load_decoder
 from depalm.sources.model_folder import model_files
-from depalm.specs import BackboneSpec, TrainSpec
+from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, PromptSpec, TrainSpec
 
 PLACES = ("source", "path", "convert")  # keys that say where a model is, not what it is
 OF_TRAINING = ("drop_path",)  # keys of a backbone that decide no token of a cache
@@ -34,9 +34,17 @@ def encoder_identity(
     return {**token_identity(backbone, view), **made}
 
 
+def parts_of(
+    method: MethodSpec, backbone: BackboneSpec, llm: LLMSpec, prompt: PromptSpec
+) -> dict[str, dict[str, Any]]:
+    """The parts of a run, and how its LLM is prompted if that is said, as JSON."""
+    specs = {"method": method, "backbone": backbone, "llm": llm, "prompt": prompt}
+    return {name: spec.given() for name, spec in specs.items() if spec.given()}
+
+
 def run_settings(parts: Mapping[str, Any], train: TrainSpec, online: bool) -> dict[str, Any]:
-    """The settings of a run, as JSON, whose SHA-256 adapter.json and scores.json tell; `parts` are
-    its method, backbone and LLM, and how the LLM is prompted if that is said.
+    """The settings of a run, as JSON, whose SHA-256 adapter.json and scores.json tell; for `parts`
+    see `parts_of`.
     """
     return {
         **parts,

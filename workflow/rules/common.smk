@@ -57,8 +57,7 @@ def cluster_gpus(wildcards) -> str:
 
 def plan(wildcards) -> RunPlan:
     """The plan of the run that a path names; it need not be in the grid."""
-    values = {axis: wildcards[axis] for axis in AXES}
-    return CONFIG.plan(Run(**{**values, "seed": int(wildcards.seed)}))
+    return CONFIG.plan(Run.of(wildcards))
 
 
 def of_models(inputs: dict, plan: RunPlan) -> dict:

@@ -49,6 +49,11 @@ WILDCARDS = {
 }
 
 
+def table_files(name: str) -> list[str]:
+    """The files of a result table."""
+    return [f"{TABLE.format(table=name)}.{ending}" for ending in ("csv", "md", "tex", "html")]
+
+
 def record_of(folder: str) -> str | None:
     """The record of a folder that a rule fetches or converts; None for a user's own."""
     parts = PurePosixPath(folder).parts

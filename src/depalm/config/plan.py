@@ -9,7 +9,7 @@ from depalm.cache.formats import array_names, layers_of
 from depalm.config import paths
 from depalm.config.run import Run
 from depalm.files import sha256_json
-from depalm.identity import run_settings
+from depalm.identity import parts_of, run_settings
 from depalm.specs import BackboneSpec, DatasetSpec, LLMSpec, MethodSpec, PromptSpec, TrainSpec
 from depalm.specs.features import Cached, Features, NoFeatures, Online
 from depalm.specs.settings import CacheSpec
@@ -125,7 +125,7 @@ class RunPlan:
     def training_settings(self) -> dict[str, Any]:
         """The settings of training, by the names of its job's fields."""
         told = {"train": self.train.given(), "seed": self.run.seed}
-        return self._parts(self.training) | told
+        return self._told(self.training) | told
 
     def testing_inputs(self, split: str) -> dict[str, Any]:
         """The files that the generation for a split depends on, by its job's fields."""
@@ -139,7 +139,7 @@ class RunPlan:
 
     def testing_settings(self, split: str) -> dict[str, Any]:
         """The settings of the generation for a split, by the names of its job's fields."""
-        return self._parts(self.testing(split))
+        return self._told(self.testing(split))
 
     def scoring_settings(self, split: str) -> dict[str, Any]:
         """The settings of scoring, by the names of its job's fields."""
@@ -172,13 +172,15 @@ class RunPlan:
             if folder is not None
         ]
 
-    def _parts(self, features: Features) -> dict[str, Any]:
+    @property
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """Its method, backbone and LLM, and how the LLM is prompted if it is said, as JSON."""
+        return parts_of(self.method, self.backbone, self.llm, self.prompt)
+
+    def _told(self, features: Features) -> dict[str, Any]:
         return {
             **self.folders,
-            "method": self.method.given(),
-            "backbone": self.backbone.given(),
-            "llm": self.llm.given(),
-            **({"prompt": self.prompt.given()} if self.prompt.given() else {}),
+            **self.parts,
             "features": features.given(),
         }
 
@@ -197,10 +199,8 @@ class RunPlan:
     @property
     def settings_sha256(self) -> str:
         """SHA-256 of the settings of its training, as its scores tell it (`config_sha256`)."""
-        parts = self._parts(NoFeatures())
-        kinds = [kind for kind in ("method", "backbone", "llm", "prompt") if kind in parts]
         online = self.online and self.reads_backbone
-        return sha256_json(run_settings({kind: parts[kind] for kind in kinds}, self.train, online))
+        return sha256_json(run_settings(self.parts, self.train, online))
 
     @property
     def scores(self) -> str:

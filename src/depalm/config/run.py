@@ -1,6 +1,7 @@
 """One cell of the comparison, and where its results are."""
 
 from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 from depalm.config import paths
 
@@ -18,6 +19,12 @@ class Run:
     llm: str
     method: str
     seed: int
+
+    @classmethod
+    def of(cls, names: Any) -> Self:
+        """The run whose path has these names: wildcards of Snakemake's, or a match."""
+        texts = {axis: names[axis] for axis in FILTERS}
+        return cls(**texts, seed=int(names["seed"]))
 
     @property
     def path(self) -> str:

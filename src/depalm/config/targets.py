@@ -3,18 +3,16 @@
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from depalm.config import paths
 from depalm.config.experiment import Config
 from depalm.config.plan import manifest
-from depalm.config.run import AXES, Run
+from depalm.config.run import Run
 from depalm.config.schema import ConfigError
 
 OF_RUN = re.compile(
     re.sub(r"\\{(\w+)\\}", lambda found: f"(?P<{found[1]}>[^/]+?)", re.escape(paths.RUN)) + "/.+"
 )
-TABLES = ("csv", "md", "tex", "html")
 
 
 def targets_of(arguments: Sequence[str]) -> list[str]:
@@ -49,14 +47,12 @@ def _run_of(target: str) -> Run | None:
     found = OF_RUN.fullmatch(target)
     if found is None or not found["seed"].isdecimal():
         return None
-    values: dict[str, Any] = {axis: found[axis] for axis in AXES}
-    return Run(**{**values, "seed": int(found["seed"])})
+    return Run.of(found)
 
 
 def _known(config: Config, target: str, run: Run | None) -> list[str]:
     """Files that rules make: those of its run, or of the runs with the nearest folders."""
-    tables = [paths.TABLE.format(table=table.name) for table in config.settings.tables]
-    found = [f"{table}.{end}" for table in tables for end in TABLES]
+    found = [name for table in config.settings.tables for name in paths.table_files(table.name)]
     datasets = dict.fromkeys(run.dataset for run in config.runs)
     found += [manifest(name, split) for name in datasets for split in ("train", "val", "test")]
     runs = {run.path: run for run in config.runs} if run is None else {run.path: run}

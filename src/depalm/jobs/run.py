@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from depalm.identity import parts_of
 from depalm.jobs.job import Job
 from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, PromptSpec
 from depalm.specs.features import Features
@@ -28,13 +29,7 @@ class RunJob(Job):
     @property
     def parts(self) -> dict[str, dict[str, Any]]:
         """The method, backbone and LLM, and how the LLM is prompted if it is said, as JSON."""
-        specs = {
-            "method": self.method,
-            "backbone": self.backbone,
-            "llm": self.llm,
-            "prompt": self.prompt,
-        }
-        return {name: spec.given() for name, spec in specs.items() if spec.given()}
+        return parts_of(self.method, self.backbone, self.llm, self.prompt)
 
     @property
     def weights(self) -> Path | None:

@@ -34,10 +34,10 @@ MAGIC: dict[str, tuple[bytes, ...]] = {
 }
 
 
-def require_contents(path: Path, name: str, test: bool = True) -> None:
+def require_contents(path: Path, name: str) -> None:
     """Raise DownloadError if the file at `path`, which is published as `name`, is something else,
-    or is cut off: by the first bytes of its format, the size in its header, or with `test` the
-    checksums in an archive.
+    or is cut off: by the first bytes of its format, the size in its header, or the checksums in an
+    archive.
 
     A format that is not known here is taken as it is, but for a web page.
     """
@@ -58,7 +58,7 @@ def require_contents(path: Path, name: str, test: bool = True) -> None:
     if suffix in MAGIC and not head.startswith(MAGIC[suffix]):
         raise DownloadError(f"what the server gives is no {suffix} file; correct the URL")
     problem = CHECKS[suffix](path, head, tail) if suffix in CHECKS else None
-    if problem is None and test and suffix in ARCHIVES:
+    if problem is None and suffix in ARCHIVES:
         problem = ARCHIVES[suffix](path)
     if problem is not None:
         raise DownloadError(f"{name} is damaged: {problem}; run again")
