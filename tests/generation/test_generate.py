@@ -103,3 +103,29 @@ def test_a_batch_generates_the_same_texts_as_one_by_one(family: str, method: str
     )
     assert batched == alone
     assert method == "blind" or family == "opt-projected" or len(set(batched)) > 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_questions_of_one_image_share_what_is_injected(
+    family: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = tiny_llm(family)
+    adapter = random_adapter(METHODS[method])
+    prompts = ["a", "bb", "ccc", "d", "ee", "fffff", "g"]
+    media = ["x", "y", "x", "z", "x", "y", "x"]
+    samples = [Sample(f"q{i}", media[i], prompts[i], []) for i in range(7)]
+    decoding = GenerateSpec(beams=2, max_new_tokens=5, batch_size=4)
+    seen: list[int] = []
+    inject = type(adapter).forward
+
+    def counted(self: torch.nn.Module, features: torch.Tensor | None) -> Injection:
+        seen.append(0 if features is None else len(features))
+        return inject(self, features)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(adapter), "forward", counted)
+    shared = generate(llm, adapter, samples, RandomFeatures(adapter), decoding)
+    if method != "blind":
+        assert seen == [2, 2]  # y and part of x; the rest of x, and z
+    single = [generate(llm, adapter, [s], RandomFeatures(adapter), decoding)[0] for s in samples]
+    assert shared == single

@@ -145,25 +145,61 @@ def test_every_target_layer_reads_its_own_tokens(llm: LLM, token_ids: Tensor, na
 
 
 @every_injection
-def test_reordered_beams_keep_their_sample_and_their_text(
+def test_beams_in_one_row_keep_their_sample_and_their_text(
     llm: LLM, token_ids: Tensor, left_padded: Tensor, injection: Injection
 ) -> None:
     state, beams = DecodingState(), 2
     hidden_states(llm, token_ids, injection, left_padded, state)
-    state.split(beams)
-    injection = injection.select(torch.arange(BATCH).repeat_interleave(beams))
+    repeated = injection.select(torch.arange(BATCH).repeat_interleave(beams))
     generator = torch.Generator().manual_seed(4)
-    steps = torch.randint(3, VOCABULARY, (3, BATCH * beams, 1), generator=generator)
+    steps = torch.randint(3, VOCABULARY, (4, BATCH, beams), generator=generator)
     texts = token_ids.repeat_interleave(beams, dim=0)
     valid = left_padded.repeat_interleave(beams, dim=0)
-    for step, rows in zip(steps, ([1, 0, 2, 2, 4, 5], [0, 0, 3, 2, 5, 4], range(6)), strict=True):
-        texts = torch.cat((texts, step), dim=1)
+    parents = torch.tensor([[[0, 0]] * 3, [[1, 0], [0, 0], [0, 1]], [[0, 0], [1, 1], [1, 0]]])
+    for step, parent in zip(steps, [*parents, parents[1]], strict=True):
+        rows = (torch.arange(BATCH)[:, None] * beams + parent).flatten()
+        texts = torch.cat((texts[rows], step.view(-1, 1)), dim=1)
         valid = torch.nn.functional.pad(valid, (0, 1), value=True)
+        state.branch(parent)
         cached = hidden_states(llm, step, injection, None, state)
-        close(cached[:, 0], hidden_states(llm, texts, injection, valid)[:, -1])
-        order = torch.tensor(list(rows))
-        state.reorder(order)
-        texts = texts[order]
+        expected = hidden_states(llm, texts, repeated, valid)[:, -1]
+        close(cached.flatten(0, 1), expected)
+
+
+@every_injection
+def test_texts_behind_one_image_are_as_if_each_stood_alone(
+    llm: LLM, token_ids: Tensor, injection: Injection
+) -> None:
+    lengths = ([2, 3, 1], [4, 2], [5])
+    numbers = torch.full((BATCH, 6), -1)
+    for row, of_row in enumerate(lengths):
+        numbers[row, : sum(of_row)] = torch.arange(len(of_row)).repeat_interleave(
+            torch.tensor(of_row)
+        )
+    token_ids = token_ids[:, :6]
+    packed = hidden_states(llm, token_ids, injection, texts=numbers)
+    for row in range(BATCH):
+        start = 0
+        for length in lengths[row]:
+            alone = hidden_states(
+                llm, token_ids[[row], start : start + length], injection.select(torch.tensor([row]))
+            )
+            close(packed[row, start : start + length], alone[0])
+            start += length
+
+
+@every_injection
+def test_what_is_injected_goes_through_once_for_all_texts_of_an_image(
+    llm: LLM, token_ids: Tensor, left_padded: Tensor, injection: Injection
+) -> None:
+    rows = torch.tensor([1, 0, 1, 2])
+    state = DecodingState()
+    hidden_states(llm, token_ids[:, :0], injection, None, state)
+    state.select(rows)
+    texts, valid, own = token_ids[[0, 1, 2, 0]], left_padded[[0, 1, 2, 0]], injection.select(rows)
+    shared = hidden_states(llm, texts, own, valid, state)
+    expected = hidden_states(llm, texts, own, valid)
+    close(shared[valid], expected[valid])
 
 
 def test_a_kept_token_goes_on_and_a_removed_one_does_not(llm: LLM, token_ids: Tensor) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -38,10 +39,19 @@ class NonFiniteLogits(DepalmError):  # noqa: N818
 
 @torch.inference_mode()
 def beam_search(
-    llm: LLM, token_ids: Tensor, valid: Tensor, injection: Injection, decoding: GenerateSpec
+    llm: LLM,
+    token_ids: Tensor,
+    valid: Tensor,
+    injection: Injection,
+    decoding: GenerateSpec,
+    rows: Tensor | None = None,
 ) -> list[list[int]]:
     """Most probable continuation of each prompt [B, S] (`valid` False at padding): token ids
     without EOS.
+
+    `rows` [B] is the row of `injection` that a prompt stands behind, if several share one: what is
+    injected then goes through the LLM once. All beams of a sample share its prompt in the KV cache,
+    and are told apart by a mask.
 
     The rule is that of Hugging Face's beam search with its defaults: the score of a finished beam
     is its log probability / length ** length_penalty, and a sample is done when none of its running
@@ -52,17 +62,16 @@ def beam_search(
     """
     state = DecodingState()
     batch, beams, device = len(token_ids), decoding.beams, token_ids.device
+    if rows is not None:
+        shared = int(rows.max()) + 1
+        hidden_states(llm, token_ids.new_empty(shared, 0), injection, None, state)
+        state.select(rows)
+        injection = injection.select(rows)
     hidden = hidden_states(llm, token_ids, injection, valid, state)
     log_probs = llm.head(hidden[:, -1]).float().log_softmax(-1)  # [B, V]
     vocabulary = log_probs.shape[-1]
-    first_row = (
-        torch.arange(batch, device=device)[:, None] * beams
-    )  # row of each sample's first beam
-    repeated = torch.arange(batch, device=device).repeat_interleave(beams)
     whole = decoding.length_of == "text"
     before = valid.sum(dim=1, keepdim=True) if whole else 0  # [B, 1]: tokens of the prompt
-    state.split(beams)
-    injection = injection.select(repeated)
     log_probs = log_probs[:, None].expand(batch, beams, vocabulary)
     # all beams are equal before the first token, so only the first of them counts
     running = log_probs.new_full((batch, beams), IMPOSSIBLE)
@@ -100,10 +109,10 @@ def beam_search(
             raise NonFiniteLogits(senseless[:, 0].nonzero()[:, 0].tolist())
         if last or ended_all:
             break
-        state.reorder((first_row + parents.gather(1, best)).flatten())
-        step = tokens.gather(1, best).view(batch * beams, 1)
-        hidden = hidden_states(llm, step, injection, None, state)
-        log_probs = llm.head(hidden[:, -1]).float().log_softmax(-1).view(batch, beams, vocabulary)
+        state.branch(parents.gather(1, best))
+        step = tokens.gather(1, best)  # [B, beams]
+        hidden = hidden_states(llm, step, injection, None, state)  # [B, beams, D]
+        log_probs = llm.head(hidden).float().log_softmax(-1)
     return [_until(row, llm.eos) for row in finished_texts[:, 0].tolist()]
 
 
@@ -135,7 +144,8 @@ def generate(
     partial: Partial | None = None,
     before_writing: Callable[[], None] = lambda: None,
 ) -> list[str]:
-    """The text of each sample, in order. Samples of similar prompt length share a batch.
+    """The text of each sample, in order. Samples of one image, and of similar prompt length, share
+    a batch.
 
     Batches whose texts are in `partial` are not generated again, and it keeps those of the others.
     `before_writing` is called before each, and ends generation by what it raises. Raises
@@ -145,28 +155,27 @@ def generate(
     device = next(llm.model.parameters()).device
     prompts = llm.prompt_ids([sample.prompt for sample in samples])
     require_positions(llm, samples, [len(ids) + decoding.max_new_tokens for ids in prompts])
-    order = sorted(range(len(samples)), key=lambda i: len(prompts[i]), reverse=True)
+    media = [sample.media for sample in samples]
+    batches = batches_of(media, [len(ids) for ids in prompts], decoding.batch_size)
     texts = {} if partial is None else dict(partial.texts)
-    size = decoding.batch_size
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    due = [rows for rows in batches if not texts.keys() >= set(rows)]
+    due = [_Due.of(rows, media) for rows in batches if not texts.keys() >= set(rows)]
     progress = Progress(len(samples), "generate", "sample", done=len(texts))
 
-    def read(rows: list[int]) -> Tensor | None:
-        return source.read([samples[i].media for i in rows])
+    def read(batch: _Due) -> Tensor | None:
+        return source.read(batch.media)
 
     reader = closing(read_each(due, read, ahead=source.read_ahead))
     with torch.inference_mode(), adapter.tuned("llm", llm.body), reader as pairs:
-        for rows, features in pairs:
+        for batch, features in pairs:
             started = time.monotonic()
+            rows = batch.samples
             token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)
-            injection = adapter(features)
+            inputs = token_ids.to(device), valid.to(device), adapter(features)
+            shared = torch.tensor(batch.rows, device=device) if batch.shares else None
             try:
-                tokens = beam_search(
-                    llm, token_ids.to(device), valid.to(device), injection, decoding
-                )
+                tokens = beam_search(llm, *inputs, decoding, shared)
             except NonFiniteLogits as error:
-                bad = None if features is None else features[error.rows]
+                bad = None if features is None else features[[batch.rows[i] for i in error.rows]]
                 affected = [samples[rows[i]] for i in error.rows]
                 why = cause(llm, adapter, bad, [sample.media for sample in affected])
                 raise GenerationError(
@@ -180,6 +189,37 @@ def generate(
             texts |= zip(rows, found, strict=True)
             progress.advance(len(rows))
     return [texts[i] for i in range(len(samples))]
+
+
+def batches_of(media: Sequence[str], lengths: Sequence[int], size: int) -> list[list[int]]:
+    """The samples in batches: those of one image side by side, the longest prompts first."""
+    longest: dict[str, int] = {}
+    for name, length in zip(media, lengths, strict=True):
+        longest[name] = max(length, longest.get(name, 0))
+    places = {name: place for place, name in enumerate(longest)}
+    order = sorted(range(len(media)), key=lambda i: (-longest[media[i]], places[media[i]]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+@dataclass(frozen=True)
+class _Due:
+    """The indices of the `samples` of a batch, its distinct `media`, and for each sample the `rows`
+    that its own stands in.
+    """
+
+    samples: list[int]
+    media: list[str]
+    rows: list[int]
+
+    @classmethod
+    def of(cls, samples: list[int], media: Sequence[str]) -> "_Due":
+        names = list(dict.fromkeys(media[i] for i in samples))
+        places = {name: place for place, name in enumerate(names)}
+        return cls(samples, names, [places[media[i]] for i in samples])
+
+    @property
+    def shares(self) -> bool:
+        return len(self.media) < len(self.samples)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:

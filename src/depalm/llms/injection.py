@@ -16,7 +16,8 @@ from torch import Tensor
 
 from depalm.errors import DepalmError
 from depalm.llms.base import LLM
-from depalm.llms.kv_cache import BeamCache
+from depalm.llms.kv_cache import GrowingCache
+from depalm.llms.places import Places, branches, in_a_row, side_by_side, unpadded
 
 
 class InjectionError(DepalmError):
@@ -78,37 +79,35 @@ class Injection:
 
 @dataclass
 class DecodingState:
-    """What incremental decoding remembers: each layer's own keys and values, and which positions
-    hold text.
+    """What incremental decoding remembers: each layer's own keys and values, and what stands where.
 
     Layers inside the span of inserted tokens have K more keys than the others. `valid` [B, P + S]
-    covers prompt and text so far, False at padding; it is None before the first call.
+    covers prompt and text so far, False at padding; it is None before the first call. `lineage`
+    [B, beams, N] says which of the tokens that were generated belong to the text of each beam; it
+    is None until the texts branch.
     """
 
-    cache: BeamCache = field(default_factory=BeamCache)
+    cache: GrowingCache = field(default_factory=GrowingCache)
     valid: Tensor | None = None
+    lineage: Tensor | None = None
 
-    def split(self, beams: int) -> None:
-        """Make each sample of the batch `beams` rows, one behind the other."""
-        self.cache.split(beams)
+    def select(self, rows: Tensor) -> None:
+        """Make the batch that of `rows` [B'], each one of those that are there."""
+        self.cache.select(rows)
         if self.valid is not None:
-            self.valid = self.valid.repeat_interleave(beams, dim=0)
+            self.valid = self.valid[rows]
 
-    def reorder(self, rows: Tensor) -> None:
-        """Put `rows` [B] into that order, each a beam of the same sample as the row it replaces.
-
-        Beams of a sample differ just in what they generated since `split`, all of it valid.
+    def branch(self, parents: Tensor) -> None:
+        """Let each beam go on from the text of its parent: `parents` [B, beams] are beams of the
+        same sample. The next call has one token for each beam.
         """
-        self.cache.reorder(rows)
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    """Positions and mask of the newest tokens of a sequence, among all keys so far."""
-
-    mask: Tensor | None
-    positions: Tensor
-    rotary: tuple[Tensor, Tensor] | None
+        batch, beams = parents.shape
+        own = torch.eye(beams, dtype=torch.bool, device=parents.device).expand(batch, -1, -1)
+        if self.lineage is None:
+            self.lineage = own
+            return
+        before = self.lineage.gather(1, parents[:, :, None].expand(-1, -1, self.lineage.shape[2]))
+        self.lineage = torch.cat((before, own), dim=2)
 
 
 def hidden_states(
@@ -117,77 +116,82 @@ def hidden_states(
     injection: Injection,
     valid: Tensor | None = None,
     state: DecodingState | None = None,
+    texts: Tensor | None = None,
 ) -> Tensor:
     """Hidden states of the text after the last layer, before the final norm: [B, S] -> [B, S, D].
 
     `valid` [B, S] is False at padding, on any side; None says that padding, if any, is on the
     right, where causal attention makes it harmless. With a `state` the call adds to it: the first
-    call places the prompt and the visual tokens, each later call goes on behind the text seen so
-    far.
+    call places the prompt and the visual tokens (S may be 0), each later call goes on behind the
+    text seen so far, or once it branches, with a token for each beam. With `texts` [B, S] a row
+    holds several texts behind the same visual tokens; it has the number of each token's.
     """
-    seen = None if state is None else state.valid
+    fresh = state is None or state.valid is None
     length = token_ids.shape[1]
     hidden = llm.embed(token_ids)
-    if seen is None and injection.prompt is not None:
+    places = _places(hidden, valid, state, texts)
+    if fresh and injection.prompt is not None:
         prompt = injection.prompt.to(hidden.dtype).expand(len(hidden), -1, -1)  # [B, P, D]
         hidden = torch.cat((prompt, hidden), dim=1)
-    outside_valid = _extend(seen, valid, hidden, length)
-    plain = valid is None and seen is None and state is None
-    positions = _positions(outside_valid, hidden.shape[1])
-    hidden = llm.add_positions(hidden, positions)
-    outside = _sequence(llm, hidden, outside_valid, hidden.shape[1], plain)
+        places = places.behind(prompt.shape[1], new=True)
+        if state is not None and state.valid is not None:
+            state.valid = torch.nn.functional.pad(state.valid, (prompt.shape[1], 0), value=True)
+    hidden = llm.add_positions(hidden, places.positions)
+    outside = _attention(llm, hidden, places)
 
     layers, count = len(llm.layers), injection.count
     span = injection.span(layers)
     if span:
-        visual = outside_valid.new_ones(len(hidden), count)
-        queries = hidden.shape[1] + (count if seen is None else 0)
-        inside = _sequence(llm, hidden, torch.cat((visual, outside_valid), 1), queries, plain)
+        inside = _attention(llm, hidden, places.behind(count, new=fresh))
     for index in range(layers):
-        if seen is None and index in injection.tokens:
+        if fresh and index in injection.tokens:
             text = hidden if index == span.start else hidden[:, count:]
             hidden = torch.cat((injection.tokens[index].to(hidden.dtype), text), dim=1)
         here = inside if index in span else outside
-        if seen is None and index in injection.layer_prompts:
+        if fresh and index in injection.layer_prompts:
             prompt = injection.layer_prompts[index].to(hidden.dtype).expand(len(hidden), -1, -1)
             start = count if index in span else 0
             parts = (hidden[:, :start], prompt, hidden[:, start + prompt.shape[1] :])
             hidden = torch.cat(parts, dim=1)
-        if injection.reader is not None and index in injection.cross:
-            hidden = hidden + injection.reader(hidden, *injection.cross[index])
-        cache = None if state is None else state.cache
-        hidden = llm.layer(index, hidden, here.mask, here.positions, here.rotary, cache)
-        if seen is None and span and index == span[-1]:
+        if hidden.shape[1]:  # nothing stands in front of the first target yet, if S is 0
+            if injection.reader is not None and index in injection.cross:
+                hidden = hidden + injection.reader(hidden, *injection.cross[index])
+            cache = None if state is None else state.cache
+            hidden = llm.layer(index, hidden, here.mask, here.positions, here.rotary, cache)
+        if fresh and span and index == span[-1]:
             hidden = hidden[:, count:]
-    if state is not None:
-        state.valid = outside_valid
-    return hidden[:, -length:]
+    return hidden[:, hidden.shape[1] - length :]
 
 
-def _extend(seen: Tensor | None, valid: Tensor | None, hidden: Tensor, length: int) -> Tensor:
-    """[B, all positions so far] bool: what was seen, then the prompt (always valid), then the new
-    text.
-    """
-    batch, new = hidden.shape[:2]
-    prompt = torch.ones(batch, new - length, dtype=torch.bool, device=hidden.device)
+def _places(
+    hidden: Tensor, valid: Tensor | None, state: DecodingState | None, texts: Tensor | None
+) -> Places:
+    """The places of the new text [B, S, D]; a `state` learns of it."""
+    batch, length = hidden.shape[:2]
+    if texts is not None:
+        return side_by_side(texts)
+    if state is None and valid is None:
+        return unpadded(batch, length, hidden.device)
+    if state is not None and state.lineage is not None:
+        assert state.valid is not None
+        return branches(state.valid, state.lineage)
     if valid is None:
         valid = torch.ones(batch, length, dtype=torch.bool, device=hidden.device)
-    return torch.cat((prompt, valid) if seen is None else (seen, prompt, valid), dim=1)
+    if state is not None:
+        valid = valid if state.valid is None else torch.cat((state.valid, valid), dim=1)
+        state.valid = valid
+    return in_a_row(valid, length)
 
 
-def _positions(valid: Tensor, queries: int) -> Tensor:
-    """[B, keys] -> [B, queries]: positions of the newest tokens, counted over the valid ones."""
-    return (valid.long().cumsum(dim=1) - 1).clamp(min=0)[:, -queries:]
+@dataclass(frozen=True)
+class _Attention:
+    """What a layer is told of the new tokens."""
+
+    mask: Tensor | None
+    positions: Tensor
+    rotary: tuple[Tensor, Tensor] | None
 
 
-def _sequence(llm: LLM, hidden: Tensor, valid: Tensor, queries: int, plain: bool) -> _Sequence:
-    positions = _positions(valid, queries)
-    rotary = llm.rotary(hidden, positions)
-    if plain:
-        return _Sequence(None, positions, rotary)
-    keys = valid.shape[1]
-    last_key = torch.arange(keys - queries, keys, device=valid.device)  # the own key of each query
-    causal = torch.arange(keys, device=valid.device) <= last_key[:, None]  # [queries, keys]
-    allowed = causal & valid[:, None, None, :]  # [B, 1, queries, keys]
-    mask = torch.zeros(allowed.shape, dtype=hidden.dtype, device=hidden.device)
-    return _Sequence(mask.masked_fill(~allowed, torch.finfo(hidden.dtype).min), positions, rotary)
+def _attention(llm: LLM, hidden: Tensor, places: Places) -> _Attention:
+    rotary = llm.rotary(hidden, places.positions)
+    return _Attention(places.mask(hidden.dtype), places.positions, rotary)

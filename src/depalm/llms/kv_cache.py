@@ -1,7 +1,7 @@
-"""A KV cache for beam search: it grows in place, and beams share what stands before them.
+"""A KV cache that grows in place. The library's own copies every key and value for each new token.
 
-The library's own copies every key and value for each new token, and again for each reordering of
-the beams.
+Beams need no reordering: what they generate stands in one row of their sample, behind the prompt
+that they share, and a mask says which of it belongs to whom (`depalm.llms.places.branches`).
 """
 
 from typing import Any
@@ -9,14 +9,13 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-SPARE = 32  # tokens that a buffer is made larger than needed
+SPARE = 96  # tokens that a buffer is made larger than needed
 
 
 class _Buffer:
     """Keys, or values, of one layer: [S, B, heads, D / heads], of which `length` tokens are there.
 
-    The tokens stand outermost, so that new ones are appended, and those behind `shared` reordered,
-    without touching the others.
+    The tokens stand outermost, so that new ones are appended without touching the others.
     """
 
     def __init__(self) -> None:
@@ -34,30 +33,19 @@ class _Buffer:
             self.data = larger
         self.data[self.length : end] = rows
         self.length = end
-        return self.states
+        return self.data[:end].permute(1, 2, 0, 3)
 
-    @property
-    def states(self) -> Tensor:
-        assert self.data is not None
-        return self.data[: self.length].permute(1, 2, 0, 3)
-
-    def split(self, beams: int) -> None:
-        assert self.data is not None
-        self.data = self.data.repeat_interleave(beams, dim=1)
-
-    def reorder(self, rows: Tensor, shared: int) -> None:
-        assert self.data is not None
-        own = self.data[shared : self.length]
-        own.copy_(own.index_select(1, rows))
+    def select(self, rows: Tensor) -> None:
+        if self.data is not None:
+            self.data = self.data[: self.length].index_select(1, rows)
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """The cache of one decoder layer; `shared` tokens are the same for all beams of a sample."""
+    """The cache of one decoder layer."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.buffers = _Buffer(), _Buffer()
-        self.shared = 0
 
     def update(
         self,
@@ -75,23 +63,16 @@ class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
         return self.keys, self.values
 
 
-class BeamCache(Cache):  # type: ignore[misc]
-    """Keys and values of all layers, for a batch whose rows become beams."""
+class GrowingCache(Cache):  # type: ignore[misc]
+    """Keys and values of all layers."""
 
     layers: list[_Layer]
 
     def __init__(self) -> None:
         super().__init__(layer_class_to_replicate=_Layer)
 
-    def split(self, beams: int) -> None:
-        """Make each row `beams` rows, which share all that stands in the cache until now."""
+    def select(self, rows: Tensor) -> None:
+        """Make the batch that of `rows` [B'], each one of those that are there."""
         for layer in self.layers:
             for buffer in layer.buffers:
-                buffer.split(beams)
-            layer.shared = layer.buffers[0].length
-
-    def reorder(self, rows: Tensor) -> None:
-        """Put `rows` [B] into that order, each a beam of the same sample as the row it replaces."""
-        for layer in self.layers:
-            for buffer in layer.buffers:
-                buffer.reorder(rows, layer.shared)
+                buffer.select(rows)
