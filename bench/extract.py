@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from setting import BACKBONE, BATCH, seconds
 
 from depalm.backbones.load import load_backbone
-from depalm.features.extract import Encoder, Extraction, extract
+from depalm.features.encoder import Encoder
+from depalm.features.extract import Extraction, extract
 from depalm.files import sha256_file
 from depalm.identity import weights_identity
 from depalm.specs import BackboneSpec

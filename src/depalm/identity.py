@@ -24,13 +24,26 @@ def token_identity(backbone: BackboneSpec, view: int = 0) -> dict[str, Any]:
     return {"backbone": spec, "transform": transform, "view": view}
 
 
+def precision_identity(dtype: str, compute: str, compiled: bool) -> dict[str, Any]:
+    """The part of it that is precision: what tokens are kept in, what the backbone computes in, and
+    whether it is compiled.
+    """
+    return {"dtype": dtype, "compute": compute, **({"compiled": True} if compiled else {})}
+
+
 def encoder_identity(
-    backbone: BackboneSpec, weights: Path, view: int = 0, dtype: str = "float16"
+    backbone: BackboneSpec,
+    weights: Path,
+    view: int = 0,
+    dtype: str = "float16",
+    compute: str = "tf32",
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """All that decides the tokens of a file, as the shards of the store have it. Raises
     BackboneError.
     """
-    made = {"weights_sha256": weights_identity(weights), "dtype": dtype}
+    precision = precision_identity(dtype, compute, compiled)
+    made = {"weights_sha256": weights_identity(weights), **precision}
     return {**token_identity(backbone, view), **made}
 
 

@@ -17,7 +17,8 @@ from depalm.cache.store import open_folder
 from depalm.datasets.containers import ContainerError, container_of, local_file, read_inside
 from depalm.datasets.manifest import Manifest, build_manifest, media_keys
 from depalm.errors import AnnotationError
-from depalm.features.extract import Encoder, Extraction, extract
+from depalm.features.encoder import Encoder
+from depalm.features.extract import Extraction, extract
 from depalm.media.pool import ChangedFile
 from depalm.rejects import RejectError
 from tests.support.specs import rows_spec

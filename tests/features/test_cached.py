@@ -17,7 +17,7 @@ from depalm.cache.store import open_folder, write_receipt
 from depalm.cache.writer import write_shard
 from depalm.config.plan import training_views
 from depalm.datasets.manifest import Sample
-from depalm.features.base import NoFeatures, partition, read_each
+from depalm.features.base import NoFeatures, partition, read, read_each
 from depalm.features.source import Source, open_views
 from depalm.identity import token_identity
 from depalm.rejects import Reject
@@ -69,8 +69,8 @@ def test_training_reads_the_augmented_views_or_the_only_one() -> None:
 def test_epochs_read_the_views_in_turn(tmp_path: Path) -> None:
     cached = planned(tmp_path, 1, 2, 3)
     views = open_views(fitted(METHOD), cached, KEYS, VIT)
-    read = [views.read(["a", "d"], epoch).unique().tolist() for epoch in range(5)]
-    assert read == [[1], [2], [3], [1], [2]]
+    seen = [read(views, ["a", "d"], epoch).unique().tolist() for epoch in range(5)]
+    assert seen == [[1], [2], [3], [1], [2]]
     for order, message in (([2, 1, 3], "view: 1, but this .* 2"), ([0, 2, 3], r"transform\.crop")):
         wrong = cached.model_copy(update={"views": order})
         with pytest.raises(CacheError, match=message):
@@ -120,12 +120,11 @@ def test_what_the_plan_says_is_opened(tmp_path: Path) -> None:
     samples = [Sample("1", "a", "", ["text"], "a")]
     source = Source(VIT, None, cached, fitted(METHOD), samples)
     with source.open(reading, None, CPU) as features:
-        assert features.read(["a"]) is not None
-        assert features.read_ahead
+        assert read(features, ["a"]) is not None
     unread = Source(VIT, None, none, fitted(blind), samples)
     with unread.open(new_adapter(blind, SPEC["shape"], LLM_SHAPE), None, CPU) as features:
         assert isinstance(features, NoFeatures)
-        assert features.read(["a"]) is None
+        assert read(features, ["a"]) is None
         assert (features.rejected, unread.identity) == ({}, None)
     for planned_as, method, message in (
         (none, METHOD, "the method reads tokens, but its features are 'none'"),
@@ -147,13 +146,13 @@ def test_the_next_item_is_read_while_one_is_used_and_no_more() -> None:
             two_begun.set()
         return 10 * item
 
-    pairs = read_each(range(5), read, ahead=True)
+    pairs = read_each(range(5), read)
     assert next(pairs) == (0, 0)
     assert two_begun.wait(10)
     time.sleep(0.05)
     assert begun == [0, 1]
     assert list(pairs) == [(1, 10), (2, 20), (3, 30), (4, 40)]
-    assert list(read_each([], read, ahead=True)) == []
+    assert list(read_each([], read)) == []
 
 
 def test_an_error_of_reading_is_raised_in_its_turn_and_no_thread_stays() -> None:
@@ -162,23 +161,11 @@ def test_an_error_of_reading_is_raised_in_its_turn_and_no_thread_stays() -> None
     def read(item: int) -> int:
         return 10 // item
 
-    pairs = read_each([5, 2, 0, 1], read, ahead=True)
+    pairs = read_each([5, 2, 0, 1], read)
     assert [next(pairs), next(pairs)] == [(5, 2), (2, 5)]
     with pytest.raises(ZeroDivisionError):
         next(pairs)
-    left = read_each([5, 2], read, ahead=True)
+    left = read_each([5, 2], read)
     next(left)
     left.close()
     assert threading.active_count() == threads
-
-
-def test_what_depends_on_the_step_before_is_read_in_turn_by_the_same_thread() -> None:
-    begun: list[int] = []
-
-    def read(item: int) -> bool:
-        begun.append(item)
-        return threading.current_thread() is threading.main_thread()
-
-    pairs = read_each(range(3), read, ahead=False)
-    assert next(pairs) == (0, True)
-    assert begun == [0]

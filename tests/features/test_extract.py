@@ -124,7 +124,7 @@ def test_what_the_store_has_is_not_made_again(data: Path, monkeypatch: pytest.Mo
     again = run(data, media=keys_of(data, [*MEDIA[2:5], "copy/of-2.png"]))
     assert (first.forwarded, again.forwarded) == (4, 1)
     assert {path: sha256_tree(path) for path in before} == before
-    monkeypatch.setattr(extraction, "load_backbone", None)  # would raise if it were called
+    monkeypatch.setattr(Encoder, "load", None)  # would raise if it were called
     assert run(data, media=keys_of(data, MEDIA[:5])).forwarded == 0
     (data / MEDIA[0]).write_bytes(b"another")
     (data / "weights" / "notes.md").write_text("not of the model")
@@ -260,7 +260,7 @@ def test_too_small_a_disk_is_found_before_anything_is_loaded(
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    monkeypatch.setattr(extraction, "load_backbone", None)
+    monkeypatch.setattr(Encoder, "load", None)
     with pytest.raises(CacheError, match=r"takes .* kB: .* kB more than the 1\.0 kB that are free"):
         run(data)
 

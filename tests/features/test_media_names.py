@@ -10,7 +10,8 @@ from depalm.datasets.manifest import (
     unique_media,
     write_manifest,
 )
-from depalm.features.extract import Encoder, Extraction, extract
+from depalm.features.encoder import Encoder
+from depalm.features.extract import Extraction, extract
 from depalm.features.online import Media, OnlineFeatures
 from depalm.files import OutsideError
 from tests.support.media_files import write_images

@@ -15,7 +15,9 @@ from depalm.adapters.errors import AdapterError
 from depalm.backbones.load import load_backbone
 from depalm.cache.store import open_folder, write_receipt
 from depalm.datasets.manifest import Sample, write_manifest
-from depalm.features.extract import Encoder, Extraction, extract
+from depalm.features.base import read
+from depalm.features.encoder import Encoder
+from depalm.features.extract import Extraction, extract
 from depalm.features.online import Media, online_features
 from depalm.files import read_json, sha256_file
 from depalm.jobs.generate import GenerateJob
@@ -143,7 +145,7 @@ def test_features_are_the_backbones_of_each_file_in_any_order(files: Path) -> No
     for method, tokens in ((several, expected[:, [3, 11]]), (summary, expected[:, [5], :1])):
         adapter, media = new_adapter(method, SPEC["shape"], LLM_SHAPE), Media(files, workers=2)
         with online_features(adapter, model, VIT, media, keys_of(files), CPU) as online:
-            torch.testing.assert_close(online.read(asked), tokens)
+            torch.testing.assert_close(read(online, asked), tokens)
 
 
 def test_each_epoch_and_seed_sees_a_file_in_its_own_way_and_always_the_same(files: Path) -> None:
@@ -151,17 +153,17 @@ def test_each_epoch_and_seed_sees_a_file_in_its_own_way_and_always_the_same(file
         load_backbone(VIT, files / "vit"),
         load_decoder(VIT),
     )
-    read = {}
+    seen = {}
     for seed in (None, 0, 1):
         media = Media(files)
         with online_features(untuned(), model, VIT, media, keys_of(files), CPU, seed) as online:
             for epoch in (0, 1, 0):
-                features = online.read(MEDIA, epoch)
-                torch.testing.assert_close(read.setdefault((seed, epoch), features), features)
+                features = read(online, MEDIA, epoch)
+                torch.testing.assert_close(seen.setdefault((seed, epoch), features), features)
     pixels = torch.stack([decoder(files / n, view_seed(f"1/{n}", 2)) for n in MEDIA])
-    torch.testing.assert_close(read[1, 1], model(pixels)[:, [11]])
-    torch.testing.assert_close(read[None, 0], read[None, 1])
-    augmented = [read[key] for key in ((None, 0), (0, 0), (0, 1), (1, 0), (1, 1))]
+    torch.testing.assert_close(seen[1, 1], model(pixels)[:, [11]])
+    torch.testing.assert_close(seen[None, 0], seen[None, 1])
+    augmented = [seen[key] for key in ((None, 0), (0, 0), (0, 1), (1, 0), (1, 1))]
     for i, first in enumerate(augmented):
         for second in augmented[:i]:
             assert all(not torch.allclose(first[k], second[k]) for k in range(len(MEDIA)))
@@ -174,7 +176,7 @@ def test_a_file_that_goes_bad_later_is_named(files: Path, tmp_path: Path) -> Non
     with online_features(untuned(), model, VIT, Media(tmp_path), keys, CPU) as online:
         (tmp_path / MEDIA[1]).unlink()
         with pytest.raises(ChangedFile, match=r"images/1\.png has changed since its manifest"):
-            online.read(MEDIA)
+            read(online, MEDIA)
 
 
 FILM, FBANK, MEL = torch.rand(2, 4, 3, 32, 32), torch.rand(2, 64, 32), torch.rand(2, 8, 40)

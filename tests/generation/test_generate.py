@@ -119,9 +119,9 @@ def test_questions_of_one_image_share_what_is_injected(
     seen: list[int] = []
     inject = type(adapter).forward
 
-    def counted(self: torch.nn.Module, features: torch.Tensor | None) -> Injection:
+    def counted(self: torch.nn.Module, features: torch.Tensor | None, compute: str) -> Injection:
         seen.append(0 if features is None else len(features))
-        return inject(self, features)  # type: ignore[arg-type]
+        return inject(self, features, compute)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(adapter), "forward", counted)
     shared = generate(llm, adapter, samples, RandomFeatures(adapter), decoding)

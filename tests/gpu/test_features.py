@@ -12,8 +12,10 @@ from depalm.cache.errors import CacheError
 from depalm.cache.formats import FORMATS, arrays_of
 from depalm.cache.store import open_folder
 from depalm.cache.writer import write_shard
+from depalm.features.base import read
 from depalm.features.cached import CachedViews
-from depalm.features.extract import Encoder, Extraction, extract
+from depalm.features.encoder import Encoder
+from depalm.features.extract import Extraction, extract
 from depalm.features.online import Media, online_features
 from depalm.files import sha256_file, sha256_tree
 from tests.support import encoders
@@ -132,7 +134,7 @@ def test_tokens_that_are_not_finite_are_an_error(data: Path) -> None:
 def test_views_of_the_cache_are_read_onto_the_device(data: Path) -> None:
     cache, keys = open_folder(extracted(data, "store", DEVICE), {}), keys_of(data)
     views = CachedViews([cache], keys, LAYERS, cls_only=False, device=DEVICE)
-    tokens = views.read(MEDIA)
+    tokens = read(views, MEDIA)
     assert tokens.device.type == DEVICE.type
     assert torch.equal(tokens.cpu(), cache.read(list(keys.values()), LAYERS, cls_only=False))
 
@@ -145,7 +147,7 @@ def test_features_online_are_those_of_the_cpu(data: Path, seed: int | None) -> N
         adapter = new_adapter(METHODS["qp_l0"], SPEC["shape"], LLM_SHAPE).to(device)
         media = Media(data, workers=2)
         with online_features(adapter, model, VIT, media, keys_of(data), device, seed) as features:
-            tokens = features.read([*MEDIA, MEDIA[0]], epoch=1)
+            tokens = read(features, [*MEDIA, MEDIA[0]], epoch=1)
         assert tokens.device.type == device.type
         read[device.type] = tokens.detach()
     assert error(read[DEVICE.type], read["cpu"]) < ROUNDING

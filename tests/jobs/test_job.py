@@ -32,7 +32,13 @@ from depalm.specs.settings import GenerateSpec
 from tests.support.specs import rows_spec
 
 SUBSET = SubsetJob(manifest="m.parquet", fraction="50pct", seed=2**64 - 1, ids="ids.txt")
-VALUES: dict[Any, Any] = {str: "é\udcff\n", int: 7, float: 1e-4, Any: {"a": [None, True, 0.1]}}
+VALUES: dict[Any, Any] = {
+    str: "é\udcff\n",
+    int: 7,
+    bool: True,
+    float: 1e-4,
+    Any: {"a": [None, True, 0.1]},
+}
 SHAPE = {"layers": 1, "tokens": 1, "width": 1}
 SPECS: dict[Any, Spec] = {
     MethodSpec: MethodSpec.model_validate({"version": 1, "inject": {"at": "none"}}),

@@ -17,12 +17,17 @@ class RandomFeatures:
     """
 
     rejected: Mapping[str, str] = {}
-    read_ahead = False
 
     def __init__(self, adapter: Adapter, tokens: int = 5, width: int = 8):
         self.layers, self.cls_only = adapter.source_layers, adapter.cls_only
         self.shape = tokens, width
         self.device = next(adapter.parameters()).device
+
+    def load(self, media: Sequence[str], epoch: int = 0) -> Tensor:
+        return self.read(media, epoch)
+
+    def tokens(self, loaded: Tensor) -> Tensor:
+        return loaded
 
     def read(self, media: Sequence[str], epoch: int = 0) -> Tensor:  # noqa: ARG002
         tokens = [

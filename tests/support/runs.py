@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from depalm.cache.store import open_folder, view_folder, write_receipt
 from depalm.cache.writer import write_shard
 from depalm.datasets.manifest import Sample, write_manifest
-from depalm.features.extract import Encoder, Extracted, Extraction, extract
+from depalm.features.encoder import Encoder
+from depalm.features.extract import Extracted, Extraction, extract
 from depalm.files import sha256_file
 from depalm.identity import encoder_identity
 from depalm.jobs.generate import GenerateJob

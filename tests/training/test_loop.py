@@ -14,6 +14,7 @@ from depalm.features.base import NoFeatures
 from depalm.generation.generate import generate
 from depalm.specs import TrainSpec
 from depalm.specs.settings import GenerateSpec
+from depalm.training import loop as train_module
 from depalm.training.batches import IGNORED, batch_stream, collate, encode, epoch_batches
 from depalm.training.loop import train
 from depalm.training.schedule import Schedule, TrainingError
@@ -37,7 +38,7 @@ def run(
 def test_only_the_answer_and_its_end_are_labels() -> None:
     llm = tiny_llm("llama")
     data = encode(llm, [Sample("0", "m", "a?", ["bc"]), Sample("1", "n", "", ["d"])], 10)
-    batch = collate(data, [(0, 0), (1, 0)], padding=0)
+    batch = collate(data, [[(0, 0)], [(1, 0)]], padding=0)
     (a, mark), (b, c), (d,) = llm.tokenize(["a?", "bc", "d"])
     assert batch.token_ids.tolist() == [[1, a, mark, b, c], [1, d, 0, 0, 0]]
     x = IGNORED
@@ -56,10 +57,11 @@ def test_an_epoch_holds_every_sample_once_and_draws_references_anew() -> None:
     many = [Sample(str(i), "m", "", ["a", "bb", "ccc"]) for i in range(37)]
     data = encode(tiny_llm("llama"), many, 10)
     epochs = [list(chain(*epoch_batches(data, 4, 0, epoch))) for epoch in range(2)]
-    for pairs in epochs:
+    for rows in epochs:
+        pairs = list(chain(*rows))
         assert sorted(sample for sample, _ in pairs) == list(range(37))
         assert {reference for _, reference in pairs} == {0, 1, 2}
-    assert dict(epochs[0]) != dict(epochs[1])
+    assert dict(chain(*epochs[0])) != dict(chain(*epochs[1]))
     assert epoch_batches(data, 4, 0, 0) == epoch_batches(data, 4, 0, 0)
     assert epoch_batches(data, 4, 0, 0) != epoch_batches(data, 4, 1, 0)
 
@@ -68,7 +70,7 @@ def test_batches_are_bucketed_by_length_but_not_ordered_by_it() -> None:
     many = [Sample(str(i), "m", "a" * (i * 7 % 20), ["b"]) for i in range(200)]
     data = encode(tiny_llm("llama"), many, 10)
     batches = epoch_batches(data, 4, 0, 0)
-    lengths = [[len(data.texts[sample][0][0]) for sample, _ in batch] for batch in batches]
+    lengths = [[len(data.texts[sample][0][0]) for [(sample, _)] in batch] for batch in batches]
     assert max(max(row) - min(row) for row in lengths) <= 2
     assert [row[0] for row in lengths] != sorted(row[0] for row in lengths)
 
@@ -198,9 +200,9 @@ def test_features_are_those_of_the_epoch_also_after_a_resume(
     killed_at += [5]
     with pytest.raises(Killed):
         train(llm, build("qp_l0"), *arguments)
-    assert epochs == [0, 0, 0, 1, 1, 1]
+    assert epochs == [0, 0, 0, 1, 1, 1, 2]  # the last was loaded ahead
     train(llm, build("qp_l0"), *arguments)
-    assert epochs[6:] == [1, 2]
+    assert epochs[7:] == [1, 2]
 
 
 def test_a_killed_run_ends_with_the_bytes_of_an_undisturbed_one(
@@ -331,6 +333,55 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint(tmp_path:
         train(llm, adapter, data, Broken(adapter), SETTINGS, 0, tmp_path, {"of": "this"})
     kept = load_file(tmp_path / "checkpoint.safetensors")
     assert equal(kept, good)
+
+
+def test_numbers_that_are_looked_at_late_spoil_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: steps behind a bad one are given to the device before it is found."""
+    monkeypatch.setattr(train_module, "on_cpu", lambda _: False)
+    monkeypatch.setattr(train_module, "LOOK_SECONDS", 1e9)
+    llm, adapter = tiny_llm("llama"), build("qp_l0")
+    data = encode(llm, samples(), 10)
+    reads: list[int] = []
+
+    class Broken(RandomFeatures):
+        def read(self, *arguments: Any) -> torch.Tensor:
+            reads.append(1)
+            return super().read(*arguments) * (math.nan if len(reads) == 6 else 1.0)
+
+    never = SETTINGS.model_copy(update={"checkpoint_seconds": 1e9})
+    with pytest.raises(TrainingError, match=r"step 5: loss nan"):
+        train(llm, adapter, data, Broken(adapter), never, 0, tmp_path / "late", {"of": "this"})
+    assert len(reads) == SETTINGS.steps + 1  # all were taken, and the bad one read once more
+    good = build("qp_l0")
+    first = never.model_copy(update={"steps": 5})
+    # the rates are those of the whole schedule
+    monkeypatch.setattr(Schedule, "rate", rates_of(Schedule(never, len(data))))
+    train(llm, good, data, RandomFeatures(good), first, 0, tmp_path / "first", {"of": "this"})
+    assert equal(dict(adapter.state_dict()), dict(good.state_dict()))
+
+
+def rates_of(schedule: Schedule) -> Callable[[Schedule, int], float]:
+    rate = schedule.rate
+    return lambda _, step: rate(step)
+
+
+def test_looks_that_are_far_between_change_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = run(tmp_path / "each")
+    monkeypatch.setattr(train_module, "on_cpu", lambda _: False)
+    monkeypatch.setattr(train_module, "LOOK_SECONDS", 1e9)
+    late = run(tmp_path / "late", settings=SETTINGS.model_copy(update={"checkpoint_seconds": 1e9}))
+    assert equal(weights(each), weights(late))
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "train.jsonl").read_text().splitlines()]
+        for name in ("each", "late")
+    ]
+    for log in logs:
+        assert all(line.pop("seconds") >= 0 for line in log)
+    assert logs[0] == logs[1]
 
 
 def test_no_samples_is_an_error(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from depalm.cache.store import open_folder
 from depalm.config.schema import load_yaml
 from depalm.datasets.manifest import build_manifest, media_keys
 from depalm.features.cached import CachedViews
-from depalm.features.extract import Encoder, Extraction, extract
+from depalm.features.encoder import Encoder
+from depalm.features.extract import Extraction, extract
 from depalm.generation.generate import generate
 from depalm.llms.load import load_llm
 from depalm.specs import TrainSpec

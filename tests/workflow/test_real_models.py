@@ -17,7 +17,8 @@ from depalm.config.schema import load_yaml
 from depalm.datasets.manifest import Sample, build_manifest, media_keys, unique_media
 from depalm.evaluation.vqa_accuracy import vqa_accuracy
 from depalm.features.cached import CachedViews
-from depalm.features.extract import Encoder, Extraction, extract
+from depalm.features.encoder import Encoder
+from depalm.features.extract import Extraction, extract
 from depalm.files import read_json
 from depalm.generation.generate import beam_search, generate, pad_left
 from depalm.identity import token_identity

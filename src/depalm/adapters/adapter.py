@@ -14,6 +14,7 @@ from depalm.adapters.errors import AdapterError
 from depalm.adapters.layout import Sources, inner_width, layout
 from depalm.adapters.registry import INJECTORS
 from depalm.llms.injection import Injection
+from depalm.precision import autocast, autocasting
 from depalm.specs import MethodSpec
 from depalm.specs.backbone import BackboneShape
 from depalm.specs.llm import LLMShape
@@ -111,14 +112,20 @@ class Adapter(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def forward(self, features: Tensor | None) -> Injection:
-        """Features of the source layers [B, L, T, D] (T = 1: CLS only) -> what the LLM receives.
+    def forward(self, features: Tensor | None, compute: str = "float32") -> Injection:
+        """Features of the source layers [B, L, T, D] (T = 1: CLS only) -> what the LLM receives,
+        computed in `compute` (see `depalm.precision.autocast`).
 
         A method that reads no layer takes None. Each source goes through its connector once,
         however many targets read it.
         """
+        device = next(self.parameters()).device
+        with autocast(compute, device):
+            injection = self.injector.inject(self._connected(features))
+        reader = injection.reader and autocasting(injection.reader, compute, device)
         return replace(
-            self.injector.inject(self._connected(features)),
+            injection,
+            reader=reader,
             prompt=self.prompt,
             layer_prompts=dict(enumerate(self.layer_prompts, start=1))
             if self.layer_prompts is not None

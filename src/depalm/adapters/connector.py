@@ -6,7 +6,6 @@
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,18 @@ from depalm.adapters.registry import RESAMPLERS
 from depalm.adapters.resamplers import RandomSubset, Resampler
 from depalm.specs.method import ConnectorSpec
 
-RMSNorm = partial(nn.RMSNorm, eps=1e-4)
+
+class RMSNorm(nn.RMSNorm):
+    """In float32, also of tokens in half precision."""
+
+    def __init__(self, width: int):
+        super().__init__(width, eps=1e-4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[..., D] -> [..., D]."""
+        return super().forward(tokens.float())
+
+
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": nn.Identity,
     "rms": RMSNorm,

@@ -29,6 +29,11 @@ class Backbone(nn.Module, ABC):
         self.shape = {"layers": layers, "tokens": tokens, "width": width}
         self.mean_pool = mean_pool
 
+    def compile_blocks(self) -> None:
+        """Compile the blocks of the encoder, as far as it has any. They are alike, so that one of
+        them is compiled for all.
+        """
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Decoded inputs of B files, e.g. pixels [B, 3, H, W] -> [B, L, T, D]."""
         tokens = self.tokens(inputs)
@@ -59,6 +64,11 @@ class BlockBackbone(Backbone):
         super().__init__(len(parts[0]), tokens, width, mean_pool)
         self.model = model
         self.parts = parts  # in a tuple, so that they are in `model` only
+
+    def compile_blocks(self) -> None:
+        for block in self.parts[0]:
+            # not the module: its outputs are recorded by hooks, which stay outside
+            block.forward = torch.compile(block.forward, dynamic=False)
 
     def run(self, inputs: Tensor) -> None:
         """The forward pass of the whole model."""

@@ -87,6 +87,7 @@ class RunPlan:
                 media=self.media,
                 decode_seconds=self.cache.decode_seconds,
                 max_reject_fraction=self.max_reject_fraction,
+                compute=self.cache.compute,
             )
         run = self.run
         receipts = [receipt(run.dataset, run.backbone, split, v, self.layers) for v in views]

@@ -95,10 +95,13 @@ class StorePlan:
         """What decides the rows of an extraction, by its job's fields; `place` has the wildcards of
         its path.
         """
+        cache = self.config.settings.cache
         return {
             "backbone": self.config.parts.backbone(place["backbone"]).given(),
             "view": int(place["view"]),
-            "dtype": self.config.settings.cache.dtype,
+            "dtype": cache.dtype,
+            "compute": cache.compute,
+            "compiled": cache.compile,
         }
 
     def extraction_how(self, place: Mapping[str, str]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 from .base import FeatureSource as FeatureSource
 from .base import NoFeatures as NoFeatures
 from .base import partition as partition
+from .base import read as read
 from .base import read_each as read_each
 from .cached import CachedViews as CachedViews
-from .extract import Encoder as Encoder
+from .encoder import Encoder as Encoder
 from .extract import Extraction as Extraction
 from .extract import media_of_shard as media_of_shard
 from .online import Media as Media

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -23,14 +23,15 @@ class FeatureSource(Protocol):
         """The media without features, each with the reason."""
         ...
 
-    @property
-    def read_ahead(self) -> bool:
-        """Whether a batch may be read before the training step on the batch before has ended."""
+    def load(self, media: Sequence[str], epoch: int = 0) -> Any:
+        """What `tokens` takes for B media in an epoch; a thread may load it while the batch before
+        is in use.
+        """
         ...
 
-    def read(self, media: Sequence[str], epoch: int = 0) -> Tensor | None:
-        """The tokens of B media in an epoch [B, L, T, D] (T = 1: the summary token alone); None if
-        the adapter reads none.
+    def tokens(self, loaded: Any) -> Tensor | None:
+        """The tokens of the media that were loaded [B, L, T, D] (T = 1: the summary token alone);
+        None if the adapter reads none.
         """
         ...
 
@@ -39,10 +40,17 @@ class NoFeatures:
     """The features of a method that reads no backbone."""
 
     rejected: Mapping[str, str] = {}
-    read_ahead = False
 
-    def read(self, media: Sequence[str], epoch: int = 0) -> None:  # noqa: ARG002
-        return None
+    def load(self, media: Sequence[str], epoch: int = 0) -> None:
+        """Nothing."""
+
+    def tokens(self, loaded: None) -> None:
+        """Nothing."""
+
+
+def read(source: FeatureSource, media: Sequence[str], epoch: int = 0) -> Tensor | None:
+    """The tokens of B media in an epoch, loaded now."""
+    return source.tokens(source.load(media, epoch))
 
 
 def partition(
@@ -58,22 +66,19 @@ def partition(
 
 
 def read_each(
-    items: Iterable[Item], read: Callable[[Item], Value], ahead: bool
+    items: Iterable[Item], load: Callable[[Item], Value]
 ) -> Generator[tuple[Item, Value], None, None]:
-    """Each item with what `read` gives for it, in order; with `ahead`, a thread reads for the next
-    item while this one is used.
+    """Each item with what `load` gives for it, in order; a thread loads for the next item while
+    this one is used.
 
-    An error of `read` is raised here, in the item's turn. Close the generator if it is left before
+    An error of `load` is raised here, in the item's turn. Close the generator if it is left before
     its end: the thread ends with it.
     """
-    if not ahead:
-        yield from ((item, read(item)) for item in items)
-        return
     items = iter(items)
     with ThreadPoolExecutor(max_workers=1) as thread:
-        started = [(item, thread.submit(read, item)) for item in islice(items, 1)]
+        started = [(item, thread.submit(load, item)) for item in islice(items, 1)]
         while started:
             item, reading = started.pop()
             value = reading.result()
-            started = [(after, thread.submit(read, after)) for after in islice(items, 1)]
+            started = [(after, thread.submit(load, after)) for after in islice(items, 1)]
             yield item, value

@@ -4,13 +4,13 @@ own way (docs/design.md#views).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from depalm.cache.formats import array_names
 from depalm.cache.reader import TokenCache
+from depalm.precision import on_its_way
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,18 @@ class CachedViews:
     layers: Sequence[int]
     cls_only: bool
     device: torch.device
-    read_ahead: ClassVar[bool] = True
 
-    def read(self, media: Sequence[str], epoch: int = 0) -> Tensor:
+    def load(self, media: Sequence[str], epoch: int = 0) -> Tensor:
         """Raises CacheError and DownloadError as `TokenCache.read` does."""
         cache = self.caches[epoch % len(self.caches)]
         names = {self.keys[name]: name for name in media}
         keys = [self.keys[name] for name in media]
-        return cache.read(keys, self.layers, self.cls_only, names).to(self.device)
+        tokens = cache.read(keys, self.layers, self.cls_only, names)
+        return on_its_way(tokens, self.device)
+
+    def tokens(self, loaded: Tensor) -> Tensor:
+        """[B, L, T, D]: what was loaded."""
+        return loaded
 
     @property
     def rejected(self) -> dict[str, str]:

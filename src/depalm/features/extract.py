@@ -9,29 +9,28 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from depalm.backbones.base import Backbone
-from depalm.backbones.load import load_backbone
+from depalm.batch_size import fitting
 from depalm.cache.formats import FORMATS, in_units, predicted_bytes
 from depalm.cache.reader import TokenCache
-from depalm.cache.store import Claims, open_folder, shard_name, view_folder
+from depalm.cache.store import Claims, open_folder, shard_name
 from depalm.cache.writer import ShardWriter, require_disk, write_shard
 from depalm.errors import DepalmError
+from depalm.features.encoder import Encoder
 from depalm.files import inside
-from depalm.identity import encoder_identity, token_identity
 from depalm.lease import LeaseLost
 from depalm.media.decoders import load_decoder, view_seed
 from depalm.media.pool import DecodedBatch, DecodingPool, File
 from depalm.progress import Clock, Progress, logger
 from depalm.rejects import Reject, check_rejects, report_rejects
-from depalm.specs import BackboneSpec
 
+LARGEST_BATCH = 256  # of `batch_size: auto`: a GPU is busy with less
+PROBED = 16  # files that are tried until one can be decoded
 SHARD_BYTES = 2**31  # a shard is ended at this size: a killed job loses no more
 
 
@@ -41,41 +40,16 @@ class ExtractionError(DepalmError):
 
 @dataclass(frozen=True)
 class Extraction:
-    """How tokens are extracted: `batch_size` files at a time, decoded by `workers` processes in at
-    most `decode_seconds` each, into shards of `format`; more than `max_reject_fraction` bad files
-    of the split end the job.
+    """How tokens are extracted: `batch_size` files at a time ("auto": as many as fit), decoded by
+    `workers` processes in at most `decode_seconds` each, into shards of `format`; more than
+    `max_reject_fraction` bad files of the split end the job.
     """
 
     format: str = "zarr"
-    batch_size: int = 64
+    batch_size: int | str = "auto"
     workers: int = 1
     decode_seconds: float = 60.0
     max_reject_fraction: float = 0.001
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """What decides the tokens of a file: a backbone by its name, its spec and the folder of its
-    weights, the view, and the dtype in which tokens are kept.
-
-    View 0 of a file is clean, the others are augmented, each in its own way.
-    """
-
-    name: str
-    spec: BackboneSpec
-    weights: Path
-    view: int = 0
-    dtype: str = "float16"
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What decides the tokens; to know it, the weights are read once."""
-        return encoder_identity(self.spec, self.weights, self.view, self.dtype)
-
-    def folder(self, store: Path) -> Path:
-        """Where the store keeps its shards."""
-        of_all_views = {**self.identity, **token_identity(self.spec)}
-        return view_folder(store, self.name, of_all_views, self.view)
 
 
 @dataclass(frozen=True)
@@ -168,6 +142,7 @@ class _Job:
         self.metadata = self.encoder.identity
         self.rejects: list[Reject] = []
         self.model: Backbone | None = None
+        self.size = 0
 
     def open(self) -> TokenCache:
         return open_folder(self.folder, self.metadata)
@@ -203,9 +178,7 @@ class _Job:
         count = sum(map(len, groups.values()))
         logger.info("%s: %d files, %s", self.folder, count, in_units(needed))
         require_disk(self.folder / "shard", needed)
-        self.model = self.model or load_backbone(self.encoder.spec, self.encoder.weights).to(
-            self.device
-        )
+        self.model = self.model or self.encoder.load(self.device)
         progress, clock, bad = Progress(count, "extract", "file"), Clock(), len(self.rejects)
         pool = DecodingPool(
             load_decoder(self.encoder.spec),
@@ -214,12 +187,15 @@ class _Job:
             pin_memory=torch.device(self.device).type == "cuda",
         )
         with pool:
+            self.size = self.size or self.batch_size(self.model, pool, next(iter(groups.values())))
             for arrays, of in groups.items():
                 length = max(1, SHARD_BYTES // sizes[arrays])
                 for part in (of[i : i + length] for i in range(0, len(of), length)):
                     suffix = known.suffix
                     path = self.folder / f"{shard_name(arrays, part)}{suffix}"
-                    batches = clock.each("waiting for decoding", pool.decode(self.batches(part)))
+                    batches = clock.each(
+                        "waiting for decoding", pool.decode(self.batches(part, self.size))
+                    )
                     with write_shard(
                         path, self.metadata, self.model.shape, arrays, self.encoder.dtype
                     ) as shard:
@@ -227,14 +203,25 @@ class _Job:
         logger.info("%s", clock.summary(count))
         return count - (len(self.rejects) - bad)
 
-    def batches(self, keys: Sequence[str]) -> list[list[File]]:
-        size, view = self.settings.batch_size, self.encoder.view
+    def batches(self, keys: Sequence[str], size: int) -> list[list[File]]:
+        view = self.encoder.view
         paths = [inside(self.root, self.names[key]) for key in keys]
         files = [
             File(key, path, view_seed(key, view), key)
             for key, path in zip(keys, paths, strict=True)
         ]
         return [files[i : i + size] for i in range(0, len(files), size)]
+
+    def batch_size(self, model: Backbone, pool: DecodingPool, keys: Sequence[str]) -> int:
+        """The files that go through the backbone at a time; the memory of one tells."""
+
+        def run(count: int) -> None:
+            decoded = pool.decode(self.batches(keys[:PROBED], 1))
+            one = next((batch.inputs for batch in decoded if batch.media), None)
+            if one is not None:
+                self.encoder.tokens(model, padded(one.to(self.device), count))
+
+        return fitting(self.settings.batch_size, LARGEST_BATCH, run, self.device)
 
     def append(
         self,
@@ -256,9 +243,9 @@ class _Job:
                 tolerated = self.settings.max_reject_fraction
                 check_rejects(self.rejects, self.split_size, tolerated, "extraction")
                 if batch.media:
-                    with clock.measure("backbone"), torch.inference_mode():
-                        inputs = padded(batch.inputs.to(self.device), self.settings.batch_size)
-                        packed = shard.pack(model(inputs)[: len(batch.media)])
+                    with clock.measure("backbone"):
+                        inputs = padded(batch.inputs.to(self.device, non_blocking=True), self.size)
+                        packed = shard.pack(self.encoder.tokens(model, inputs)[: len(batch.media)])
                     with clock.measure("waiting for writing"):
                         writing.result()
                     writing = thread.submit(shard.add, batch.media, packed)

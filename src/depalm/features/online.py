@@ -16,6 +16,7 @@ from depalm.files import inside
 from depalm.media.decoders import load_decoder, view_seed
 from depalm.media.pool import DecodingPool, File
 from depalm.modes import drop_paths, in_training_mode
+from depalm.precision import autocast, on_its_way
 from depalm.progress import Progress
 from depalm.rejects import MediaError, Reject, check_rejects, report_rejects
 from depalm.specs import BackboneSpec
@@ -35,16 +36,23 @@ class Media:
     max_reject_fraction: float = 0.001
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """Decoded `inputs` of distinct files, and the `rows` of them that are asked for."""
+
+    inputs: Tensor
+    rows: list[int]
+
+
 class OnlineFeatures:
     """The tokens of `model` as `adapter` tunes it, of the layers that `adapter` reads; made by
     `online_features`.
 
     `keys` are the SHA-256 of the files by name. Without a `seed` every epoch reads the clean files.
-    With `drop_path` the model leaves out branches at random, as it was trained.
+    With `drop_path` the model leaves out branches at random, as it was trained. It runs in
+    `compute` (see `depalm.precision.autocast`).
     `rejected` are the files that `check` found bad, with the reasons.
     """
-
-    read_ahead = False  # what a tuned backbone gives depends on the step before
 
     def __init__(
         self,
@@ -56,10 +64,12 @@ class OnlineFeatures:
         device: torch.device,
         seed: int | None,
         drop_path: bool = False,
+        compute: str = "float32",
     ):
         self.adapter, self.model, self.pool = adapter, model, pool
         self.media, self.keys, self.device, self.seed = media, keys, device, seed
         self.dropping = drop_paths(model) if drop_path else ()
+        self.compute = compute
         self.rejected: dict[str, str] = {}
 
     def check(self) -> None:
@@ -78,22 +88,25 @@ class OnlineFeatures:
         report_rejects(rejects, len(files), "decoding")
         self.rejected = {reject.media: reject.reason for reject in rejects}
 
-    def read(self, media: Sequence[str], epoch: int = 0) -> Tensor:
-        """Tokens of B files from L layers -> [B, L, T, D], float32.
-
-        A file that occurs twice is decoded once. Raises MediaError naming a file that cannot be
-        decoded now, though it could be when it was checked.
+    def load(self, media: Sequence[str], epoch: int = 0) -> Loaded:
+        """B files, decoded; one that occurs twice is decoded once.
+        Raises MediaError naming a file that cannot be decoded now, though it could be when it was
+        checked.
         """
         names = list(dict.fromkeys(media))
         share = -(-len(names) // self.media.workers)
         decoded = list(self.pool.decode(_chunks(self._files(names, epoch), share)))
         for reject in (reject for batch in decoded for reject in batch.rejects):
             raise MediaError(f"{self.media.root / reject.media}: {reject.reason}")
-        inputs = torch.cat([batch.inputs.to(self.device) for batch in decoded])
-        with self.adapter.tuned("backbone", self.model), in_training_mode(self.dropping):
-            tokens = self.model(inputs)[:, self.adapter.source_layers]
-        rows = [names.index(name) for name in media]
-        return tokens[rows, :, :1] if self.adapter.cls_only else tokens[rows]
+        inputs = torch.cat([on_its_way(batch.inputs, self.device) for batch in decoded])
+        return Loaded(inputs, [names.index(name) for name in media])
+
+    def tokens(self, loaded: Loaded) -> Tensor:
+        """The tokens of what was loaded, as the backbone gives them now [B, L, T, D]."""
+        tuned = self.adapter.tuned("backbone", self.model)
+        with tuned, in_training_mode(self.dropping), autocast(self.compute, self.device):
+            tokens = self.model(loaded.inputs)[:, self.adapter.source_layers]
+        return tokens[loaded.rows, :, :1] if self.adapter.cls_only else tokens[loaded.rows]
 
     def _files(self, media: Sequence[str], epoch: int | None) -> list[File]:
         view = 0 if self.seed is None or epoch is None else 1 + epoch
@@ -118,6 +131,7 @@ def online_features(
     device: torch.device,
     seed: int | None = None,
     drop_path: bool = False,
+    compute: str = "float32",
 ) -> Iterator[OnlineFeatures]:
     """The features of `files` (names, each with its SHA-256) by `model`, whose spec is `backbone`;
     it and `adapter` are on `device`.
@@ -128,7 +142,8 @@ def online_features(
     """
     decoder, on_gpu = load_decoder(backbone), device.type == "cuda"
     with DecodingPool(decoder, media.workers, media.decode_seconds, on_gpu) as pool:
-        features = OnlineFeatures(adapter, model, pool, media, files, device, seed, drop_path)
+        options = (seed, drop_path, compute)
+        features = OnlineFeatures(adapter, model, pool, media, files, device, *options)
         features.check()
         yield features
 

@@ -68,7 +68,8 @@ class Source:
         if self.features.kind == "online":
             transform = load_decoder(self.backbone).describe(with_seed=True)
             files = sorted(set(self.media.values()))
-            return {"transform": transform, "files": sha256_json(files)}
+            compute = self.features.compute
+            return {"transform": transform, "files": sha256_json(files), "compute": compute}
         return None
 
     @cached_property
@@ -115,9 +116,8 @@ class Source:
         media = Media(
             Path(planned.media), self.workers, planned.decode_seconds, planned.max_reject_fraction
         )
-        return online_features(
-            adapter, model, self.backbone, media, self.media, device, seed, drop_path
-        )
+        how = (device, seed, drop_path, planned.compute)
+        return online_features(adapter, model, self.backbone, media, self.media, *how)
 
 
 def open_views(

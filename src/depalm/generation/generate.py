@@ -3,25 +3,29 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.diagnosis import cause
+from depalm.batch_size import fitting
 from depalm.datasets.manifest import Sample
 from depalm.errors import DepalmError, shortened
-from depalm.features.base import FeatureSource, read_each
+from depalm.features.base import FeatureSource, read, read_each
 from depalm.files import atomic_file
 from depalm.generation.partial import Partial
 from depalm.llms.base import LLM, require_positions
 from depalm.llms.injection import DecodingState, Injection, hidden_states
+from depalm.precision import float32_products
 from depalm.progress import Progress
 from depalm.specs.settings import GenerateSpec
 
+LARGEST_BATCH = 128  # of `batch_size: auto`
 IMPOSSIBLE = -1e9  # score of a beam that cannot be chosen
 
 
@@ -156,21 +160,33 @@ def generate(
     prompts = llm.prompt_ids([sample.prompt for sample in samples])
     require_positions(llm, samples, [len(ids) + decoding.max_new_tokens for ids in prompts])
     media = [sample.media for sample in samples]
-    batches = batches_of(media, [len(ids) for ids in prompts], decoding.batch_size)
+    lengths = [len(ids) for ids in prompts]
+
+    def work(count: int) -> None:
+        """Generate for the longest prompt, `count` times."""
+        longest = lengths.index(max(lengths))
+        features = read(source, [media[longest]] * count)
+        token_ids, valid = pad_left([prompts[longest]] * count, llm.eos)
+        inputs = token_ids.to(device), valid.to(device), adapter(features, decoding.compute)
+        beam_search(llm, *inputs, decoding)
+
     texts = {} if partial is None else dict(partial.texts)
-    due = [_Due.of(rows, media) for rows in batches if not texts.keys() >= set(rows)]
     progress = Progress(len(samples), "generate", "sample", done=len(texts))
 
-    def read(batch: _Due) -> Tensor | None:
-        return source.read(batch.media)
+    def load(batch: _Due) -> Any:
+        return source.load(batch.media)
 
-    reader = closing(read_each(due, read, ahead=source.read_ahead))
-    with torch.inference_mode(), adapter.tuned("llm", llm.body), reader as pairs:
-        for batch, features in pairs:
+    tuned, products = adapter.tuned("llm", llm.body), float32_products(decoding.compute, device)
+    with torch.inference_mode(), tuned, products, ExitStack() as stack:
+        size = fitting(decoding.batch_size, LARGEST_BATCH, work, device) if samples else 1
+        batches = batches_of(media, lengths, size)
+        due = [_Due.of(rows, media) for rows in batches if not texts.keys() >= set(rows)]
+        for batch, loaded in stack.enter_context(closing(read_each(due, load))):
             started = time.monotonic()
+            features = source.tokens(loaded)
             rows = batch.samples
             token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)
-            inputs = token_ids.to(device), valid.to(device), adapter(features)
+            inputs = token_ids.to(device), valid.to(device), adapter(features, decoding.compute)
             shared = torch.tensor(batch.rows, device=device) if batch.shares else None
             try:
                 tokens = beam_search(llm, *inputs, decoding, shared)

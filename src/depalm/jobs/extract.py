@@ -16,7 +16,8 @@ class RowsJob(Job):
 
     The media are those of `manifest`. `backbone` is the content of the backbone's YAML. `layers`
     are the arrays, such as cls-3-11: the summary tokens of every layer, and all tokens of two.
-    Tokens are kept in `dtype`. View 0 sees the files as they are; any other `view` augments them.
+    The backbone computes in `compute`, with its blocks `compiled` or not, and its tokens are kept
+    in `dtype`. View 0 sees the files as they are; any other `view` augments them.
     """
 
     manifest: str
@@ -24,7 +25,16 @@ class RowsJob(Job):
     layers: str
     view: int = 0
     dtype: str = "float16"
+    compute: str = "tf32"
+    compiled: bool = False
     store: str
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """What tells the rows of one view from those of the same backbone in another precision."""
+        from depalm.identity import precision_identity
+
+        return {"view": self.view, **precision_identity(self.dtype, self.compute, self.compiled)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +46,8 @@ class ExtractJob(RowsJob):
     which this is number `index` (from 0). `backbone` is the content of the backbone's YAML, called
     `name`, `weights` the folder of its weights. `layers` are the arrays to be extracted, such as
     cls-3-11: the summary tokens of every layer, and all tokens of two. View 0 sees the files as
-    they are; any other `view` augments them. Tokens are kept in `dtype`, under the folder `store`.
+    they are; any other `view` augments them. The backbone computes in `compute`, with its blocks
+    `compiled` or not, and its tokens are kept in `dtype`, under the folder `store`.
     `cache` has format, batch_size, decode_seconds and max_reject_fraction. Output is the `report`
     of what was done. `workers` processes decode; `device` and `threads` say where the backbone
     runs.
@@ -63,7 +74,8 @@ class ExtractJob(RowsJob):
 
         from depalm.cache.formats import arrays_of
         from depalm.datasets.manifest import media_keys, read_manifest
-        from depalm.features.extract import Encoder, Extraction, extract, media_of_shard
+        from depalm.features.encoder import Encoder
+        from depalm.features.extract import Extraction, extract, media_of_shard
         from depalm.provenance import choose_device
 
         torch.set_num_threads(self.threads)
@@ -71,7 +83,15 @@ class ExtractJob(RowsJob):
         part = media_of_shard(list(keys), self.index, self.shards)
         weights = Path(self.weights)
         done = extract(
-            Encoder(self.name, self.backbone, weights, self.view, self.dtype),
+            Encoder(
+                self.name,
+                self.backbone,
+                weights,
+                self.view,
+                self.dtype,
+                self.compute,
+                self.compiled,
+            ),
             root=Path(self.data),
             media={name: keys[name] for name in part},
             arrays=arrays_of(self.layers),
@@ -91,8 +111,8 @@ class FetchRowsJob(RowsJob):
     `url` is that of a folder that `depalm cache publish` has made. The media of `manifest` are cut
     into `shards` parts, of which this is number `index`. Whole shards that hold rows in the arrays
     `layers` are fetched into the folder `store`, and every row of them is verified. They must hold
-    the tokens of the `view` in `dtype` by the backbone whose YAML is `backbone`. Output is the
-    `report` of what was done.
+    the tokens of the `view` by the backbone whose YAML is `backbone`, computed in `compute`, with
+    blocks `compiled` or not, and kept in `dtype`. Output is the `report` of what was done.
     """
 
     command: ClassVar[str] = "fetch-rows"
@@ -112,7 +132,7 @@ class FetchRowsJob(RowsJob):
 
         keys = media_keys(read_manifest(self.manifest))
         part = media_of_shard(list(keys), self.index, self.shards)
-        expected = {**token_identity(self.backbone, self.view), "dtype": self.dtype}
+        expected = {**token_identity(self.backbone, self.view), **self.encoding}
         place = published_place(self.url, expected)
         media = {name: keys[name] for name in part}
         count = fetch_rows(
@@ -127,8 +147,8 @@ class ReceiptJob(RowsJob):
 
     The media are those of `manifest`, the rows those in the arrays that `layers` names, such as 11
     or cls. `extractions` are the reports of those who put them there. If the `store` is a URL,
-    there are none: the rows must be those of the `view` in `dtype` by the backbone whose YAML is
-    `backbone`. More than `max_reject_fraction` rejected media of the split fail the job. Output is
+    there are none: the rows must be those of the `view` by the backbone whose YAML is `backbone`,
+    computed in `compute`, with blocks `compiled` or not, and kept in `dtype`. More than `max_reject_fraction` rejected media of the split fail the job. Output is
     the `receipt`.
     """
 
@@ -151,12 +171,12 @@ class ReceiptJob(RowsJob):
             from depalm.cache.published import open_published, published_place
             from depalm.identity import token_identity
 
-            expected = {**token_identity(self.backbone, self.view), "dtype": self.dtype}
+            expected = {**token_identity(self.backbone, self.view), **self.encoding}
             place = published_place(self.store, expected)
             cache = open_published(self.store, place, expected, keys.values())
         else:
             place = read_place(self.extractions)
-            cache = open_folder(inside(self.store, place), {"view": self.view, "dtype": self.dtype})
+            cache = open_folder(inside(self.store, place), self.encoding)
         rejected = write_receipt(self.receipt, cache, place, keys, arrays_of(self.layers))
         bad = [Reject(name, name, reason) for name, reason in rejected.items()]
         check_rejects(bad, len(keys), self.max_reject_fraction, "extraction")

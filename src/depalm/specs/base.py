@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import (
@@ -35,6 +35,8 @@ def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 
 Positive = Annotated[int, Ge(1)]
+Count = Positive | Literal["auto"]
+Compute = Literal["float32", "tf32", "bfloat16", "float16"]
 Natural = Annotated[int, Ge(0)]
 Number = Annotated[float, WrapValidator(_as_written), PlainSerializer(lambda number: number)]
 Fraction = Annotated[Number, Ge(0), Le(1)]  # both ends included

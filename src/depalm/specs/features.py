@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from depalm.specs.base import Fraction, Natural, Rate, Spec
+from depalm.specs.base import Compute, Fraction, Natural, Rate, Spec
 
 
 class _Features(Spec):
@@ -45,6 +45,7 @@ class Online(_Features):
     media: str = Field(description="folder of the files")
     decode_seconds: Rate = Field(60.0, description="a file that takes longer is rejected")
     max_reject_fraction: Fraction = Field(0.001, description="bad files that are tolerated")
+    compute: Compute = Field("tf32", description="of the backbone")
 
     @property
     def places(self) -> list[str]:

@@ -7,6 +7,8 @@ from annotated_types import Ge, Le, MinLen
 from pydantic import Field, model_validator
 
 from depalm.specs.base import (
+    Compute,
+    Count,
     Distinct,
     Fraction,
     Natural,
@@ -106,7 +108,11 @@ class CacheSpec(Spec):
     )
     stream: bool = Field(False, description="read from the URL as needed, and store nothing")
     dtype: Literal["float16", "bfloat16"] = "float16"
-    batch_size: Positive = Field(64, description="files that go through the backbone at a time")
+    compute: Compute = Field("tf32", description="of the backbone, also where it is in the loop")
+    compile: bool = Field(False, description="compile the backbone's blocks (torch.compile)")
+    batch_size: Count = Field(
+        "auto", description="files that go through the backbone at a time; auto: as many as fit"
+    )
     workers: Positive = Field(1, description="processes that decode files")
     decode_seconds: Rate = Field(60.0, description="a file that takes longer is rejected")
     views: Positive = Field(
@@ -158,7 +164,7 @@ class GenerateSpec(Spec):
 
     beams: Positive = 3
     max_new_tokens: Positive = 50
-    batch_size: Positive = Field(16, description="samples at a time")
+    batch_size: Count = Field("auto", description="samples at a time; auto: as many as fit")
     length_penalty: Number = Field(
         1.0, description="power of the length that a beam's log probability is divided by"
     )
@@ -168,6 +174,7 @@ class GenerateSpec(Spec):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of the frozen LLM"
     )
+    compute: Compute = Field("tf32", description="of the adapter")
 
 
 class ThreadsSpec(Spec):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from depalm.specs.base import Fraction, Number, Positive, Probability, Rate, Spec
+from depalm.specs.base import Compute, Fraction, Number, Positive, Probability, Rate, Spec
 
 LENGTH = {"steps", "epochs"}  # either replaces the other
 
@@ -40,6 +40,14 @@ class TrainSpec(Spec):
     max_answer_tokens: Positive = Field(50, description="longer references are cut")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "bfloat16", description="of the frozen LLM; the adapter is always float32"
+    )
+    compute: Compute = Field(
+        "tf32", description="of the adapter, whose weights are float32, whatever it is"
+    )
+    texts_per_image: Positive = Field(
+        1,
+        description="texts that stand behind an image together: its questions, or captions; "
+        "batch_size then counts images",
     )
     checkpoint_seconds: Number = Field(300.0, ge=0, description="time between checkpoints")
     frozen_dropout: bool = Field(

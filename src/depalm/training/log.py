@@ -3,13 +3,26 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
 from depalm.files import atomic_file
-from depalm.training.state import Training
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An optimizer step (from 1): the mean loss of its batches, its learning rate, the gradient's
+    norm before it was clipped; and the samples and seconds up to it.
+    """
+
+    step: int
+    loss: float
+    rate: float
+    norm: float
+    samples: int
+    seconds: float
 
 
 class TrainingLog:
@@ -26,16 +39,12 @@ class TrainingLog:
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
-    def write(self, run: Training, scalars: Mapping[str, float]) -> None:
-        line = {
-            "step": run.step,
-            **scalars,
-            "samples": run.samples,
-            "seconds": round(run.seconds, 3),
-        }
-        self.stream.write(json.dumps(line) + "\n")
+    def write(self, taken: Taken) -> None:
+        scalars = {"loss": taken.loss, "lr": taken.rate, "grad_norm": taken.norm}
+        counts = {"samples": taken.samples, "seconds": round(taken.seconds, 3)}
+        self.stream.write(json.dumps({"step": taken.step, **scalars, **counts}) + "\n")
         for name, value in scalars.items():
-            self.board.add_scalar(name, value, run.step)
+            self.board.add_scalar(name, value, taken.step)
 
     def flush(self) -> None:
         self.stream.flush()

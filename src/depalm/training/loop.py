@@ -2,11 +2,9 @@
 (docs/methods.md#training-and-generation).
 """
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,31 +14,43 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from depalm.adapters.adapter import Adapter
-from depalm.adapters.diagnosis import cause
 from depalm.features.base import FeatureSource, read_each
 from depalm.llms.base import LLM
 from depalm.llms.injection import hidden_states
 from depalm.modes import in_training_mode
+from depalm.precision import float32_products, on_its_way
 from depalm.progress import Progress, logger
 from depalm.specs import TrainSpec
 from depalm.training.batches import IGNORED, Batch, TrainingSet, batch_stream
 from depalm.training.log import TrainingLog
 from depalm.training.schedule import Schedule, TrainingError
 from depalm.training.state import CHECKPOINT, Training
+from depalm.training.step import Steps
+
+LOOK_SECONDS = 1.0  # between looks at the numbers of the steps; a GPU works on meanwhile
+MULTIPLE = 8  # the lengths of texts on a GPU, so that its kernels see few shapes
 
 
 def answer_loss(
-    llm: LLM, adapter: Adapter, features: Tensor | None, batch: Batch, smoothing: float
+    llm: LLM,
+    adapter: Adapter,
+    features: Tensor | None,
+    batch: Batch,
+    smoothing: float,
+    compute: str = "float32",
 ) -> Tensor:
     """Mean cross entropy over the answers' tokens and EOS; logits are computed at those positions
-    alone.
+    alone. The adapter computes in `compute`.
     """
     device = next(llm.model.parameters()).device
-    token_ids, labels = batch.token_ids.to(device), batch.labels.to(device)
-    hidden = hidden_states(llm, token_ids, adapter(features))  # [B, S, D]
-    labelled = labels != IGNORED  # [B, S]
-    logits = llm.head(hidden[labelled]).float()  # [labels, V]
-    return torch.nn.functional.cross_entropy(logits, labels[labelled], label_smoothing=smoothing)
+    learned = (batch.labels.flatten() != IGNORED).nonzero()[:, 0]  # of B S positions
+    labels = on_its_way(batch.labels.flatten()[learned], device)
+    token_ids = on_its_way(batch.token_ids, device)
+    texts = None if batch.texts is None else on_its_way(batch.texts, device)
+    injection = adapter(features, compute)
+    hidden = hidden_states(llm, token_ids, injection, texts=texts)  # [B, S, D]
+    logits = llm.head(hidden.flatten(0, 1)[on_its_way(learned, device)]).float()  # [labels, V]
+    return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
 def train(
@@ -72,36 +82,54 @@ def train(
     checkpoint = folder / CHECKPOINT
     if run.load(checkpoint, identity):
         logger.info("resumed at step %d of %d", run.step, total)
-    started = saved = time.monotonic()
+    started = saved = looked = time.monotonic()
     earlier = run.seconds
     progress = Progress(total, "train", "step", done=run.step)
     skip = run.step * settings.accumulate
-    batches = batch_stream(data, settings.batch_size, seed, skip, schedule.batches)
+    device = run.device
+    multiple = MULTIPLE if device.type == "cuda" else 1
+    batches = batch_stream(data, settings.batch_size, seed, skip, schedule.batches, multiple)
     due = islice(batches, (total - run.step) * settings.accumulate)
-    device = next(adapter.parameters()).device
 
-    def read(batch: Batch) -> Tensor | None:
-        return source.read(batch.media, batch.epoch)
+    def load(batch: Batch) -> Any:
+        return source.load(batch.media, batch.epoch)
 
-    reader = closing(read_each(due, read, ahead=source.read_ahead))
-    step = Step(llm, run, settings, read, checkpoint)
+    reader = closing(read_each(due, load))
     tuned, log = adapter.tuned("llm", llm.body), TrainingLog(folder, run.step)
+
+    def loss(features: Tensor | None, batch: Batch) -> Tensor:
+        smoothing = settings.label_smoothing
+        return answer_loss(llm, adapter, features, batch, smoothing, settings.compute)
+
+    def clock() -> float:
+        return earlier + time.monotonic() - started
+
+    steps = Steps(llm, run, settings, source, loss, checkpoint, clock)
     dropping = in_training_mode([llm.model] if settings.frozen_dropout else [])
-    with attention_on(device), dropping, tuned, log, reader as pairs:
+    products = float32_products(settings.compute, device)
+    with attention_on(device), products, dropping, tuned, log, reader as pairs:
         while run.step < total:
-            rate = schedule.rate(run.step)
-            norm = step.take(islice(pairs, settings.accumulate), rate)
+            steps.take(islice(pairs, settings.accumulate), schedule.rate(run.step))
             before_writing()
             now = time.monotonic()
-            run.seconds = earlier + now - started
-            log.write(run, {"loss": run.loss, "lr": rate, "grad_norm": norm})
-            progress.advance(note=f"loss={run.loss:.3f}")
-            if now - saved >= settings.checkpoint_seconds and run.step < total:
+            saves = now - saved >= settings.checkpoint_seconds and run.step < total
+            if not (saves or now - looked >= LOOK_SECONDS or run.step == total or on_cpu(device)):
+                continue
+            looked = now
+            for taken in steps.look():
+                log.write(taken)
+                progress.advance(note=f"loss={taken.loss:.3f}")
+            if saves:
                 log.flush()
                 run.save(checkpoint, identity)
                 saved = now
     adapter.eval()
     return run
+
+
+def on_cpu(device: torch.device) -> bool:
+    """Whether numbers are there as soon as they are asked for."""
+    return device.type == "cpu"
 
 
 def new_optimizer(adapter: Adapter, settings: TrainSpec) -> torch.optim.AdamW:
@@ -110,6 +138,7 @@ def new_optimizer(adapter: Adapter, settings: TrainSpec) -> torch.optim.AdamW:
         settings.lr,
         weight_decay=settings.weight_decay,
         eps=settings.adam_epsilon,
+        fused=True,
     )
 
 
@@ -131,59 +160,3 @@ def attention_on(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-@dataclass(frozen=True)
-class Step:
-    """An optimizer step of `run`; `read` gives the features of a batch, once more if they must be
-    looked at.
-    """
-
-    llm: LLM
-    run: Training
-    settings: TrainSpec
-    read: Callable[[Batch], Tensor | None]
-    checkpoint: Path
-
-    def take(self, pairs: Iterable[tuple[Batch, Tensor | None]], rate: float) -> float:
-        """One step at the learning `rate` on batches and their features; the gradient's norm
-        before it is clipped.
-
-        Raises TrainingError, with the adapter as it was, for a loss or gradient that is not finite.
-        """
-        run, settings = self.run, self.settings
-        used, losses = [], []
-        for batch, features in pairs:
-            losses.append(self._backward(batch, features))
-            used.append(batch)
-        loss = torch.stack(losses).mean().item()
-        parameters = run.adapter.parameters()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip_norm).item()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            bad = [not value.isfinite() for value in losses]
-            batch = used[bad.index(True) if any(bad) else -1]
-            raise TrainingError(
-                f"step {run.step}: loss {loss}, gradient norm {norm}: {self._why(batch)}"
-            )
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
-        run.optimizer.step()
-        run.optimizer.zero_grad(set_to_none=True)
-        run.step, run.loss = run.step + 1, loss
-        run.samples += sum(len(batch.media) for batch in used)
-        return norm
-
-    def _backward(self, batch: Batch, features: Tensor | None) -> Tensor:
-        """Add the gradient of a batch's share in the step; the batch's loss."""
-        settings = self.settings
-        loss = answer_loss(self.llm, self.run.adapter, features, batch, settings.label_smoothing)
-        share = settings.accumulate if settings.accumulation == "mean" else 1
-        (loss / share).backward()
-        return loss.detach()
-
-    def _why(self, batch: Batch) -> str:
-        """Why the numbers of `batch` are not finite, and what there is to go on from."""
-        features = self.read(batch)
-        why = cause(self.llm, self.run.adapter, features, batch.media) or "lower lr or clip_norm"
-        there = self.checkpoint.exists()
-        return f"{why}. The last good checkpoint is {self.checkpoint}" if there else why

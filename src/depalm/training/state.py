@@ -90,7 +90,7 @@ class Training:
         self.adapter.load_state_dict(_under(tensors, "adapter."))
         for name, parameter in self.adapter.named_parameters():
             state = _under(tensors, f"optimizer.{name}.")
-            moments = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+            moments = {key: value.to(parameter.device) for key, value in state.items()}
             self.optimizer.state[parameter] = moments
         torch.set_rng_state(tensors["random.cpu"])
         if self.device.type == "cuda":

@@ -71,7 +71,7 @@ class _Run:
         drop_path = settings.frozen_dropout
         with source.open(adapter, model, self.device, seed, drop_path) as features:
             kept, rejects = partition(self.samples, features.rejected)
-            data = encode(llm, kept, settings.max_answer_tokens)
+            data = encode(llm, kept, settings.max_answer_tokens, settings.texts_per_image)
             trained = train(
                 llm, adapter, data, features, settings, job.seed, folder, identity, held.check
             )
