@@ -4,6 +4,7 @@
 # make smoke: every stage on tiny data with tiny random models
 # make lint: style, types, and what a room may import
 # make docs: the documentation, in build/docs
+# make bench: a table of speed; make bench-gpu: the same on a GPU, with the shapes of a 7B model
 # make clean: forget results, keep downloads
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 DEMO := $(BIN)/snakemake --configfile config/demo.yaml
 
-.PHONY: demo methods smoke test lint docs clean
+.PHONY: demo methods smoke test lint docs bench bench-gpu clean
 
 # `--unlock` takes away the lock that a killed run leaves behind
 demo: $(VENV)/.installed
@@ -43,6 +44,12 @@ lint: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python bench/run.py
+
+bench-gpu: $(VENV)/.installed-dev
+	$(BIN)/python bench/gpu.py cuda
 
 clean:
 	rm -rf results logs .snakemake

@@ -1,78 +1,116 @@
-"""A training step from the cache against one with the backbone in the loop and logits everywhere.
+"""Training steps of each method from the cache against the paper's design.
 
-Both train `qp_l0` on the same batch of captions; the cache is a real shard on disk, read anew for
-every step. Usage: python bench/train_step.py [threads]
+Both train on 16 captions, whose lengths are those of COCO (13.5 tokens ± 2.4). The paper's design
+has the backbone in the loop (ViT-B/16), pads a random batch to its longest caption, computes logits
+at all positions and steps AdamW parameter by parameter. Ours reads a real shard on disk anew for
+every step. With `texts_per_image: 4` the same 16 captions are those of four images.
 """
 
-import sys
 import tempfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import timm
 import torch
-from setting import BACKBONE, BATCH, LLM_SHAPE, VOCABULARY, method, random_llm, report, seconds
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from setting import (
+    BACKBONE,
+    BATCH,
+    LLM_SHAPE,
+    METHODS,
+    VOCABULARY,
+    Row,
+    compared,
+    method,
+    product,
+    random_llm,
+)
+from torch import Tensor
 
 from depalm.adapters.adapter import Adapter
 from depalm.backbones.vision import TimmViT
+from depalm.cache.formats import CLS, array_names
 from depalm.cache.reader import TokenCache
 from depalm.cache.writer import write_shard
+from depalm.llms.base import LLM
 from depalm.llms.injection import hidden_states
-from depalm.training.batches import IGNORED, Batch
-from depalm.training.loop import answer_loss
+from depalm.specs import TrainSpec
+from depalm.training.batches import IGNORED, Batch, TrainingSet, collate, epoch_batches
+from depalm.training.loop import answer_loss, attention_on, new_optimizer
 
-CAPTION = 14
+CPU = torch.device("cpu")
+NAMES = [f"image-{i}" for i in range(BATCH)]
+SHARED = 4
 
 
-def main(threads: int) -> None:
-    torch.set_num_threads(threads)
+def rows() -> Iterator[Row]:
     llm = random_llm()
     vit = TimmViT(timm.create_model("vit_base_patch16_224", num_classes=0)).eval()
     vit.requires_grad_(False)  # frozen, as `load_backbone` returns it
+    for name in METHODS:
+        yield step(name, llm, vit, 1)
+    yield step("qp_l0", llm, vit, SHARED)
+    yield step("limber_all", llm, vit, SHARED)
+
+
+def captions(shared: int) -> tuple[Batch, Batch]:
+    """A batch of the middle length, as length-bucketed batches are, and one as random ones are."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = (13.5 + 2.4 * torch.randn(800, generator=generator)).round().clamp(8, 24).long()
+    media = [f"{i // shared}" for i in range(800)]
+    texts = [[([1], torch.randint(3, VOCABULARY, (int(n),)).tolist())] for n in lengths]
+    data = TrainingSet(media, texts, shared)
+    bucketed = [collate(data, of, 0) for of in epoch_batches(data, BATCH // shared, 0, 0)]
+    width = median(batch.token_ids.shape[1] for batch in bucketed)
+    ours = next(batch for batch in bucketed if batch.token_ids.shape[1] >= width)
+    longest = sorted(int(lengths[i : i + BATCH].max()) for i in range(0, 800, BATCH))
+    token_ids = torch.randint(3, VOCABULARY, (BATCH, longest[len(longest) // 2]))
+    return ours, Batch(NAMES, token_ids, token_ids.roll(-1, dims=1))
+
+
+def step(name: str, llm: LLM, vit: TimmViT, shared: int) -> Row:
+    adapter = Adapter(method(name), BACKBONE, LLM_SHAPE)
+    read = adapter.source_layers
+    ours, theirs = captions(shared)
+    images = NAMES[: len(ours.token_ids)]
     pixels = torch.randn(BATCH, 3, 224, 224)
-    adapter = Adapter(method("qp_l0"), BACKBONE, LLM_SHAPE)
-    optimizer = torch.optim.AdamW(adapter.parameters(), 1e-4)
-    layer = adapter.source_layers[0]
-    token_ids = torch.randint(3, VOCABULARY, (BATCH, CAPTION))
-    labels = token_ids.roll(-1, dims=1)
-    labels[:, -4:] = IGNORED  # captions differ in length
-    names = [f"image-{i}" for i in range(BATCH)]
-    batch = Batch(names, token_ids, labels)
+    settings = TrainSpec(batch_size=BATCH, lr=1e-4, epochs=1)
+    fused = new_optimizer(adapter, settings)
+    plain = torch.optim.AdamW(adapter.parameters(), 1e-4, foreach=False)
+
+    def update(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(adapter.parameters(), 0.8)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        shard = Path(folder) / "shard-0-of-1.zarr"
-        with write_shard(
-            shard, {}, BACKBONE.given(), ["cls", f"tokens/layer_{layer}"], "float16"
-        ) as writer:
-            writer.add(names, writer.pack(vit(pixels)))
-        cache = TokenCache([shard], {})
-
-        def update(loss: torch.Tensor) -> None:
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        cache = shard(Path(folder), vit, pixels, read, adapter.cls_only)
 
         def from_cache() -> None:
-            with sdpa_kernel(SDPBackend.MATH):
-                features = cache.read(names, [layer], cls_only=False)
-                update(answer_loss(llm, adapter, features, batch, 2e-3))
+            with attention_on(CPU):
+                features = cache.read(images, read, adapter.cls_only) if read else None
+                update(answer_loss(llm, adapter, features, ours, 2e-3), fused)
 
         def with_backbone() -> None:
-            features = vit(pixels)[:, [layer]]
-            logits = llm.head(hidden_states(llm, token_ids, adapter(features)))
-            update(
-                torch.nn.functional.cross_entropy(
-                    logits.flatten(0, 1), labels.flatten(), label_smoothing=2e-3
-                )
-            )
+            features = vit(pixels)[:, read, : 1 if adapter.cls_only else None] if read else None
+            logits = llm.head(hidden_states(llm, theirs.token_ids, adapter(features)))
+            loss = partial(torch.nn.functional.cross_entropy, ignore_index=IGNORED)
+            update(loss(logits.flatten(0, 1), theirs.labels.flatten(), label_smoothing=2e-3), plain)
 
-        report(
-            f"step of {BATCH} from the cache",
-            seconds(from_cache, runs=5),
-            seconds(with_backbone, runs=3),
-            "backbone in the loop, logits at all positions",
+        said = f"training step, {name}" + (f", {shared} texts an image" if shared > 1 else "")
+        return compared(
+            said, from_cache, with_backbone, "the paper's design", limit=product(from_cache)
         )
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+@torch.inference_mode()
+def shard(
+    folder: Path, vit: TimmViT, pixels: Tensor, layers: list[int], cls_only: bool
+) -> TokenCache:
+    """The cache of all images, with the rows that are read."""
+    arrays = sorted({CLS, *array_names(layers, cls_only)})
+    with write_shard(folder / "s.zarr", {}, BACKBONE.given(), arrays, "float16") as writer:
+        writer.add(NAMES, writer.pack(vit(pixels)))
+    return TokenCache([folder / "s.zarr"], {})

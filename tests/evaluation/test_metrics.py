@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
+from depalm.evaluation.java import MetricError
 from depalm.evaluation.metrics import (
     METRICS,
-    MetricError,
     cider,
     meteor,
     require,
@@ -163,6 +163,16 @@ def test_a_java_program_that_dies_is_an_error_with_its_message(
         meteor(REFERENCES, PREDICTIONS)
     with pytest.raises(MetricError, match=r"PTBTokenizer.* failed: no heap left|made 1 lines of"):
         tokenize(REFERENCES, PREDICTIONS)
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_a_java_program_that_gives_no_answer_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_java(tmp_path, monkeypatch, "import time; sys.stdin.readline(); time.sleep(600)")
+    monkeypatch.setattr("depalm.evaluation.java.DEADLINE", 1.0)
+    with pytest.raises(MetricError, match="METEOR's Java program failed: it gave no answer in 1 s"):
+        meteor(REFERENCES, PREDICTIONS)
     assert not psutil.Process().children(recursive=True)
 
 

@@ -11,7 +11,8 @@ from depalm.config.plan import RunPlan
 from depalm.config.run import FILTERS
 from depalm.config.schema import ConfigError
 from depalm.datasets.subsets import ManifestError, parse_fraction
-from depalm.evaluation.metrics import MetricError, require
+from depalm.evaluation.java import MetricError
+from depalm.evaluation.metrics import require
 from depalm.specs import TableSpec, nearest
 from depalm.specs.settings import WhereSpec
 

@@ -1,5 +1,5 @@
+from .java import MetricError as MetricError
 from .metrics import METRICS as METRICS
-from .metrics import MetricError as MetricError
 from .metrics import require as require
 from .metrics import score as score
 from .render import write_table as write_table

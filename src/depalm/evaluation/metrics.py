@@ -9,7 +9,6 @@ configuration is checked against the metrics' names alone.
 
 import json
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,18 +18,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from depalm.errors import DepalmError, shortened
+from depalm.errors import shortened
+from depalm.evaluation.java import MetricError, conversation, run_java
 from depalm.evaluation.vqa_accuracy import aokvqa_accuracy, choice_accuracy, vqa_accuracy
 from depalm.files import read_json
+from depalm.progress import Progress
 
-# numbers and texts in Java's programs are those of no country, whatever this machine's is
-JAVA = ("java", "-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
 References = Mapping[str, Sequence[str]]  # sample id -> reference texts
 Predictions = Mapping[str, str]  # sample id -> generated text
-
-
-class MetricError(DepalmError):
-    """A metric that is unknown or cannot run here, or predictions of other samples."""
 
 
 def _folder(package: str) -> Path:
@@ -145,7 +140,7 @@ def tokenize(references: References, predictions: Predictions) -> tuple[Referenc
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
 
     captions = [*chain.from_iterable(references.values()), *predictions.values()]
-    lines = _java(
+    lines = run_java(
         *("-cp", TOKENIZER_JAR, "edu.stanford.nlp.process.PTBTokenizer"),
         *("-preserveLines", "-lowerCase"),
         text="\n".join(" ".join(caption.split()) for caption in captions),
@@ -193,26 +188,16 @@ def meteor(references: References, predictions: Predictions) -> float:
     samples are then given back to it, and it gives a score for each and one for all.
     """
     options = ["-", "-", "-stdio", "-l", "en", "-norm"]
-    command = [*JAVA, "-Xmx2G", "-jar", str(METEOR_JAR), *options]
-    pipe = subprocess.PIPE
-    with tempfile.TemporaryFile() as complaints:
-        try:
-            with subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=complaints, encoding="utf-8", bufsize=1
-            ) as java:
-                assert java.stdin is not None
-                assert java.stdout is not None
-                statistics = []
-                for key, texts in references.items():
-                    java.stdin.write(" ||| ".join(("SCORE", *texts, predictions[key])) + "\n")
-                    statistics.append(java.stdout.readline().rstrip("\n"))
-                java.stdin.write(" ||| ".join(("EVAL", *statistics)) + "\n")
-                *_, total = (java.stdout.readline() for _ in range(len(statistics) + 1))
-                return float(total)
-        except (OSError, ValueError) as error:
-            complaints.seek(0)
-            message = complaints.read().decode(errors="replace")[-1000:]
-            raise MetricError(f"METEOR's Java program failed: {message or error}") from error
+    progress = Progress(len(references), "METEOR", "caption")
+    with conversation("METEOR", "-Xmx2G", "-jar", METEOR_JAR, *options) as java:
+        statistics = []
+        for key, texts in references.items():
+            java.tell(" ||| ".join(("SCORE", *texts, predictions[key])))
+            statistics.append(java.answer())
+            progress.advance()
+        java.tell(" ||| ".join(("EVAL", *statistics)))
+        *_, total = (java.answer() for _ in range(len(statistics) + 1))
+        return float(total)
 
 
 def spice(references: References, predictions: Predictions) -> float:
@@ -227,7 +212,7 @@ def spice(references: References, predictions: Predictions) -> float:
     with tempfile.TemporaryDirectory() as folder:
         captions, result = Path(folder) / "captions.json", Path(folder) / "scores.json"
         captions.write_text(json.dumps(rows))
-        _java("-Xmx8G", "-jar", SPICE_JAR, captions, "-out", result, "-silent")
+        run_java("-Xmx8G", "-jar", SPICE_JAR, captions, "-out", result, "-silent")
         return fmean(row["scores"]["All"]["f"] for row in read_json(result))
 
 
@@ -237,16 +222,6 @@ def _listed(
     """The form of pycocoevalcap: equal ids in equal order, predictions as lists of one."""
     listed = {key: list(texts) for key, texts in references.items()}
     return listed, {key: [predictions[key]] for key in references}
-
-
-def _java(*arguments: str | Path, text: str = "") -> str:
-    """Run a Java program to its end on `text`: its output, or MetricError with its complaints."""
-    done = subprocess.run(
-        [*JAVA, *arguments], input=text, capture_output=True, encoding="utf-8", check=False
-    )
-    if done.returncode:
-        raise MetricError(f"java {' '.join(map(str, arguments))} failed: {done.stderr[-1000:]}")
-    return done.stdout
 
 
 METRICS = {

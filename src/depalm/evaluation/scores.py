@@ -7,7 +7,8 @@ from typing import Any
 
 from depalm.datasets.splits import Overlap
 from depalm.errors import shortened
-from depalm.evaluation.metrics import MetricError, References, require, score, unavailable
+from depalm.evaluation.java import MetricError
+from depalm.evaluation.metrics import References, require, score, unavailable
 from depalm.progress import logger
 
 

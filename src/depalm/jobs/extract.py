@@ -148,8 +148,8 @@ class ReceiptJob(RowsJob):
     The media are those of `manifest`, the rows those in the arrays that `layers` names, such as 11
     or cls. `extractions` are the reports of those who put them there. If the `store` is a URL,
     there are none: the rows must be those of the `view` by the backbone whose YAML is `backbone`,
-    computed in `compute`, with blocks `compiled` or not, and kept in `dtype`. More than `max_reject_fraction` rejected media of the split fail the job. Output is
-    the `receipt`.
+    computed in `compute`, with blocks `compiled` or not, and kept in `dtype`. More than
+    `max_reject_fraction` rejected media of the split fail the job. Output is the `receipt`.
     """
 
     command: ClassVar[str] = "receipt"
