@@ -1,10 +1,10 @@
 """What a GPU does in extraction, training and generation, and what it could do.
 
-The LLM has LLaMA-7B's shape and random weights in bfloat16, the backbone ViT-L/14's in float32, as
-they run today. Baselines and limits are measured in the same run: the bare forward pass of the
-backbone in each precision, the paper's design of a training step (backbone in the loop, logits at
-all positions), and a matrix product. A training step is worth 4 N FLOP a position: a forward pass
-of the frozen LLM of N parameters, and a backward pass to its inputs alone.
+The LLM has LLaMA-7B's shape and random weights in bfloat16, the backbone is ViT-L/14. Baselines and
+limits are measured in the same run: the bare forward pass of the backbone in each precision, the
+paper's design of a training step (backbone in the loop, logits at all positions), and a matrix
+product. A training step is worth 4 N FLOP a position: a forward pass of the frozen LLM of N
+parameters, and a backward pass to its inputs alone.
 
 Usage: python bench/gpu.py [cuda|cpu]; cpu takes tiny shapes, to try the script itself.
 """
@@ -26,12 +26,14 @@ from depalm.backbones.vision import TimmViT
 from depalm.generation.generate import beam_search, pad_left
 from depalm.llms.base import LLM
 from depalm.llms.injection import hidden_states
+from depalm.precision import autocast, float32_products
 from depalm.provenance import device_name
+from depalm.specs import TrainSpec
 from depalm.specs.backbone import BackboneShape
 from depalm.specs.llm import LLMShape
 from depalm.specs.settings import GenerateSpec
 from depalm.training.batches import IGNORED, Batch
-from depalm.training.loop import answer_loss, attention_on
+from depalm.training.loop import answer_loss, attention_on, new_optimizer
 
 METHODS = ("qp_l0", "qp_inner", "limber_all")
 PROMPT, ANSWER = 14, 6
@@ -100,21 +102,23 @@ def limits(device: torch.device, side: int) -> float:
 
 @torch.inference_mode()
 def extraction(device: torch.device, model: str) -> TimmViT:
-    """Images a second through the backbone as extraction runs it, against its bare forward pass."""
+    """Images a second through the backbone as extraction runs it, against its bare forward pass in
+    the same precision.
+    """
     torch.manual_seed(0)
     bare = timm.create_model(model, num_classes=0).eval().to(device)
     vit = TimmViT(bare).eval().requires_grad_(False)
     pixels = torch.randn(64, 3, 224, 224, device=device)
-    ours, spread = measure(lambda: vit(pixels).half())
-    told = f"{64 / ours:.0f} images/s ± {spread / ours:.0%}"
-    rates = {"float32": measure(lambda: bare.forward_features(pixels))[0]}
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    rates["TF32"] = measure(lambda: bare.forward_features(pixels))[0]
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    with torch.autocast(device.type, torch.bfloat16):
-        rates["bfloat16"] = measure(lambda: bare.forward_features(pixels))[0]
-    for precision, taken in rates.items():
-        row(f"tokens of {model}", told, f"bare, {precision}: {64 / taken:.0f}", taken / ours)
+    for compiled in (False, True):
+        if compiled:
+            vit.compile_blocks()  # those of `bare` too
+        for compute in ("float32", "tf32", "bfloat16", "float16"):
+            with float32_products(compute, device), autocast(compute, device):
+                ours, spread = measure(lambda: vit(pixels).half())
+                alone, _ = measure(lambda: bare.forward_features(pixels))
+            said = f"tokens of {model}, {compute}" + (", compiled" if compiled else "")
+            told = f"{64 / ours:.0f} images/s ± {spread / ours:.0%}"
+            row(said, told, f"bare: {64 / alone:.0f}", alone / ours)
     return vit
 
 
@@ -142,11 +146,14 @@ def training(
 ) -> None:
     """A step from features in memory, against the paper's design and the matrix peak."""
     adapter = adapter_of(kind, llm, shape, device).train()
-    optimizer = torch.optim.AdamW(adapter.parameters(), 1e-4)
-    token_ids = torch.randint(3, 32_000, (16, PROMPT + ANSWER), device=device)
+    optimizer = new_optimizer(adapter, TrainSpec(lr=1e-4))
+    token_ids = torch.randint(3, 32_000, (16, PROMPT + ANSWER))
     labels = token_ids.roll(-1, dims=1)
     labels[:, :PROMPT] = IGNORED
     batch = Batch([], token_ids, labels)
+    # the same questions, four an image
+    numbers = torch.arange(4).repeat_interleave(PROMPT + ANSWER).expand(4, -1)
+    shared = Batch([], token_ids.view(4, -1), labels.view(4, -1), texts=numbers)
     sizes = len(adapter.source_layers), 1 if adapter.cls_only else shape.tokens
     features = torch.randn(16, *sizes, shape.width, device=device).half()
     pixels = torch.randn(16, 3, 224, 224, device=device)
@@ -156,22 +163,28 @@ def training(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def step() -> None:
-        with attention_on(device):
-            update(answer_loss(llm, adapter, features, batch, 2e-3))
+    def step(compute: str = "tf32", batch: Batch = batch) -> None:
+        with attention_on(device), float32_products(compute, device):
+            read = features[: len(batch.token_ids)]
+            update(answer_loss(llm, adapter, read, batch, 2e-3, compute))
 
     def in_the_loop() -> None:
         with torch.no_grad():
             read = vit(pixels)[:, adapter.source_layers, : sizes[1]]
-        logits = llm.head(hidden_states(llm, token_ids, adapter(read))).float()
-        update(torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()))
+        logits = llm.head(hidden_states(llm, token_ids.to(device), adapter(read))).float()
+        targets = labels.to(device).flatten()
+        update(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets))
 
-    taken, spread = measure(step)
     paper, _ = measure(in_the_loop, runs=3)
-    told = f"{1e3 * taken:.0f} ms ± {spread / taken:.0%}"
-    row(
-        f"training step of 16, {kind}", told, f"paper's design: {1e3 * paper:.0f} ms", paper / taken
-    )
+    against = f"paper's design: {1e3 * paper:.0f} ms"
+    for said, compute, of in (
+        ("bfloat16", "bfloat16", batch),
+        ("bfloat16, 4 texts an image", "bfloat16", shared),
+        ("tf32", "tf32", batch),
+    ):
+        taken, spread = measure(lambda compute=compute, of=of: step(compute, of))
+        told = f"{1e3 * taken:.0f} ms ± {spread / taken:.0%}"
+        row(f"training step of 16, {kind}, adapter in {said}", told, against, paper / taken)
     injection = adapter(features)
     text = PROMPT + ANSWER + (0 if injection.prompt is None else len(injection.prompt))
     span = len(injection.span(len(llm.layers)))

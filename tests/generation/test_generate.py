@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from depalm.datasets.manifest import Sample
+from depalm.generation.decoder import FixedDecoder
 from depalm.generation.generate import beam_search, generate, pad_left
 from depalm.llms.base import LLM
 from depalm.llms.injection import Injection, hidden_states
@@ -129,3 +130,33 @@ def test_questions_of_one_image_share_what_is_injected(
         assert seen == [2, 2]  # y and part of x; the rest of x, and z
     single = [generate(llm, adapter, [s], RandomFeatures(adapter), decoding)[0] for s in samples]
     assert shared == single
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_of_fixed_shapes_generate_the_same(family: str, method: str) -> None:
+    llm = tiny_llm(family)
+    adapter = random_adapter(METHODS[method])
+    samples = [Sample(f"q{i}", f"m{i % 7}", "a" * (1 + i * 5 % 23), []) for i in range(22)]
+    growing = GenerateSpec(beams=3, max_new_tokens=6, batch_size=4)
+    fixed = growing.model_copy(update={"fixed_shapes": True})
+    features = RandomFeatures(adapter)
+    expected = generate(llm, adapter, samples, features, growing)
+    assert generate(llm, adapter, samples, features, fixed) == expected
+    assert len(set(expected)) > 1 or method == "blind"
+
+
+def test_one_set_of_tensors_serves_batches_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, adapter = tiny_llm("llama"), random_adapter(METHODS["c_attn"])
+    samples = [Sample(f"q{i}", f"m{i}", "a" * (1 + i % 23), []) for i in range(22)]
+    made = []
+    make = FixedDecoder._make
+
+    def counted(self: FixedDecoder, log_probs: torch.Tensor) -> None:
+        make(self, log_probs)
+        made.append(self.fixed.slots.data_ptr())
+
+    monkeypatch.setattr(FixedDecoder, "_make", counted)
+    decoding = GenerateSpec(beams=2, max_new_tokens=6, batch_size=4, fixed_shapes=True)
+    generate(llm, adapter, samples, RandomFeatures(adapter), decoding)
+    assert len(made) == 3  # 32 tokens of a prompt, 16 of a prompt, and the last batch of two

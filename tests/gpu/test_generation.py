@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Literal
 
 import pytest
 import torch
@@ -26,10 +27,13 @@ def texts(
     device: torch.device,
     family: str = "llama",
     dtype: torch.dtype = torch.float32,
-    batch_size: int = 8,
+    batch_size: int | Literal["auto"] = 8,
+    fixed_shapes: bool = False,
 ) -> list[str]:
     adapter = random_adapter(METHODS[method]).to(device)
-    decoding = GenerateSpec(beams=3, max_new_tokens=8, batch_size=batch_size)
+    decoding = GenerateSpec(
+        beams=3, max_new_tokens=8, batch_size=batch_size, fixed_shapes=fixed_shapes
+    )
     return generate(
         llm_on(device, family, dtype), adapter, SAMPLES, RandomFeatures(adapter), decoding
     )
@@ -47,6 +51,18 @@ def test_texts_are_those_of_the_cpu_whatever_the_batch(family: str, method: str)
     assert same(ours, reference) > 0.9
     assert same(texts(method, DEVICE, family, batch_size=3), ours) > 0.9
     assert texts(method, DEVICE, family) == ours
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recorded_step_says_the_same(family: str, method: str) -> None:
+    ours = texts(method, DEVICE, family, fixed_shapes=True)
+    assert same(ours, texts(method, DEVICE, family)) > 0.9
+    assert texts(method, DEVICE, family, fixed_shapes=True) == ours
+
+
+def test_a_batch_that_fits_says_the_same() -> None:
+    assert same(texts("qp_l0", DEVICE, batch_size="auto"), texts("qp_l0", DEVICE)) > 0.9
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -18,14 +18,16 @@ from depalm.datasets.manifest import Sample
 from depalm.errors import DepalmError, shortened
 from depalm.features.base import FeatureSource, read, read_each
 from depalm.files import atomic_file
+from depalm.generation.decoder import Decoder, FixedDecoder
 from depalm.generation.partial import Partial
 from depalm.llms.base import LLM, require_positions
-from depalm.llms.injection import DecodingState, Injection, hidden_states
+from depalm.llms.injection import Injection
 from depalm.precision import float32_products
 from depalm.progress import Progress
 from depalm.specs.settings import GenerateSpec
 
 LARGEST_BATCH = 128  # of `batch_size: auto`
+MULTIPLE = 16  # the length of prompts with `fixed_shapes`
 IMPOSSIBLE = -1e9  # score of a beam that cannot be chosen
 
 
@@ -49,6 +51,7 @@ def beam_search(
     injection: Injection,
     decoding: GenerateSpec,
     rows: Tensor | None = None,
+    decoder: Decoder | None = None,
 ) -> list[list[int]]:
     """Most probable continuation of each prompt [B, S] (`valid` False at padding): token ids
     without EOS.
@@ -64,15 +67,9 @@ def beam_search(
     best candidates: transformers since 4.36. With `length_of: text` it counts prompt and answer
     without EOS, and all running beams end there: transformers before. Raises NonFiniteLogits.
     """
-    state = DecodingState()
+    decoder = decoder or Decoder(llm)
     batch, beams, device = len(token_ids), decoding.beams, token_ids.device
-    if rows is not None:
-        shared = int(rows.max()) + 1
-        hidden_states(llm, token_ids.new_empty(shared, 0), injection, None, state)
-        state.select(rows)
-        injection = injection.select(rows)
-    hidden = hidden_states(llm, token_ids, injection, valid, state)
-    log_probs = llm.head(hidden[:, -1]).float().log_softmax(-1)  # [B, V]
+    log_probs = decoder.start(token_ids, valid, injection, rows)  # [B, V]
     vocabulary = log_probs.shape[-1]
     whole = decoding.length_of == "text"
     before = valid.sum(dim=1, keepdim=True) if whole else 0  # [B, 1]: tokens of the prompt
@@ -113,10 +110,8 @@ def beam_search(
             raise NonFiniteLogits(senseless[:, 0].nonzero()[:, 0].tolist())
         if last or ended_all:
             break
-        state.branch(parents.gather(1, best))
-        step = tokens.gather(1, best)  # [B, beams]
-        hidden = hidden_states(llm, step, injection, None, state)  # [B, beams, D]
-        log_probs = llm.head(hidden).float().log_softmax(-1)
+        # [B, beams, V]
+        log_probs = decoder.step(parents.gather(1, best), tokens.gather(1, best))
     return [_until(row, llm.eos) for row in finished_texts[:, 0].tolist()]
 
 
@@ -156,20 +151,10 @@ def generate(
     LLMError naming the samples that are longer than the LLM's positions, and GenerationError naming
     those whose logits are not finite, and the likely cause.
     """
-    device = next(llm.model.parameters()).device
-    prompts = llm.prompt_ids([sample.prompt for sample in samples])
-    require_positions(llm, samples, [len(ids) + decoding.max_new_tokens for ids in prompts])
-    media = [sample.media for sample in samples]
-    lengths = [len(ids) for ids in prompts]
-
-    def work(count: int) -> None:
-        """Generate for the longest prompt, `count` times."""
-        longest = lengths.index(max(lengths))
-        features = read(source, [media[longest]] * count)
-        token_ids, valid = pad_left([prompts[longest]] * count, llm.eos)
-        inputs = token_ids.to(device), valid.to(device), adapter(features, decoding.compute)
-        beam_search(llm, *inputs, decoding)
-
+    if not samples:
+        return []
+    work = _Generation(llm, adapter, samples, source, decoding)
+    device, media = work.device, [sample.media for sample in samples]
     texts = {} if partial is None else dict(partial.texts)
     progress = Progress(len(samples), "generate", "sample", done=len(texts))
 
@@ -178,32 +163,17 @@ def generate(
 
     tuned, products = adapter.tuned("llm", llm.body), float32_products(decoding.compute, device)
     with torch.inference_mode(), tuned, products, ExitStack() as stack:
-        size = fitting(decoding.batch_size, LARGEST_BATCH, work, device) if samples else 1
-        batches = batches_of(media, lengths, size)
+        size = fitting(decoding.batch_size, LARGEST_BATCH, work.probe, device)
+        batches = batches_of(media, [len(ids) for ids in work.prompts], size)
         due = [_Due.of(rows, media) for rows in batches if not texts.keys() >= set(rows)]
         for batch, loaded in stack.enter_context(closing(read_each(due, load))):
             started = time.monotonic()
-            features = source.tokens(loaded)
-            rows = batch.samples
-            token_ids, valid = pad_left([prompts[i] for i in rows], llm.eos)
-            inputs = token_ids.to(device), valid.to(device), adapter(features, decoding.compute)
-            shared = torch.tensor(batch.rows, device=device) if batch.shares else None
-            try:
-                tokens = beam_search(llm, *inputs, decoding, shared)
-            except NonFiniteLogits as error:
-                bad = None if features is None else features[[batch.rows[i] for i in error.rows]]
-                affected = [samples[rows[i]] for i in error.rows]
-                why = cause(llm, adapter, bad, [sample.media for sample in affected])
-                raise GenerationError(
-                    f"the logits of {shortened([sample.id for sample in affected])} are not "
-                    f"finite, so that no text would make sense: {why or 'the cause is unknown'}"
-                ) from error
-            found = [llm.tokenizer.decode(t, skip_special_tokens=True).strip() for t in tokens]
+            found = work.texts(batch, source.tokens(loaded))
             before_writing()
             if partial is not None:
-                partial.add(rows, found, time.monotonic() - started)
-            texts |= zip(rows, found, strict=True)
-            progress.advance(len(rows))
+                partial.add(batch.samples, found, time.monotonic() - started)
+            texts |= zip(batch.samples, found, strict=True)
+            progress.advance(len(found))
     return [texts[i] for i in range(len(samples))]
 
 
@@ -238,9 +208,68 @@ class _Due:
         return len(self.media) < len(self.samples)
 
 
-def pad_left(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
-    """-> token_ids [B, S] padded on the left, valid [B, S], False at the padding."""
+class _Generation:
+    """Generation for `samples`, batch by batch. Raises LLMError as `generate` does."""
+
+    def __init__(
+        self,
+        llm: LLM,
+        adapter: Adapter,
+        samples: Sequence[Sample],
+        source: FeatureSource,
+        decoding: GenerateSpec,
+    ):
+        self.llm, self.adapter, self.samples = llm, adapter, samples
+        self.source, self.decoding = source, decoding
+        self.device = next(llm.model.parameters()).device
+        self.prompts = llm.prompt_ids([sample.prompt for sample in samples])
+        lengths = [len(ids) + decoding.max_new_tokens for ids in self.prompts]
+        require_positions(llm, samples, lengths)
+        self.decoder = Decoder(llm)
+        if decoding.fixed_shapes:
+            self.decoder = FixedDecoder(llm, decoding.beams, decoding.max_new_tokens)
+
+    def probe(self, count: int) -> None:
+        """Generate for the longest prompt, `count` times."""
+        longest = max(range(len(self.prompts)), key=lambda i: len(self.prompts[i]))
+        media = [self.samples[longest].media] * count
+        self._search([longest] * count, read(self.source, media), None)
+
+    def texts(self, batch: _Due, features: Tensor | None) -> list[str]:
+        """The texts of a batch, with the features of its media. Raises GenerationError."""
+        rows = torch.tensor(batch.rows, device=self.device) if batch.shares else None
+        try:
+            tokens = self._search(batch.samples, features, rows)
+        except NonFiniteLogits as error:
+            bad = None if features is None else features[[batch.rows[i] for i in error.rows]]
+            affected = [self.samples[batch.samples[i]] for i in error.rows]
+            why = cause(self.llm, self.adapter, bad, [sample.media for sample in affected])
+            raise GenerationError(
+                f"the logits of {shortened([sample.id for sample in affected])} are not "
+                f"finite, so that no text would make sense: {why or 'the cause is unknown'}"
+            ) from error
+        decode = self.llm.tokenizer.decode
+        return [decode(ids, skip_special_tokens=True).strip() for ids in tokens]
+
+    def _search(
+        self, samples: Sequence[int], features: Tensor | None, rows: Tensor | None
+    ) -> list[list[int]]:
+        multiple = MULTIPLE if self.decoding.fixed_shapes else 1
+        prompts = [self.prompts[i] for i in samples]
+        token_ids, valid = pad_left(prompts, self.llm.eos, multiple)
+        inputs = token_ids.to(self.device), valid.to(self.device)
+        injection = self.adapter(features, self.decoding.compute)
+        return beam_search(self.llm, *inputs, injection, self.decoding, rows, self.decoder)
+
+
+def pad_left(
+    prompts: Sequence[Sequence[int]], padding: int, multiple: int = 1
+) -> tuple[Tensor, Tensor]:
+    """-> token_ids [B, S] padded on the left, valid [B, S], False at the padding; S is a
+    `multiple`.
+    """
     width = max(map(len, prompts))
+    width += -width % multiple
     token_ids = torch.tensor([[padding] * (width - len(ids)) + list(ids) for ids in prompts])
     lengths = torch.tensor([len(ids) for ids in prompts])
     return token_ids, torch.arange(width) >= width - lengths[:, None]

@@ -6,6 +6,7 @@ that they share, and a mask says which of it belongs to whom (`depalm.llms.place
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -76,3 +77,51 @@ class GrowingCache(Cache):  # type: ignore[misc]
         for layer in self.layers:
             for buffer in layer.buffers:
                 buffer.select(rows)
+
+
+class FixedCache(Cache):  # type: ignore[misc]
+    """Keys and values of all layers, with places for `spare` tokens behind those of `prompt`: the
+    new ones of a call stand at `slots` of them. All places are given out, filled or not.
+    """
+
+    layers: list["_FixedLayer"]
+
+    def __init__(self, prompt: GrowingCache, spare: int):
+        super().__init__(layers=[_FixedLayer(layer, spare, self) for layer in prompt.layers])
+        self.slots = torch.arange(0)
+
+    def refill(self, prompt: GrowingCache) -> None:
+        """Put keys and values of other prompts, as long as those before, in their place."""
+        for layer, other in zip(self.layers, prompt.layers, strict=True):
+            layer.refill(other)
+
+
+class _FixedLayer(DynamicLayer):  # type: ignore[misc]
+    """The cache of one decoder layer, in which every token has its place from the start."""
+
+    def __init__(self, prompt: _Layer, spare: int, of: FixedCache):
+        super().__init__()
+        self.of, self.length = of, prompt.buffers[0].length
+        self.data = []
+        for buffer in prompt.buffers:
+            assert buffer.data is not None
+            behind = buffer.data.new_zeros(spare, *buffer.data.shape[1:])
+            self.data.append(torch.cat((buffer.data[: self.length], behind)))
+
+    def refill(self, prompt: _Layer) -> None:
+        for data, buffer in zip(self.data, prompt.buffers, strict=True):
+            assert buffer.data is not None
+            data[: self.length].copy_(buffer.data[: self.length])
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *args: Any,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        places = self.of.slots + self.length
+        for data, new in zip(self.data, (key_states, value_states), strict=True):
+            data.index_copy_(0, places, new.permute(2, 0, 1, 3))
+        self.keys, self.values = (data.permute(1, 2, 0, 3) for data in self.data)
+        return self.keys, self.values

@@ -175,6 +175,9 @@ class GenerateSpec(Spec):
         "float32", description="of the frozen LLM"
     )
     compute: Compute = Field("tf32", description="of the adapter")
+    fixed_shapes: bool = Field(
+        False, description="steps of fixed shapes, which a GPU replays as one CUDA graph"
+    )
 
 
 class ThreadsSpec(Spec):
