@@ -61,7 +61,7 @@ def extracted(
 ) -> Path:
     """The folder of the rows of all media in a store of that name."""
     settings = Extraction(layout, batch_size=batch_size, workers=2)
-    encoder = Encoder("vit", VIT, data / "weights", view)
+    encoder = Encoder("vit", VIT, data / "weights", view, compute="float32")
     done = extract(encoder, data, keys_of(data), ARRAYS, data / name, settings, device)
     assert done.rejects == []
     return done.folder
@@ -101,7 +101,10 @@ def test_the_store_holds_the_tokens_of_the_cpu_and_the_same_bytes_again(
 def test_rows_are_the_same_bytes_in_any_company(data: Path) -> None:
     keys = keys_of(data)
     whole = open_folder(extracted(data, "whole", DEVICE), {})
-    encoder, settings = Encoder("vit", VIT, data / "weights"), Extraction(batch_size=3)
+    encoder, settings = (
+        Encoder("vit", VIT, data / "weights", compute="float32"),
+        Extraction(batch_size=3),
+    )
     for name in reversed(MEDIA):
         medium = {name: keys[name]}
         done = extract(encoder, data, medium, ARRAYS, data / "single", settings, DEVICE)

@@ -32,7 +32,11 @@ def texts(
 ) -> list[str]:
     adapter = random_adapter(METHODS[method]).to(device)
     decoding = GenerateSpec(
-        beams=3, max_new_tokens=8, batch_size=batch_size, fixed_shapes=fixed_shapes
+        beams=3,
+        max_new_tokens=8,
+        batch_size=batch_size,
+        compute="float32",
+        fixed_shapes=fixed_shapes,
     )
     return generate(
         llm_on(device, family, dtype), adapter, SAMPLES, RandomFeatures(adapter), decoding

@@ -8,7 +8,9 @@ from depalm.specs import TrainSpec
 from depalm.training.state import Training
 from tests.support.tiny import BACKBONE, LLM_SHAPE, METHODS, new_adapter
 
-SETTINGS = TrainSpec(batch_size=4, lr=5e-3, steps=12, dtype="float32", checkpoint_seconds=0)
+SETTINGS = TrainSpec(
+    batch_size=4, lr=5e-3, steps=12, dtype="float32", compute="float32", checkpoint_seconds=0
+)
 
 
 def samples(count: int = 30) -> list[Sample]:
