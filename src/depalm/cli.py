@@ -11,6 +11,7 @@ from pathlib import Path
 from depalm import __version__
 from depalm.cli_cache import add_commands
 from depalm.cli_options import add_configfile
+from depalm.cli_predict import add_predict
 from depalm.cli_tables import add_tables
 from depalm.jobs import JOBS, Job, hints_of, is_required, told
 from depalm.process import reported
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         add_job(commands, kind)
     add_plan(commands)
     add_tables(commands)
+    add_predict(commands)
     add_schema(commands)
     add_commands(commands)
     return program

@@ -1,6 +1,7 @@
 """The whole DAG on tiny data with tiny random models (config/smoke.yaml), as a user runs it."""
 
 import csv
+import glob
 import json
 import re
 import shutil
@@ -15,8 +16,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from depalm import load_adapter
+from depalm.adapters.errors import AdapterError
 from depalm.cache.store import open_folder
-from depalm.files import read_json, sha256_file
+from depalm.datasets.manifest import Sample, read_manifest
+from depalm.evaluation.scores import read_predictions
+from depalm.files import read_json, sha256_file, write_json
 from tests.support.clones import clone, snakemake_in
 from tests.support.workflow import ROOT, RUN, SMOKE, build, command, planned, snakemake
 
@@ -64,6 +69,93 @@ def test_every_run_is_trained_generated_scored_and_in_the_tables(done: Path) -> 
     assert {path.suffix for path in (done / "results/tables").iterdir()} == {
         *(".csv", ".md", ".html", ".tex")
     }
+
+
+def found(done: Path, sample: Sample) -> Path:
+    paths = done.glob(f"resources/**/{glob.escape(sample.media)}")
+    return next(path for path in paths if sha256_file(path) == sample.sha256)
+
+
+def test_an_adapter_that_is_asked_answers_as_the_pipeline_did(done: Path) -> None:
+    records = sorted(done.glob("results/*/runs/*/*/*/seed0/adapter.json"))
+    assert len(records) >= 12
+    for record in records:
+        predictions = next(record.parent.glob("*.predictions.jsonl"))
+        split = predictions.name.split(".")[0]
+        samples = read_manifest(record.parents[5] / f"manifest/{split}.parquet")
+        said = read_predictions(predictions)
+        model = load_adapter(record.parent, device="cpu")
+        model.usage = model.usage.model_copy(update={"template": "{question}"})
+        for sample in samples[:3]:
+            media = found(done, sample) if model.backbone is not None else None
+            assert model.answer(media, sample.prompt) == said[sample.id], (record, sample.id)
+
+
+def test_one_asks_on_the_command_line(done: Path, tmp_path: Path) -> None:
+    run, manifest = done / RUN, read_manifest(done / "results/shapes-vqa/manifest/test.parquet")
+    sample, other = (next(s for s in manifest if s.media != m) for m in ("", manifest[0].media))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, of in (("a.png", sample), ("b.PNG", other)):
+        shutil.copy(found(done, of), photos / name)
+    model = load_adapter(run)
+    question = "What shape is it?"
+    said = [model.answer(photos / name, question) for name in ("a.png", "b.PNG")]
+    assert model.prompt(question) != question
+
+    def predict(*asked: str) -> "subprocess.CompletedProcess[str]":
+        program = [sys.executable, "-m", "depalm", "predict", "--adapter", str(run)]
+        return subprocess.run([*program, *asked], capture_output=True, text=True, cwd=tmp_path)
+
+    alone = predict("photos/a.png", question)
+    assert alone.returncode == 0, alone.stderr
+    assert alone.stdout == said[0] + "\n"
+    many = predict("photos", question, "And its colour?", "--json")
+    rows = [json.loads(line) for line in many.stdout.splitlines()]
+    assert [(Path(row["media"]).name, row["prompt"]) for row in rows] == [
+        *(("a.png", question), ("a.png", "And its colour?")),
+        *(("b.PNG", question), ("b.PNG", "And its colour?")),
+    ]
+    assert [row["prediction"] for row in rows if row["prompt"] == question] == said
+    (photos / "c.jpg").write_text("no photo")
+    part = predict("photos", question)
+    assert part.returncode == 1
+    assert [line.split("\t")[2] for line in part.stdout.splitlines()] == [*said, "-"]
+    assert "no answer about photos/c.jpg" in part.stderr
+    for asked, message in (
+        (["photos/d.jpg", question], "photos/d.jpg: no such file"),
+        ([question], "this adapter reads media"),
+    ):
+        refused = predict(*asked)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert message in refused.stderr
+
+
+def test_an_adapter_elsewhere_finds_its_models_or_says_what_it_lacks(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, moved = done / RUN, tmp_path / "adapter"
+    moved.mkdir()
+    for name in ("adapter.safetensors", "adapter.json"):
+        shutil.copy(run / name, moved)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AdapterError, match=r"resources/\S+, which is not here.*no source"):
+        load_adapter(moved)
+    image = found(done, read_manifest(done / "results/shapes-vqa/manifest/test.parquet")[0])
+    expected = load_adapter(run).answer(image, "What?")
+    assert load_adapter(moved, resources=done).answer(image, "What?")
+    decoding = {"max_new_tokens": 5, "dtype": "float32"}
+    assert expected is not None
+    assert load_adapter(moved, resources=done, **decoding).decoding.max_new_tokens == 5
+    record = read_json(moved / "adapter.json")
+    record["llm"]["sha256"] = "0" * 64
+    write_json(moved / "adapter.json", record)
+    with pytest.raises(AdapterError, match="trained with another llm"):
+        load_adapter(moved, resources=done)
+    del record["usage"]
+    write_json(moved / "adapter.json", record)
+    with pytest.raises(AdapterError, match="does not say how the adapter is used"):
+        load_adapter(moved, resources=done)
 
 
 def test_both_cache_formats_and_augmented_views_are_read(done: Path) -> None:

@@ -20,9 +20,11 @@ def save_adapter(
     record: Path,
     made: Mapping[str, Any],
     training: Mapping[str, Any],
+    usage: Mapping[str, Any],
 ) -> None:
     """Write the adapter's tensors and, as JSON, their file's SHA-256, what it was made for (see
-    `depalm.adapters.record.made_for`) and how it was trained.
+    `depalm.adapters.record.made_for`), how it was trained, and how it is used (see
+    `depalm.specs.Usage`).
     """
     tensors = {name: value.cpu().contiguous() for name, value in adapter.state_dict().items()}
     with atomic_file(weights) as temporary:
@@ -33,7 +35,8 @@ def save_adapter(
         "trainable_parameters": adapter.trainable_parameters,
     }
     digest = {"sha256": sha256_file(weights)}
-    write_json(record, {**digest, **made, **dimensions, "training": dict(training)})
+    told = {"training": dict(training), "usage": dict(usage)}
+    write_json(record, {**digest, **made, **dimensions, **told})
 
 
 def load_weights(adapter: Adapter, path: Path, record: Mapping[str, Any]) -> None:

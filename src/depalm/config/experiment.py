@@ -115,6 +115,7 @@ class Config:
             label=parts.method(run.method).label,
             layout=shape,
             prompt=self.settings.prompt,
+            template=self._template(run.dataset),
             train=self._train(run, overrides),
             cache=self.settings.cache,
             checkpoint=self._setting("checkpoint", overrides),
@@ -124,6 +125,13 @@ class Config:
             llm_directory=parts.directory("llm", run.llm),
             max_reject_fraction=self.max_reject_fraction(run.dataset),
         )
+
+    def _template(self, dataset: str) -> str:
+        """The template of a dataset; of those that samples draw from the first."""
+        templates, asked = self.parts.dataset(dataset).templates, self.settings.data.template
+        selection = templates.selection if asked is None else asked
+        index = selection if isinstance(selection, int) else 0
+        return templates.texts[min(index, len(templates.texts) - 1)]
 
     def _method(self, run: Run, overriding: Sequence[int]) -> tuple[MethodSpec, Layout]:
         """A run's method, overrides included, and its layout, worked out once for all seeds."""

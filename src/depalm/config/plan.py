@@ -45,7 +45,7 @@ class RunPlan:
     `checkpoint` is the folder of a trained adapter that it only tests; None if it trains its own.
     `online`: its backbone runs in the loop, rather than being read from a cache. `media` is where
     the dataset's files lie, the directories are those of the models' weights. `layout` says which
-    layers it reads, and on which it acts.
+    layers it reads, and on which it acts. `template` makes the prompt of a question.
     """
 
     run: Run
@@ -56,6 +56,7 @@ class RunPlan:
     label: str
     layout: Layout
     prompt: PromptSpec
+    template: str
     train: TrainSpec
     cache: CacheSpec
     checkpoint: str | None
@@ -125,7 +126,7 @@ class RunPlan:
 
     def training_settings(self) -> dict[str, Any]:
         """The settings of training, by the names of its job's fields."""
-        told = {"train": self.train.given(), "seed": self.run.seed}
+        told = {"train": self.train.given(), "seed": self.run.seed, "template": self.template}
         return self._told(self.training) | told
 
     def testing_inputs(self, split: str) -> dict[str, Any]:

@@ -72,6 +72,14 @@ class Source:
             return {"transform": transform, "files": sha256_json(files), "compute": compute}
         return None
 
+    @property
+    def precision(self) -> dict[str, Any]:
+        """What the backbone computes in, and what its tokens are kept in, if they are."""
+        if self.features.kind == "cached":
+            metadata = self.views.caches[0].metadata
+            return {key: metadata[key] for key in ("compute", "dtype") if key in metadata}
+        return {"compute": self.features.compute} if self.features.kind == "online" else {}
+
     @cached_property
     def media(self) -> dict[str, str]:
         return media_keys(self.samples)

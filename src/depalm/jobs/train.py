@@ -16,9 +16,10 @@ class TrainJob(RunJob):
     reads no backbone). `features` says what the
     backbone's tokens are read from: kind none; kind cached, with receipts, views and store; or kind
     online, with the folder media, whose files `workers` processes decode (decode_seconds,
-    max_reject_fraction). `method`, `backbone` and `llm` are the
-    contents of the YAML files, `prompt` and `train` the settings of prompts and training. Outputs
-    are the weights `adapter`, its `record`, the learning curve `curve` (one JSON object a line),
+    max_reject_fraction). `method`, `backbone` and `llm` are the contents of the YAML files,
+    `prompt` and `train` the settings of prompts and training; `template` makes the prompt of a
+    question, for those who use the adapter. Outputs are the weights `adapter`, its `record`, the
+    learning curve `curve` (one JSON object a line),
     and in `rejects` the samples without features. Checkpoints and TensorBoard scalars go to the
     folder training/ beside the adapter; a killed job goes on from there. The same `seed`, `device`
     and `threads` give the same bytes.
@@ -29,6 +30,7 @@ class TrainJob(RunJob):
     subset: str
     train: TrainSpec
     seed: int
+    template: str = "{question}"
     adapter: str
     record: str
     curve: str

@@ -39,3 +39,4 @@ from .settings import WhereSpec as WhereSpec
 from .train import LENGTH as LENGTH
 from .train import TRAIN_DEFAULTS as TRAIN_DEFAULTS
 from .train import TrainSpec as TrainSpec
+from .usage import Usage as Usage

@@ -75,6 +75,7 @@ class _Run:
             "generate_seconds": round(partial.seconds, 1),
             "samples": len(kept),
             "dtype": job.generate.dtype,
+            "decoding": job.generate.filled(),
             "rejects": len(self.samples) - len(kept),
             **provenance(self.device),
         }

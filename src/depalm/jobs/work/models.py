@@ -16,8 +16,10 @@ from depalm.features.source import Source
 from depalm.files import sha256_json
 from depalm.identity import PLACES, folder_identity
 from depalm.jobs.run import RunJob
+from depalm.jobs.train import TrainJob
 from depalm.llms.base import LLM
 from depalm.provenance import choose_device, machine
+from depalm.specs import Usage
 
 
 def use_processors(job: RunJob) -> torch.device:
@@ -39,6 +41,21 @@ def source_of(job: RunJob, samples: Sequence[Sample]) -> Source:
     """
     fitted = layout(job.method, job.backbone.shape, job.llm.shape)
     return Source(job.backbone, job.weights, job.features, fitted, samples, job.workers)
+
+
+def usage_of(job: TrainJob, source: Source) -> Usage:
+    """What those who use the job's adapter must know."""
+    reads = job.backbone_directory is not None
+    return Usage(
+        method=job.method,
+        backbone=job.backbone if reads else None,
+        backbone_directory=job.backbone_directory,
+        llm=job.llm,
+        llm_directory=job.llm_directory,
+        prompt=job.prompt,
+        template=job.template,
+        **source.precision,
+    )
 
 
 def identity_of(

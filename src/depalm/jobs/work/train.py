@@ -22,6 +22,7 @@ from depalm.jobs.work.models import (
     identity_of,
     made_by,
     source_of,
+    usage_of,
     use_processors,
 )
 from depalm.lease import Lease, while_owned
@@ -78,7 +79,8 @@ class _Run:
             held.check()
             write_rejects(folder / "rejects.parquet", rejects)
         summary = self.summary(config, trained, len(kept))
-        save_adapter(adapter, folder / WEIGHTS, folder / RECORD, self.made, summary)
+        usage = usage_of(job, source).given()
+        save_adapter(adapter, folder / WEIGHTS, folder / RECORD, self.made, summary, usage)
         publish(folder, self.places, identity)
         remove_checkpoints(folder)
 

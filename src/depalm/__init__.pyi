@@ -1,0 +1,3 @@
+from .predictor import load_adapter as load_adapter
+
+__version__: str
