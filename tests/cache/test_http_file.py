@@ -244,10 +244,10 @@ class Failing(CachedViews):
 
     reads = count(1)
 
-    def read(self, *arguments: Any) -> torch.Tensor:
+    def load(self, *arguments: Any) -> torch.Tensor:
         if next(self.reads) == 8:
             raise DownloadError("gone")
-        return super().read(*arguments)
+        return super().load(*arguments)
 
 
 def test_a_run_whose_reading_fails_goes_on_with_the_bytes_of_an_undisturbed_one(

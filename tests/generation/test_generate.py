@@ -143,7 +143,8 @@ def test_steps_of_fixed_shapes_generate_the_same(family: str, method: str) -> No
     features = RandomFeatures(adapter)
     expected = generate(llm, adapter, samples, features, growing)
     assert generate(llm, adapter, samples, features, fixed) == expected
-    assert len(set(expected)) > 1 or method == "blind"
+    if family != "opt-projected":  # it says nothing
+        assert len(set(expected)) > 1
 
 
 def test_one_set_of_tensors_serves_batches_of_one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
