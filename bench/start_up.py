@@ -20,7 +20,7 @@ def rows() -> Iterator[Row]:
     for name, code in JOBS.items():
         least = "import torch, timm" if name == "extract" else LEAST
         yield compared(
-            f"start of a {name} job",
+            f"start of `{name}`",
             lambda code=code: python(code),
             lambda least=least: python(least),
             f"`{least.removeprefix('import ')}`",
