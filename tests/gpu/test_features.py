@@ -144,7 +144,7 @@ def test_views_of_the_cache_are_read_onto_the_device(data: Path) -> None:
 
 @pytest.mark.parametrize("seed", [None, 0])
 def test_features_online_are_those_of_the_cpu(data: Path, seed: int | None) -> None:
-    read = {}
+    seen = {}
     for device in (DEVICE, CPU):
         model = load_backbone(VIT, data / "weights").to(device)
         adapter = new_adapter(METHODS["qp_l0"], SPEC["shape"], LLM_SHAPE).to(device)
@@ -152,5 +152,5 @@ def test_features_online_are_those_of_the_cpu(data: Path, seed: int | None) -> N
         with online_features(adapter, model, VIT, media, keys_of(data), device, seed) as features:
             tokens = read(features, [*MEDIA, MEDIA[0]], epoch=1)
         assert tokens.device.type == device.type
-        read[device.type] = tokens.detach()
-    assert error(read[DEVICE.type], read["cpu"]) < ROUNDING
+        seen[device.type] = tokens.detach()
+    assert error(seen[DEVICE.type], seen["cpu"]) < ROUNDING
