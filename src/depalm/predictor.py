@@ -33,14 +33,6 @@ from depalm.specs.settings import GenerateSpec
 
 ROOT = Path("/")
 DECODE_SECONDS = 60.0
-NO_BACKBONE = BackboneSpec.model_validate(
-    {
-        "version": 1,
-        "modality": "none",
-        "loader": "disabled",
-        "shape": {"layers": 1, "tokens": 1, "width": 1},
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -116,7 +108,6 @@ class Predictor:
         """The features of files, by their paths from the root of the file system on."""
         usage = self.usage
         assert self.backbone is not None
-        assert usage.backbone is not None
         media = Media(ROOT, 1, DECODE_SECONDS, max_reject_fraction=1.0)
         files = dict.fromkeys(names, "")
         what = (self.adapter, self.backbone, usage.backbone, media, files, self.device)
@@ -163,7 +154,7 @@ def load_adapter(
     usage = read_usage(folder)
     places = [Path() if resources is None else Path(resources), *_workplaces(folder)]
     directory = found_model(usage.llm, usage.llm_directory, places)
-    backbone, weights = usage.backbone or NO_BACKBONE, None
+    backbone, weights = usage.backbone, None
     if usage.backbone_directory is not None:
         weights = found_model(backbone, usage.backbone_directory, places)
     made = made_for(usage.method, backbone, weights, usage.llm, directory)

@@ -30,7 +30,7 @@ def check(config: Config) -> None:
     for rule in config.settings.overrides:
         _check_where(config, rule.where)
     for run in config.runs:
-        _check_run(config.plan(run), config.settings.data.template)
+        _check_run(config.plan(run))
     metrics = {name for run in config.runs for name in config.plan(run).dataset.metrics}
     try:
         require(sorted(metrics))
@@ -52,7 +52,7 @@ def _check_where(config: Config, where: WhereSpec) -> None:
                 raise ConfigError(f"overrides, where: {error}") from error
 
 
-def _check_run(plan: RunPlan, template: str | int | None) -> None:
+def _check_run(plan: RunPlan) -> None:
     run, dataset, backbone = plan.run, plan.dataset, plan.backbone
     if run.dataset in RESERVED:
         raise ConfigError(
@@ -69,8 +69,7 @@ def _check_run(plan: RunPlan, template: str | int | None) -> None:
             f"dataset {run.dataset} has no split train, so its runs need a trained adapter: set "
             "`checkpoint` to the folder of one"
         )
-    own, texts = dataset.templates.selection, dataset.templates.texts
-    index = own if template is None else template
+    index, texts = plan.templates.selection, plan.templates.texts
     if isinstance(index, int) and index >= len(texts):
         raise ConfigError(f"dataset {run.dataset}: templates selects index {index} of {len(texts)}")
     try:

@@ -16,7 +16,7 @@ from depalm.config.parts import Parts
 from depalm.config.plan import RunPlan
 from depalm.config.run import AXES, FILTERS, Run
 from depalm.config.schema import ConfigError, validated
-from depalm.specs import MethodSpec, SettingsSpec, TableSpec, TrainSpec
+from depalm.specs import MethodSpec, SettingsSpec, TableSpec, Templates, TrainSpec
 from depalm.specs.settings import OverrideSpec
 from depalm.specs.train import LENGTH, TRAIN_DEFAULTS
 
@@ -54,8 +54,7 @@ class Config:
     def manifest_settings(self, dataset: str, split: str) -> dict[str, Any]:
         """What decides the rows of a manifest, by its job's fields."""
         rows = self.parts.dataset(dataset).rows().given()
-        if self.settings.data.template is not None:
-            rows["templates"] = {**rows["templates"], "selection": self.settings.data.template}
+        rows["templates"] = self._templates(dataset).given()
         return {
             "dataset": rows,
             "split": split,
@@ -115,7 +114,7 @@ class Config:
             label=parts.method(run.method).label,
             layout=shape,
             prompt=self.settings.prompt,
-            template=self._template(run.dataset),
+            templates=self._templates(run.dataset),
             train=self._train(run, overrides),
             cache=self.settings.cache,
             checkpoint=self._setting("checkpoint", overrides),
@@ -126,12 +125,10 @@ class Config:
             max_reject_fraction=self.max_reject_fraction(run.dataset),
         )
 
-    def _template(self, dataset: str) -> str:
-        """The template of a dataset; of those that samples draw from the first."""
-        templates, asked = self.parts.dataset(dataset).templates, self.settings.data.template
-        selection = templates.selection if asked is None else asked
-        index = selection if isinstance(selection, int) else 0
-        return templates.texts[min(index, len(templates.texts) - 1)]
+    def _templates(self, dataset: str) -> Templates:
+        """The templates of a dataset, with the selection of the settings."""
+        own = self.parts.dataset(dataset).templates
+        return own.selecting(self.settings.data.template)
 
     def _method(self, run: Run, overriding: Sequence[int]) -> tuple[MethodSpec, Layout]:
         """A run's method, overrides included, and its layout, worked out once for all seeds."""

@@ -10,7 +10,15 @@ from depalm.config import paths
 from depalm.config.run import Run
 from depalm.files import sha256_json
 from depalm.identity import parts_of, run_settings
-from depalm.specs import BackboneSpec, DatasetSpec, LLMSpec, MethodSpec, PromptSpec, TrainSpec
+from depalm.specs import (
+    BackboneSpec,
+    DatasetSpec,
+    LLMSpec,
+    MethodSpec,
+    PromptSpec,
+    Templates,
+    TrainSpec,
+)
 from depalm.specs.features import Cached, Features, NoFeatures, Online
 from depalm.specs.settings import CacheSpec
 
@@ -45,7 +53,7 @@ class RunPlan:
     `checkpoint` is the folder of a trained adapter that it only tests; None if it trains its own.
     `online`: its backbone runs in the loop, rather than being read from a cache. `media` is where
     the dataset's files lie, the directories are those of the models' weights. `layout` says which
-    layers it reads, and on which it acts. `template` makes the prompt of a question.
+    layers it reads, and on which it acts. `templates` make the prompts of questions.
     """
 
     run: Run
@@ -56,7 +64,7 @@ class RunPlan:
     label: str
     layout: Layout
     prompt: PromptSpec
-    template: str
+    templates: Templates
     train: TrainSpec
     cache: CacheSpec
     checkpoint: str | None
@@ -126,7 +134,11 @@ class RunPlan:
 
     def training_settings(self) -> dict[str, Any]:
         """The settings of training, by the names of its job's fields."""
-        told = {"train": self.train.given(), "seed": self.run.seed, "template": self.template}
+        told = {
+            "train": self.train.given(),
+            "seed": self.run.seed,
+            "template": self.templates.default,
+        }
         return self._told(self.training) | told
 
     def testing_inputs(self, split: str) -> dict[str, Any]:

@@ -137,11 +137,10 @@ def choose_template(templates: Templates, name: str) -> str:
     """The template (see config/datasets/*.yaml) of the sample `name`: of its `texts` the first, the
     one at the index that `selection` is, or, if it is `random`, one drawn by `seed` and the name.
     """
-    texts, selection = templates.texts, templates.selection
-    if selection == "random":
+    if templates.selection == "random":
         digest = hashlib.sha256(f"{templates.seed}:{name}".encode()).digest()
-        return texts[int.from_bytes(digest) % len(texts)]
-    return texts[0 if selection == "first" else selection]
+        return templates.texts[int.from_bytes(digest) % len(templates.texts)]
+    return templates.default
 
 
 def _check_ids(ids: Sequence[str], where: str) -> None:

@@ -26,6 +26,7 @@ from depalm.files import inside
 from depalm.lease import LeaseLost
 from depalm.media.decoders import load_decoder, view_seed
 from depalm.media.pool import DecodedBatch, DecodingPool, File
+from depalm.precision import on_its_way
 from depalm.progress import Clock, Progress, logger
 from depalm.rejects import Reject, check_rejects, report_rejects
 
@@ -233,6 +234,7 @@ class _Job:
         before_writing: Callable[[], None],
     ) -> None:
         """Append the tokens of decoded files to `shard`; note the rejects."""
+        device = torch.device(self.device)
         with ThreadPoolExecutor(max_workers=1) as thread:
             writing: Future[None] = thread.submit(lambda: None)
             for batch in batches:
@@ -244,7 +246,7 @@ class _Job:
                 check_rejects(self.rejects, self.split_size, tolerated, "extraction")
                 if batch.media:
                     with clock.measure("backbone"):
-                        inputs = padded(batch.inputs.to(self.device, non_blocking=True), self.size)
+                        inputs = padded(on_its_way(batch.inputs, device), self.size)
                         packed = shard.pack(self.encoder.tokens(model, inputs)[: len(batch.media)])
                     with clock.measure("waiting for writing"):
                         writing.result()

@@ -92,13 +92,10 @@ class FixedDecoder(Decoder):
         prompt, beams, device = self.state, self.beams, log_probs.device
         assert prompt.valid is not None
         batch, total = len(prompt.valid), beams * self.new_tokens
-        self.fixed = _FixedState(
-            FixedCache(prompt.cache, total),
-            prompt.valid,
-            torch.zeros(batch, beams, total, dtype=torch.bool, device=device),
-            torch.arange(beams, device=device),
-        )
-        self.fixed.cache.slots = self.fixed.slots
+        slots = torch.arange(beams, device=device)
+        lineage = torch.zeros(batch, beams, total, dtype=torch.bool, device=device)
+        cache = FixedCache(prompt.cache, total, slots)
+        self.fixed = _FixedState(cache, prompt.valid, lineage, slots)
         self.kept = self.injection
         self.parents = torch.zeros(batch, beams, dtype=torch.long, device=device)
         self.tokens = torch.zeros_like(self.parents)

@@ -81,14 +81,14 @@ class GrowingCache(Cache):  # type: ignore[misc]
 
 class FixedCache(Cache):  # type: ignore[misc]
     """Keys and values of all layers, with places for `spare` tokens behind those of `prompt`: the
-    new ones of a call stand at `slots` of them. All places are given out, filled or not.
+    new ones of a call stand at `slots` [S'] of them. All places are given out, filled or not.
     """
 
     layers: list["_FixedLayer"]
 
-    def __init__(self, prompt: GrowingCache, spare: int):
+    def __init__(self, prompt: GrowingCache, spare: int, slots: Tensor):
         super().__init__(layers=[_FixedLayer(layer, spare, self) for layer in prompt.layers])
-        self.slots = torch.arange(0)
+        self.slots = slots
 
     def refill(self, prompt: GrowingCache) -> None:
         """Put keys and values of other prompts, as long as those before, in their place."""

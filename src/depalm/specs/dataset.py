@@ -31,6 +31,15 @@ class Templates(Spec):
     )
     seed: Natural = Field(0, description="of `selection: random`")
 
+    def selecting(self, selection: str | int | None) -> Self:
+        """These templates with another selection, if one is given."""
+        return self if selection is None else self.model_copy(update={"selection": selection})
+
+    @property
+    def default(self) -> str:
+        """The text that is selected; the first, if it is drawn for each sample."""
+        return self.texts[self.selection if isinstance(self.selection, int) else 0]
+
 
 class Columns(Spec):
     """The columns of a table, or the members of a tar shard's samples."""

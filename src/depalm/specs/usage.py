@@ -12,8 +12,10 @@ class Usage(Spec):
     """All that it takes to ask an adapter, besides the models themselves."""
 
     method: MethodSpec
-    backbone: BackboneSpec | None = Field(None, description="none for a method that reads none")
-    backbone_directory: str | None = Field(None, description="where training read it")
+    backbone: BackboneSpec
+    backbone_directory: str | None = Field(
+        None, description="where training read it; null for a method that reads none"
+    )
     llm: LLMSpec
     llm_directory: str = Field(description="where training read it")
     prompt: PromptSpec = PromptSpec()

@@ -45,10 +45,9 @@ def source_of(job: RunJob, samples: Sequence[Sample]) -> Source:
 
 def usage_of(job: TrainJob, source: Source) -> Usage:
     """What those who use the job's adapter must know."""
-    reads = job.backbone_directory is not None
     return Usage(
         method=job.method,
-        backbone=job.backbone if reads else None,
+        backbone=job.backbone,
         backbone_directory=job.backbone_directory,
         llm=job.llm,
         llm_directory=job.llm_directory,
