@@ -1,5 +1,6 @@
 """The token store through Snakemake: each photo once, and exactly what has changed once more."""
 
+import csv
 import json
 import os
 import re
@@ -443,6 +444,7 @@ def test_after_a_failed_run_the_table_is_of_the_others_and_says_so(
     whole = table.read_text()
     assert "Incomplete" not in whole
     assert "50%" in whole
+    values = figures(table)
     broken = [{"where": {"fractions": ["50pct"]}, "train": {"lr": 1e30}}]
     failing = configuration(tmp_path, "failing", overrides=broken)
     outcome = snakemake(folder, "--keep-going", *failing)
@@ -457,7 +459,16 @@ def test_after_a_failed_run_the_table_is_of_the_others_and_says_so(
     assert table.read_text() == left
     # with settings that work it is whole again, and has the same figures
     run(folder, *arguments)
-    assert table.read_text() == whole
+    assert "Incomplete" not in table.read_text()
+    assert figures(table) == values
+
+
+def figures(table: Path) -> list[dict[str, str]]:
+    """The lines of a table without what a clock measured."""
+    with table.with_suffix(".csv").open(encoding="utf-8", newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert all(line.pop("train_seconds") for line in lines if line["dataset"])
+    return lines
 
 
 def depalm(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
