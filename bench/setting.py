@@ -101,17 +101,17 @@ def seconds(work: Work, runs: int = 3, warmup: int = 1) -> float:
 
 
 @cache
-def peak() -> float:
-    """FLOP a second of a large float32 matrix product on the threads in use."""
-    first, second = torch.randn(2048, 2048), torch.randn(2048, 2048)
+def peak(dtype: torch.dtype = torch.float32) -> float:
+    """FLOP a second of a large matrix product on the threads in use."""
+    first, second = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
     return float(2 * 2048**3 / seconds(lambda: first @ second, runs=5))
 
 
-def product(work: Work) -> tuple[str, float]:
+def product(work: Work, dtype: torch.dtype = torch.float32) -> tuple[str, float]:
     """The bound of the matrix products in `work`: the seconds that they take at `peak`."""
     with FlopCounterMode(display=False) as counted:
         work()
-    return "the matrix product", counted.get_total_flops() / peak()
+    return "the matrix product", counted.get_total_flops() / peak(dtype)
 
 
 def random_llm(**shape: int) -> LlamaLLM:

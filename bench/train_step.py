@@ -3,11 +3,13 @@
 Both train on 16 captions, whose lengths are those of COCO (13.5 tokens ± 2.4). The paper's design
 has the backbone in the loop (ViT-B/16), pads a random batch to its longest caption, computes logits
 at all positions and steps AdamW parameter by parameter. Ours reads a real shard on disk anew for
-every step. With `texts_per_image: 4` the same 16 captions are those of four images.
+every step. With `texts_per_image: 4` the same 16 captions are those of four images. In bfloat16,
+LLM and adapter compute in it on float32 master weights, and the baseline stays in float32.
 """
 
 import tempfile
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,6 +22,7 @@ from setting import (
     LLM_SHAPE,
     METHODS,
     VOCABULARY,
+    NoText,
     Row,
     compared,
     method,
@@ -35,7 +38,9 @@ from depalm.cache.reader import TokenCache
 from depalm.cache.writer import write_shard
 from depalm.llms.base import LLM
 from depalm.llms.injection import hidden_states
+from depalm.llms.llama import LlamaLLM
 from depalm.specs import TrainSpec
+from depalm.specs.base import Compute
 from depalm.training.batches import IGNORED, Batch, TrainingSet, collate, epoch_batches
 from depalm.training.loop import answer_loss, attention_on, new_optimizer
 
@@ -49,9 +54,12 @@ def rows() -> Iterator[Row]:
     vit = TimmViT(timm.create_model("vit_base_patch16_224", num_classes=0)).eval()
     vit.requires_grad_(False)  # frozen, as `load_backbone` returns it
     for name in METHODS:
-        yield step(name, llm, vit, 1)
-    yield step("qp_l0", llm, vit, SHARED)
-    yield step("limber_all", llm, vit, SHARED)
+        yield step(name, llm, llm, vit)
+    halved = LlamaLLM(deepcopy(llm.model).bfloat16(), NoText())  # type: ignore[arg-type]
+    for name in ("qp_l0", "qp_inner", "limber_all"):
+        yield step(name, halved, llm, vit, compute="bfloat16")
+        yield step(name, llm, llm, vit, SHARED)
+        yield step(name, halved, llm, vit, SHARED, "bfloat16")
 
 
 def captions(shared: int) -> tuple[Batch, Batch]:
@@ -69,7 +77,15 @@ def captions(shared: int) -> tuple[Batch, Batch]:
     return ours, Batch(NAMES, token_ids, token_ids.roll(-1, dims=1))
 
 
-def step(name: str, llm: LLM, vit: TimmViT, shared: int) -> Row:
+def step(
+    name: str,
+    llm: LLM,
+    plain_llm: LLM,
+    vit: TimmViT,
+    shared: int = 1,
+    compute: Compute = "float32",
+) -> Row:
+    """Ours on `llm`, with `shared` texts an image, against the paper's design on `plain_llm`."""
     adapter = Adapter(method(name), BACKBONE, LLM_SHAPE)
     read = adapter.source_layers
     ours, theirs = captions(shared)
@@ -91,18 +107,19 @@ def step(name: str, llm: LLM, vit: TimmViT, shared: int) -> Row:
         def from_cache() -> None:
             with attention_on(CPU):
                 features = cache.read(images, read, adapter.cls_only) if read else None
-                update(answer_loss(llm, adapter, features, ours, 2e-3), fused)
+                update(answer_loss(llm, adapter, features, ours, 2e-3, compute), fused)
 
         def with_backbone() -> None:
             features = vit(pixels)[:, read, : 1 if adapter.cls_only else None] if read else None
-            logits = llm.head(hidden_states(llm, theirs.token_ids, adapter(features)))
+            hidden = hidden_states(plain_llm, theirs.token_ids, adapter(features))
+            logits = plain_llm.head(hidden)
             loss = partial(torch.nn.functional.cross_entropy, ignore_index=IGNORED)
             update(loss(logits.flatten(0, 1), theirs.labels.flatten(), label_smoothing=2e-3), plain)
 
         said = f"training step, {name}" + (f", {shared} texts an image" if shared > 1 else "")
-        return compared(
-            said, from_cache, with_backbone, "the paper's design", limit=product(from_cache)
-        )
+        said += f", {compute}" if compute != "float32" else ""
+        bound = product(from_cache, getattr(torch, compute))
+        return compared(said, from_cache, with_backbone, "the paper's design", limit=bound)
 
 
 @torch.inference_mode()

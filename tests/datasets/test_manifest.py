@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from depalm.datasets.annotations import Annotation
 from depalm.datasets.manifest import (
     Sample,
     build_manifest,
     choose_template,
     read_manifest,
+    types_of,
     unique_media,
     write_manifest,
 )
@@ -109,6 +113,29 @@ def test_jsonl_and_csv_of_a_user_give_the_same_samples(tmp_path: Path) -> None:
     assert unkeyed(samples)[0] == Sample(
         "x", "a.png", "où, “quoi”?\n\nAnswer:\n", ["un, deux", "b"]
     )
+
+
+def test_types_of_question_and_answer() -> None:
+    """Those of the dataset, or else by VQA's own rule; captions have none."""
+
+    def of(question: str, *references: str, **given: str) -> tuple[str, str]:
+        return types_of(Annotation("x", "a.png", question, list(references), **given))
+
+    assert of("What color is it?", "red", "2") == ("what color", "other")
+    assert of("Is it?", "yes ", "Yes", "no") == ("is it", "yes/no")
+    assert of("How many?", "3", "three", "3") == ("how many", "number")
+    assert of("Where?", "x", question_type="where", answer_type="place") == ("where", "place")
+    assert of("", "a cat") == ("", "")
+
+
+def test_a_manifest_of_an_earlier_version_has_no_types(tmp_path: Path) -> None:
+    sample = Sample("x", "a.png", "q", ["r"], "0" * 64, "what is", "other")
+    write_manifest(tmp_path / "m.parquet", [sample])
+    assert read_manifest(tmp_path / "m.parquet") == [sample]
+    table = pq.read_table(tmp_path / "m.parquet").drop_columns(["question_type", "answer_type"])
+    pq.write_table(table, tmp_path / "m.parquet")
+    untyped = replace(sample, question_type="", answer_type="")
+    assert read_manifest(tmp_path / "m.parquet") == [untyped]
 
 
 def test_a_prompt_of_its_own_takes_the_place_of_the_template(tmp_path: Path) -> None:

@@ -8,22 +8,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
+from depalm.datasets.manifest import Sample
 from depalm.evaluation.java import MetricError
+from depalm.evaluation.measured import Measured
 from depalm.evaluation.metrics import (
     METRICS,
-    cider,
-    meteor,
+    Score,
+    measure,
     require,
-    rouge_l,
     score,
-    spice,
-    tokenize,
     unavailable,
 )
-from depalm.evaluation.scores import evaluate, read_predictions
+from depalm.evaluation.programs import cider, meteor, rouge_l, spice, tokenize
+from depalm.evaluation.runs import TableError
+from depalm.evaluation.samples import (
+    read_sample_scores,
+    total,
+    write_predictions,
+    write_sample_scores,
+)
+from depalm.evaluation.scores import Evaluation, evaluate, read_texts
 from depalm.files import read_json, write_json
 
 CAPTION_METRICS = ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider"]
@@ -70,6 +78,35 @@ def test_scores_equal_those_of_the_official_evaluation() -> None:
 
 
 @needs_java
+def test_samples_make_the_scores_of_all_and_of_any_part() -> None:
+    """Corpus BLEU and METEOR of a part are those that the official programs give the part."""
+    found = measure(REFERENCES, PREDICTIONS, CAPTION_METRICS)
+    keys = list(REFERENCES)
+    for kept in ([0, 1, 2, 3, 4], [0, 2], [1, 3, 4], [4], [0, 0, 1]):
+        names = {f"{place}{i}": keys[i] for place, i in enumerate(kept)}
+        references = {name: REFERENCES[key] for name, key in names.items()}
+        predictions = {name: PREDICTIONS[key] for name, key in names.items()}
+        official = score(references, predictions, CAPTION_METRICS[:5])
+        for name in CAPTION_METRICS[:5]:
+            counts = found[name].counts
+            assert counts is not None
+            assert total(name, counts[kept]) == pytest.approx(official[name], abs=1e-9)
+    for name in CAPTION_METRICS[:5]:
+        alone = score({"a": REFERENCES["a"]}, {"a": PREDICTIONS["a"]}, [name])[name]
+        assert found[name].samples[0] == pytest.approx(alone, abs=1e-9)
+    for name in CAPTION_METRICS[5:]:
+        assert found[name].counts is None
+        assert total(name, found[name].samples) == pytest.approx(found[name].value)
+
+
+@needs_java
+def test_a_perfect_caption_has_no_broken_meteor() -> None:
+    found = measure({"a": ["a kite in the sky"]}, {"a": "a kite in the sky"}, ["meteor"])["meteor"]
+    assert found.value == 100.0
+    assert total("meteor", found.counts) == 100.0  # type: ignore[arg-type]
+
+
+@needs_java
 def test_perfect_and_empty_predictions() -> None:
     fast = [name for name in CAPTION_METRICS if name != "meteor"]
     scores = score(REFERENCES, {key: texts[0] for key, texts in REFERENCES.items()}, fast)
@@ -82,13 +119,13 @@ def test_perfect_and_empty_predictions() -> None:
 def test_cider_of_identical_captions_without_shared_words_is_ten() -> None:
     references = {"a": ["one two three four five"], "b": ["six seven eight nine ten"]}
     predictions = {key: texts[0] for key, texts in references.items()}
-    assert cider(references, predictions) == pytest.approx(10)
+    assert cider(references, predictions).scores == [pytest.approx(10)]
 
 
 def test_rouge_l_of_a_common_subsequence() -> None:
     # "a ... the" in six words against six: precision, recall and so F are 1/3
     references = {"a": ["a cat sleeps on the sofa"]}
-    assert rouge_l(references, {"a": "a dog runs in the park"}) == pytest.approx(1 / 3)
+    assert rouge_l(references, {"a": "a dog runs in the park"}).scores == [pytest.approx(1 / 3)]
 
 
 @needs_java
@@ -189,10 +226,12 @@ json.dump(scores, open(sys.argv[9], "w"))
     fake_java(tmp_path, monkeypatch, body)
     references = {"x": ["a cat"], "y": ["dog", "the dog"]}
     predictions = {"x": "a cat", "y": "a dog"}
-    assert spice(references, predictions) == pytest.approx((0.25 + 0.5) / 2)
+    found = spice(references, predictions)
+    assert found.scores == [pytest.approx((0.25 + 0.5) / 2)]
+    assert found.samples[:, 0].tolist() == [0.25, 0.5]
     calls = []
 
-    def counted(*texts: Any) -> float:
+    def counted(*texts: Any) -> Measured:
         calls.append(texts)
         return spice(*texts)
 
@@ -203,7 +242,7 @@ json.dump(scores, open(sys.argv[9], "w"))
     scores = score(references, predictions, ["spider", "cider", "spice"])
     assert scores["spice"] == pytest.approx(37.5)
     assert scores["spider"] == pytest.approx((scores["cider"] + scores["spice"]) / 2)
-    assert scores["cider"] == pytest.approx(100 * cider(references, predictions))
+    assert scores["cider"] == pytest.approx(100 * cider(references, predictions).scores[0])
     assert len(calls) == 1
 
 
@@ -257,20 +296,23 @@ TRAINED = {
 ANSWERS = {"q1": ["red"], "q2": ["blue"], "q3": ["yes"]}
 
 
-def write_predictions(path: Path, predictions: dict[str, str]) -> Path:
+MANIFEST = [Sample(key, f"{key}.jpg", f"{key}?", texts) for key, texts in ANSWERS.items()]
+
+
+def texts_file(path: Path, predictions: dict[str, str]) -> Path:
     rows = [{"id": key, "prediction": text} for key, text in predictions.items()]
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
 
 
-def run_evaluate(path: Path, metrics: list[str] | None = None, rejects: int = 1) -> dict[str, Any]:
+def run_evaluate(path: Path, metrics: list[str] | None = None, rejects: int = 1) -> Evaluation:
     generated = {**GENERATED, "rejects": rejects}
-    return evaluate(RUN, metrics or ["vqa_accuracy"], ANSWERS, path, generated, TRAINED)
+    return evaluate(RUN, metrics or ["vqa_accuracy"], MANIFEST, path, generated, TRAINED)
 
 
 def test_scores_carry_the_run_its_cost_and_its_origin(tmp_path: Path) -> None:
-    path = write_predictions(tmp_path / "p.jsonl", {"q1": "red", "q3": "no"})
-    scores = run_evaluate(path)
+    path = texts_file(tmp_path / "p.jsonl", {"q1": "red", "q3": "no"})
+    scores = run_evaluate(path).summary
     assert scores == {
         **RUN,
         "metrics": {"vqa_accuracy": 50.0},
@@ -294,8 +336,8 @@ def test_unavailable_metrics_are_null_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_models(monkeypatch, tmp_path)
-    path = write_predictions(tmp_path / "p.jsonl", {"q1": "red", "q2": "blue"})
-    scores = run_evaluate(path, ["spider", "vqa_accuracy"])
+    path = texts_file(tmp_path / "p.jsonl", {"q1": "red", "q2": "blue"})
+    scores = run_evaluate(path, ["spider", "vqa_accuracy"]).summary
     assert scores["metrics"] == {"spider": None, "vqa_accuracy": 100.0}
     assert scores["primary_metric"] == "spider"
     assert "models.jar" in scores["unavailable"]["spider"]
@@ -313,21 +355,59 @@ def test_unavailable_metrics_are_null_with_the_reason(
 def test_predictions_have_to_cover_the_manifest(
     tmp_path: Path, predictions: dict[str, str], rejects: int, message: str
 ) -> None:
-    path = write_predictions(tmp_path / "p.jsonl", predictions)
+    path = texts_file(tmp_path / "p.jsonl", predictions)
     with pytest.raises(MetricError, match=message):
         run_evaluate(path, rejects=rejects)
 
 
 def test_predictions_are_one_json_object_a_line(tmp_path: Path) -> None:
     texts = {"q1": "two\nlines", "q2": "a line\u2028separator", "q3": "\x85"}
-    assert read_predictions(write_predictions(tmp_path / "p.jsonl", texts)) == texts
+    assert read_texts(texts_file(tmp_path / "p.jsonl", texts)) == texts
     good = '{"id": "q1", "prediction": "red"}\n'
     for bad, message in [
         ("{", "line 2: not"),
         ("[]", "line 2: not"),
         ('{"id": "q2"}', "line 2: not"),
-        (good, "line 2: a second prediction for q1"),
+        (good, "line 2: a second text for q1"),
     ]:
         (tmp_path / "bad.jsonl").write_text(good + bad)
         with pytest.raises(MetricError, match=message):
-            read_predictions(tmp_path / "bad.jsonl")
+            read_texts(tmp_path / "bad.jsonl")
+
+
+@needs_java
+def test_scores_of_samples_are_written_and_read(tmp_path: Path) -> None:
+    samples = [
+        Sample(key, f"{key}.jpg", "Say:", texts, "", "what is", "other")
+        for key, texts in REFERENCES.items()
+    ]
+    metrics = ["cider", "bleu_1", "bleu_4"]
+    scores = measure(REFERENCES, PREDICTIONS, metrics)
+    write_sample_scores(tmp_path / "samples.parquet", samples, scores)
+    read = read_sample_scores(tmp_path / "samples.parquet", metrics)
+    assert read.ids == list(REFERENCES)
+    assert read.types == {"question_type": ["what is"] * 5, "answer_type": ["other"] * 5}
+    for name in metrics:
+        assert np.array_equal(read.scores[name], scores[name].samples)
+        assert total(name, read.of(name)) == pytest.approx(scores[name].value)
+    with pytest.raises(TableError, match=r"has no scores of samples: .*meteor"):
+        read_sample_scores(tmp_path / "samples.parquet", ["meteor"])
+
+
+def test_predictions_can_be_read(tmp_path: Path) -> None:
+    texts = {"q1": "red", "q3": "<b>no\n"}
+    found = run_evaluate(texts_file(tmp_path / "t.jsonl", texts))
+    assert found.scores["vqa_accuracy"] == Score(50.0, found.scores["vqa_accuracy"].samples)
+    write_predictions(tmp_path / "p.jsonl", found.samples, found.texts, found.scores)
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert rows[0] == {
+        **{"id": "q1", "media": "q1.jpg", "prompt": "q1?", "prediction": "red"},
+        **{"references": ["red"], "score": 100.0},
+    }
+    assert (rows[1]["prediction"], rows[1]["score"]) == ("<b>no\n", 0.0)
+    several = run_evaluate(
+        texts_file(tmp_path / "t.jsonl", texts), ["vqa_accuracy", "choice_accuracy"]
+    )
+    write_predictions(tmp_path / "p.jsonl", several.samples, several.texts, several.scores)
+    row = json.loads((tmp_path / "p.jsonl").read_text().splitlines()[0])
+    assert row["scores"] == {"vqa_accuracy": 100.0, "choice_accuracy": 100.0}

@@ -118,11 +118,11 @@ def generate(
     GenerateJob(
         **common(files, folder, method, online),
         generate=GenerateSpec(beams=2, max_new_tokens=4),
-        predictions=str(folder / "predictions.jsonl"),
+        texts=str(folder / "texts.jsonl"),
         summary=str(folder / "generate.json"),
         rejects=str(folder / "generate.rejects.parquet"),
     ).run()
-    rows = map(json.loads, (folder / "predictions.jsonl").read_text().splitlines())
+    rows = map(json.loads, (folder / "texts.jsonl").read_text().splitlines())
     return {row["id"]: row["prediction"] for row in rows}
 
 

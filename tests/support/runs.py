@@ -134,11 +134,11 @@ def generate(
     GenerateJob(
         **common(files, folder, method, llm, vit, device),
         generate=GenerateSpec(beams=2, max_new_tokens=4),
-        predictions=str(folder / "predictions.jsonl"),
+        texts=str(folder / "texts.jsonl"),
         summary=str(folder / "generate.json"),
         rejects=str(folder / "generate.rejects.parquet"),
     ).run()
-    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    lines = (folder / "texts.jsonl").read_text().splitlines()
     return [json.loads(line)["prediction"] for line in lines]
 
 

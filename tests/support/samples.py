@@ -1,4 +1,4 @@
-"""Samples compared without the checksums of their media."""
+"""Samples compared by what an annotator wrote."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,5 +7,5 @@ from depalm.datasets.manifest import Sample
 
 
 def unkeyed(samples: Iterable[Sample]) -> list[Sample]:
-    """The samples without the SHA-256 of their media, which nobody writes by hand."""
-    return [replace(sample, sha256="") for sample in samples]
+    """The samples without what follows from others: the SHA-256 of their media, and their types."""
+    return [replace(sample, sha256="", question_type="", answer_type="") for sample in samples]

@@ -20,7 +20,7 @@ from tests.support.workflow import RUN, SMOKE, build, copy_of, planned, snakemak
 
 CACHE = "results/shapes-vqa/cache/vit-tiny/view0"
 RECEIPTS = [f"{CACHE}/{split}/11.json" for split in ("train", "test")]
-PREDICTIONS = f"{RUN}/test.predictions.jsonl"
+TEXTS = f"{RUN}/test.texts.jsonl"
 ARRAYS = ["cls", "tokens/layer_11"]
 
 pytestmark = pytest.mark.dag
@@ -223,14 +223,14 @@ def test_a_streamed_run_ends_with_the_bytes_of_one_from_the_disk(
     folder = copy_of(done[0], tmp_path / "here", "resources")
     with range_server(published) as site:
         streamed = configuration(tmp_path, url=f"{site.url}/", stream=True)
-        jobs = planned(folder, PREDICTIONS, *streamed)
+        jobs = planned(folder, TEXTS, *streamed)
         assert not jobs.keys() & {"extract", "fetch_rows"}
-        outcome = snakemake(folder, PREDICTIONS, *streamed)
+        outcome = snakemake(folder, TEXTS, *streamed)
     assert outcome.returncode == 0, outcome.stderr
     assert site.ranges
     assert not (folder / "results/cache").exists()
-    assert snakemake(done[0], PREDICTIONS, *arguments).returncode == 0
-    for name in (f"{RUN}/adapter.safetensors", PREDICTIONS):
+    assert snakemake(done[0], TEXTS, *arguments).returncode == 0
+    for name in (f"{RUN}/adapter.safetensors", TEXTS):
         assert sha256_file(folder / name) == sha256_file(done[0] / name)
 
 

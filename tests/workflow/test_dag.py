@@ -20,7 +20,7 @@ from depalm import load_adapter
 from depalm.adapters.errors import AdapterError
 from depalm.cache.store import open_folder
 from depalm.datasets.manifest import Sample, read_manifest
-from depalm.evaluation.scores import read_predictions
+from depalm.evaluation.scores import read_texts
 from depalm.files import read_json, sha256_file, write_json
 from tests.support.clones import clone, snakemake_in
 from tests.support.workflow import ROOT, RUN, SMOKE, build, command, planned, snakemake
@@ -80,10 +80,10 @@ def test_an_adapter_that_is_asked_answers_as_the_pipeline_did(done: Path) -> Non
     records = sorted(done.glob("results/*/runs/*/*/*/seed0/adapter.json"))
     assert len(records) >= 12
     for record in records:
-        predictions = next(record.parent.glob("*.predictions.jsonl"))
+        predictions = next(record.parent.glob("*.texts.jsonl"))
         split = predictions.name.split(".")[0]
         samples = read_manifest(record.parents[5] / f"manifest/{split}.parquet")
-        said = read_predictions(predictions)
+        said = read_texts(predictions)
         model = load_adapter(record.parent, device="cpu")
         model.usage = model.usage.model_copy(update={"template": "{question}"})
         for sample in samples[:3]:
@@ -202,7 +202,7 @@ def test_a_deleted_score_is_scored_again_and_nothing_else(done: Path) -> None:
 def test_a_damaged_adapter_is_made_anew_by_the_same_command(done: Path) -> None:
     """The first time it fails, and its log ends with the error; it never has nothing to do."""
     path, scores = done / RUN / "adapter.safetensors", f"{RUN}/test.scores.json"
-    before, predictions = path.read_bytes(), (done / RUN / "test.predictions.jsonl").read_bytes()
+    before, predictions = path.read_bytes(), (done / RUN / "test.texts.jsonl").read_bytes()
     path.unlink()  # not the file that training/ keeps too
     path.write_bytes(before[:-100])
     outcome = snakemake(done, scores)
@@ -213,11 +213,11 @@ def test_a_damaged_adapter_is_made_anew_by_the_same_command(done: Path) -> None:
     assert "run the same command again" in last
     assert last in outcome.stderr
     assert "Traceback" not in log.read_text()
-    assert not (done / RUN / "test.predictions.jsonl").exists()
+    assert not (done / RUN / "test.texts.jsonl").exists()
     outcome = snakemake(done, scores)
     assert outcome.returncode == 0, outcome.stderr
     assert path.read_bytes() == before
-    assert (done / RUN / "test.predictions.jsonl").read_bytes() == predictions
+    assert (done / RUN / "test.texts.jsonl").read_bytes() == predictions
     assert planned(done, scores) == {}
 
 
@@ -238,7 +238,7 @@ def test_an_adapter_is_tested_or_trained_on_by_one_command(done: Path, tmp_path:
         done, f"{tested}/test.scores.json", "--config", f"checkpoint={tmp_path.as_posix()}"
     )
     assert outcome.returncode == 0, outcome.stderr
-    predictions = [(done / run / "test.predictions.jsonl").read_bytes() for run in (RUN, tested)]
+    predictions = [(done / run / "test.texts.jsonl").read_bytes() for run in (RUN, tested)]
     assert predictions[0] == predictions[1]
     assert not (done / tested / "adapter.safetensors").exists()
 
@@ -338,7 +338,7 @@ def kill_when(
     many lines, and wait until its jobs are gone too.
     """
     process = subprocess.Popen(
-        command(folder, f"{RUN}/test.predictions.jsonl"),
+        command(folder, f"{RUN}/test.texts.jsonl"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
@@ -384,9 +384,9 @@ def test_after_kills_in_every_long_job_the_bytes_are_the_same(
     assert outcome.returncode == 0, outcome.stderr
     assert "resumed at step" in outcome.stderr
     kill_when(folder, f"{RUN}/generation/test/partial.jsonl", killed, lines=2)
-    before_the_end = not (folder / RUN / "test.predictions.jsonl").exists()  # a matter of luck
+    before_the_end = not (folder / RUN / "test.texts.jsonl").exists()  # a matter of luck
     assert snakemake(folder, "--unlock").returncode == 0
-    outcome = snakemake(folder, f"{RUN}/test.predictions.jsonl")
+    outcome = snakemake(folder, f"{RUN}/test.texts.jsonl")
     assert outcome.returncode == 0, outcome.stderr
     if before_the_end:
         assert re.search(r"[48] texts are there already", outcome.stderr)
@@ -396,7 +396,7 @@ def test_after_kills_in_every_long_job_the_bytes_are_the_same(
     assert len(rows.media) == 24
     arrays = ["cls", "tokens/layer_11"]
     assert rows.digest(rows.media, arrays) == undisturbed.digest(rows.media, arrays)
-    for name in ("adapter.safetensors", "test.predictions.jsonl"):
+    for name in ("adapter.safetensors", "test.texts.jsonl"):
         assert sha256_file(folder / RUN / name) == sha256_file(done / RUN / name)
 
 

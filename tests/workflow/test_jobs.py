@@ -71,7 +71,7 @@ def test_each_job_lies_beside_its_log(done: Path) -> None:
         (
             "generate",
             f"{LOG.format('generate')}/test.json",
-            [f"{RUN}/test.predictions.jsonl", f"{RUN}/test.generate.rejects.parquet"],
+            [f"{RUN}/test.texts.jsonl", f"{RUN}/test.generate.rejects.parquet"],
         ),
     ],
 )

@@ -2,7 +2,7 @@ rule generate:
     input:
         unpack(lambda w: of_models(plan(w).testing_inputs(w.split), plan(w))),
     output:
-        predictions=f"{paths.RUN}/{{split}}.predictions.jsonl",
+        texts=f"{paths.RUN}/{{split}}.texts.jsonl",
         summary=f"{paths.RUN}/{{split}}.generate.json",
         rejects=f"{paths.RUN}/{{split}}.generate.rejects.parquet",
     log:
@@ -27,7 +27,7 @@ rule generate:
 rule score:
     input:
         manifest=paths.MANIFEST,
-        predictions=rules.generate.output.predictions,
+        texts=rules.generate.output.texts,
         generated=rules.generate.output.summary,
         # a path costs the plan less than a function, and most configurations train all their runs
         record=(
@@ -43,6 +43,8 @@ rule score:
             subcategory="{dataset}",
             labels={axis: f"{{{axis}}}" for axis in (*AXES[1:], "split")},
         ),
+        predictions=f"{paths.RUN}/{{split}}.predictions.jsonl",
+        samples=f"{paths.RUN}/{{split}}.samples.parquet",
     log:
         f"logs/score/{{dataset}}/{paths.CELL}/{{split}}.log",
     conda:

@@ -239,7 +239,10 @@ class RunPlan:
     def writes(self) -> list[str]:
         """Files that training and test write."""
         split = self.dataset.test_split
-        tested = ("predictions.jsonl", "generate.json", "generate.rejects.parquet", "scores.json")
+        tested = (
+            *("texts.jsonl", "generate.json", "generate.rejects.parquet"),
+            *("scores.json", "predictions.jsonl", "samples.parquet"),
+        )
         trained = (
             () if self.checkpoint else (WEIGHTS, RECORD, "train.jsonl", "train.rejects.parquet")
         )

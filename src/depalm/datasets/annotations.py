@@ -14,13 +14,18 @@ from depalm.files import parse_json
 
 @dataclass(frozen=True)
 class Annotation:
-    """One annotated sample; its own `prompt`, if any, takes the place of the template."""
+    """One annotated sample; its own `prompt`, if any, takes the place of the template.
+
+    The types of question and answer are those that the dataset gives, if it does.
+    """
 
     id: str
     media: str  # path of the image, clip or sound, relative to the dataset's root or media_root
     question: str  # empty for captioning
     references: list[str]  # right answers or captions, blank ones included
     prompt: str | None = None
+    question_type: str = ""
+    answer_type: str = ""
 
 
 def read_json(path: Path) -> Any:

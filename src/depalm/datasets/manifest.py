@@ -1,6 +1,8 @@
 """Manifests: what a split consists of, one row per sample, from the datasets' own annotations."""
 
 import hashlib
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ class Sample:
     prompt: str  # text in front of the answer
     references: list[str]  # right answers or captions
     sha256: str = ""  # of the media file, as 64 hexadecimal digits
+    question_type: str = ""  # empty for captions
+    answer_type: str = ""
 
 
 SCHEMA = pa.schema(
@@ -38,6 +42,8 @@ SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("references", pa.list_(pa.string())),
         ("sha256", pa.string()),
+        ("question_type", pa.string()),
+        ("answer_type", pa.string()),
     ]
 )
 
@@ -126,7 +132,22 @@ def _sample(
     if fault or not files["media", media].sha256:
         return Reject(row.id, row.media, fault or "the medium cannot be read")
     prompt = template.replace("{question}", row.question) if row.prompt is None else row.prompt
-    return Sample(row.id, media, prompt, references, files["media", media].sha256)
+    sha256 = files["media", media].sha256
+    return Sample(row.id, media, prompt, references, sha256, *types_of(row))
+
+
+def types_of(row: Annotation) -> tuple[str, str]:
+    """The types of a sample's question and answer: those that the dataset gives; or else the first
+    two words of the question, and by the most frequent answer yes/no, number or other, as VQA sorts
+    its own (Antol et al. 2015). Both are empty for a caption.
+    """
+    if not row.question:
+        return "", ""
+    words = re.findall(r"[\w']+", row.question.lower())
+    common = Counter(text.strip().lower() for text in row.references).most_common(1)[0][0]
+    number = re.fullmatch(r"[\d.,]+", common) is not None
+    kind = "yes/no" if common in ("yes", "no") else "number" if number else "other"
+    return row.question_type or " ".join(words[:2]), row.answer_type or kind
 
 
 def _references(row: Annotation) -> list[str]:
@@ -188,7 +209,11 @@ def write_manifest(path: Path | str, samples: Sequence[Sample]) -> None:
 def read_manifest(path: Path | str) -> list[Sample]:
     """Raises ManifestError if `path` is not a manifest."""
     try:
-        table = pq.read_table(path).cast(SCHEMA)
+        table = pq.read_table(path)
+        for field in SCHEMA:
+            if field.name.endswith("_type") and field.name not in table.column_names:
+                table = table.append_column(field, pa.array([""] * len(table)))  # as of version 1
+        table = table.cast(SCHEMA)
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path} is not a manifest: {error}") from error
     return [Sample(**row) for row in table.to_pylist()]

@@ -1,12 +1,21 @@
 """Readers of question answering datasets; all answers that the humans gave are references."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from depalm.datasets.annotations import Annotation, is_text, read_rows, texts
 from depalm.datasets.coco import coco_id, coco_media, karpathy_rows
 from depalm.errors import AnnotationError
 from depalm.progress import logger
+
+
+class Official(NamedTuple):
+    """What VQA's annotations say of a question."""
+
+    answers: Sequence[str] = ()
+    question_type: str = ""
+    answer_type: str = ""
 
 
 def read_easy_vqa(root: Path, split: str) -> Iterator[Annotation]:
@@ -69,16 +78,17 @@ def read_vqav2_karpathy(root: Path, split: str) -> Iterator[Annotation]:
 def _karpathy_questions(root: Path, path: Path) -> Iterator[Annotation]:
     media = coco_media(root)
     rows = read_rows(path)
-    official: dict[int, list[str]] = {}
+    official: dict[int, Official] = {}
     if not all(isinstance(row, dict) and "answers" in row for row in rows):
         official = _official_answers(root, "v2_", "train") | _official_answers(root, "v2_", "val")
     for number, row in enumerate(rows):
         where = f"{path}: row {number}"
         match row:
             case {"question_id": int(key), "img_id": str(name), "sent": str(question)}:
-                given = row.get("answers")
-                answers = official.get(key, []) if given is None else _answers(given, where)
-                yield Annotation(str(key), media(coco_id(name, where)), question, answers)
+                given, known = row.get("answers"), official.get(key, Official())
+                answers = list(known.answers) if given is None else _answers(given, where)
+                image = media(coco_id(name, where))
+                yield Annotation(str(key), image, question, answers, None, *known[1:])
             case _:
                 raise AnnotationError(f"{where} is not {KARPATHY_QUESTION}")
 
@@ -95,7 +105,9 @@ def _official_pair(
         match row:
             case {"question_id": int(key), "image_id": int(image), "question": str(question)}:
                 asked.add(key)
-                yield image, Annotation(str(key), media(image), question, answers.get(key, []))
+                known = answers.get(key, Official())
+                text = question, list(known.answers), None
+                yield image, Annotation(str(key), media(image), *text, *known[1:])
             case _:
                 raise AnnotationError(f"{path}: row {number} is not {QUESTION}")
     if unasked := len(answers.keys() - asked):
@@ -104,14 +116,16 @@ def _official_pair(
 
 def _official_answers(
     root: Path, prefix: str, split: str, answer: str = "answer"
-) -> dict[int, list[str]]:
-    """The answers to each question, by its id; each of them stands under the key `answer`."""
+) -> dict[int, Official]:
+    """What is known of each question, by its id; each answer stands under the key `answer`."""
     path = root / f"{prefix}mscoco_{split}2014_annotations.json"
-    answers: dict[int, list[str]] = {}
+    answers: dict[int, Official] = {}
     for number, row in enumerate(read_rows(path, "annotations")):
         match row:
             case {"question_id": int(key), "answers": given} if key not in answers:
-                answers[key] = _answers(given, f"{path}: row {number}", answer)
+                types = (str(row.get(name, "")) for name in ("question_type", "answer_type"))
+                given = _answers(given, f"{path}: row {number}", answer)
+                answers[key] = Official(given, *types)
             case {"question_id": int(key)} if key in answers:
                 raise AnnotationError(f"{path}: row {number} is a second one of question {key}")
             case _:

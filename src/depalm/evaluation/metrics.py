@@ -1,66 +1,67 @@
 """Metrics of generated text against its references, in the scale that the paper prints: times 100.
 
-Captions are scored by the official programs that the package pycocoevalcap carries: the PTB
-tokenizer of Stanford CoreNLP 3.4.1, METEOR 1.5 and SPICE 1.0 (Java), BLEU, ROUGE-L and CIDEr-D
-(Python). Its thin wrappers around the Java programs are not used: they write into the installed
-package, and wait for ever when a Java process dies. What scores is imported when it scores: a
-configuration is checked against the metrics' names alone.
+Captions are scored by the official programs (depalm.evaluation.programs). A configuration is
+checked against the metrics' names alone.
 """
 
-import json
 import shutil
-import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from importlib.util import find_spec
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from depalm.errors import shortened
-from depalm.evaluation.java import MetricError, conversation, run_java
-from depalm.evaluation.vqa_accuracy import aokvqa_accuracy, choice_accuracy, vqa_accuracy
-from depalm.files import read_json
-from depalm.progress import Progress
-
-References = Mapping[str, Sequence[str]]  # sample id -> reference texts
-Predictions = Mapping[str, str]  # sample id -> generated text
-
-
-def _folder(package: str) -> Path:
-    """The folder of a package, without importing it; a missing folder if it is not installed."""
-    spec = find_spec(package)
-    places = [] if spec is None else list(spec.submodule_search_locations or [])
-    return Path(*places[:1]) if places else Path(f"no {package}")
-
-
-CAPTION_EVALUATION = _folder("pycocoevalcap")
-TOKENIZER_JAR = CAPTION_EVALUATION / "tokenizer" / "stanford-corenlp-3.4.1.jar"
-METEOR_JAR = CAPTION_EVALUATION / "meteor" / "meteor-1.5.jar"
-SPICE_JAR = CAPTION_EVALUATION / "spice" / "spice-1.0.jar"
-SPICE_MODELS = tuple(
-    CAPTION_EVALUATION / "spice" / "lib" / f"stanford-corenlp-3.6.0{part}.jar"
-    for part in ("", "-models")
+from depalm.evaluation.java import MetricError
+from depalm.evaluation.measured import Measured, Predictions, References, Values
+from depalm.evaluation.programs import (
+    SPICE_MODELS,
+    TOKENIZER_JAR,
+    bleu,
+    bleu_of,
+    cider,
+    meteor,
+    meteor_of,
+    rouge_l,
+    spice,
+    tokenize,
 )
+from depalm.evaluation.vqa_accuracy import aokvqa_accuracy, choice_accuracy, vqa_accuracy
 
 
 @dataclass(frozen=True)
 class Metric:
     """A metric: its name in tables, and how it is computed, from 0 to 1.
 
-    compute: gives the number, or several of which `part` is the place of this one; however many
-        metrics have it, it runs once. None for the mean of other metrics, `mean_of`.
+    compute: gives what it says of the samples, this metric as its `part`; however many metrics have
+        it, it runs once. None for the mean of other metrics, `mean_of`.
+    of_sums: the score [...] of sums [..., C] of the samples' counts; None if it is the mean of its
+        samples.
     captions: whether it takes captions tokenized by `tokenize`, and so needs Java.
     models: files that it needs and that pycocoevalcap does not carry.
     """
 
     title: str
-    compute: Callable[[References, Predictions], Any] | None
+    compute: Callable[[References, Predictions], Measured] | None
     captions: bool = True
     models: tuple[Path, ...] = ()
-    part: int | None = None
+    part: int = 0
     mean_of: tuple[str, ...] = ()
+    of_sums: Callable[[Values], Values] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric in percent: of all samples, of each alone [N], and the counts [N, C] of each if the
+    score is made of their sums.
+    """
+
+    value: float
+    samples: Values
+    counts: Values | None = None
 
 
 def require(metrics: Collection[str]) -> None:
@@ -98,7 +99,14 @@ def unavailable(metrics: Collection[str]) -> dict[str, str]:
 def score(
     references: References, predictions: Predictions, metrics: Collection[str]
 ) -> dict[str, float]:
-    """Score predictions against the references of the same samples: metric -> percent.
+    """The scores of all samples in percent; raises as `measure`."""
+    return {name: found.value for name, found in measure(references, predictions, metrics).items()}
+
+
+def measure(
+    references: References, predictions: Predictions, metrics: Collection[str]
+) -> dict[str, Score]:
+    """Score predictions against the references of the same samples, in the order of `references`.
 
     Raises MetricError if a metric cannot run here, if the two have different ids, if a sample has
     no reference, or if there is no sample at all.
@@ -117,122 +125,32 @@ def score(
     raw = tokenized = (references, predictions)
     if any(METRICS[name].captions for name in metrics):
         tokenized = tokenize(references, predictions)
-    computed: dict[Any, Any] = {}
+    computed: dict[Any, Measured] = {}
 
-    def value(name: str) -> float:
+    def of(name: str) -> Score:
         metric = METRICS[name]
         if metric.compute is None:
-            return fmean(map(value, metric.mean_of))
+            parts = [of(part) for part in metric.mean_of]
+            samples = np.mean([part.samples for part in parts], axis=0)
+            return Score(fmean(part.value for part in parts), samples)
         if metric.compute not in computed:
             computed[metric.compute] = metric.compute(*(tokenized if metric.captions else raw))
         found = computed[metric.compute]
-        return float(found if metric.part is None else found[metric.part])
+        samples = 100 * found.samples[:, metric.part]
+        return Score(100 * found.scores[metric.part], samples, found.counts)
 
-    return {name: 100 * value(name) for name in metrics}
-
-
-def tokenize(references: References, predictions: Predictions) -> tuple[References, Predictions]:
-    """Penn Treebank tokens as in COCO's evaluation: lower case, no punctuation, joined by spaces.
-
-    The tokenizer takes one caption a line, so any whitespace inside one becomes a space first: a
-    line separator would shift all captions behind it.
-    """
-    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
-
-    captions = [*chain.from_iterable(references.values()), *predictions.values()]
-    lines = run_java(
-        *("-cp", TOKENIZER_JAR, "edu.stanford.nlp.process.PTBTokenizer"),
-        *("-preserveLines", "-lowerCase"),
-        text="\n".join(" ".join(caption.split()) for caption in captions),
-    ).split("\n")
-    if len(lines) != len(captions):
-        raise MetricError(f"the tokenizer made {len(lines)} lines of {len(captions)} captions")
-    kept = (
-        " ".join(word for word in line.split(" ") if word not in PUNCTUATIONS)
-        for line in (line.rstrip() for line in lines)
-    )
-    tokens = {key: [next(kept) for _ in texts] for key, texts in references.items()}
-    return tokens, {key: next(kept) for key in predictions}
-
-
-def bleu(references: References, predictions: Predictions) -> list[float]:
-    """Corpus BLEU of n-grams up to 1, 2, 3 and 4 (Papineni et al. 2002), closest reference
-    length.
-    """
-    from pycocoevalcap.bleu.bleu import Bleu
-
-    scores, _ = Bleu(4).compute_score(*_listed(references, predictions), verbose=0)
-    return list(map(float, scores))
-
-
-def rouge_l(references: References, predictions: Predictions) -> float:
-    """Mean ROUGE-L (Lin 2004)."""
-    from pycocoevalcap.rouge.rouge import Rouge
-
-    mean, _ = Rouge().compute_score(*_listed(references, predictions))
-    return float(mean)
-
-
-def cider(references: References, predictions: Predictions) -> float:
-    """CIDEr-D (Vedantam et al. 2015), document frequencies from these references; at most 10."""
-    from pycocoevalcap.cider.cider import Cider
-
-    mean, _ = Cider().compute_score(*_listed(references, predictions))
-    return float(mean)
-
-
-def meteor(references: References, predictions: Predictions) -> float:
-    """METEOR 1.5 (Denkowski and Lavie 2014) for English, over the whole corpus.
-
-    The program takes a line of captions and gives a line of statistics; the statistics of all
-    samples are then given back to it, and it gives a score for each and one for all.
-    """
-    options = ["-", "-", "-stdio", "-l", "en", "-norm"]
-    progress = Progress(len(references), "METEOR", "caption")
-    with conversation("METEOR", "-Xmx2G", "-jar", METEOR_JAR, *options) as java:
-        statistics = []
-        for key, texts in references.items():
-            java.tell(" ||| ".join(("SCORE", *texts, predictions[key])))
-            statistics.append(java.answer())
-            progress.advance()
-        java.tell(" ||| ".join(("EVAL", *statistics)))
-        *_, total = (java.answer() for _ in range(len(statistics) + 1))
-        return float(total)
-
-
-def spice(references: References, predictions: Predictions) -> float:
-    """Mean SPICE F-score (Anderson et al. 2016) over scene graphs.
-
-    No cache of parsed references is kept: the one of the program does not run on Java 17.
-    """
-    rows = [
-        {"image_id": index, "test": predictions[key], "refs": list(texts)}
-        for index, (key, texts) in enumerate(references.items())
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        captions, result = Path(folder) / "captions.json", Path(folder) / "scores.json"
-        captions.write_text(json.dumps(rows))
-        run_java("-Xmx8G", "-jar", SPICE_JAR, captions, "-out", result, "-silent")
-        return fmean(row["scores"]["All"]["f"] for row in read_json(result))
-
-
-def _listed(
-    references: References, predictions: Predictions
-) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The form of pycocoevalcap: equal ids in equal order, predictions as lists of one."""
-    listed = {key: list(texts) for key, texts in references.items()}
-    return listed, {key: [predictions[key]] for key in references}
+    return {name: of(name) for name in metrics}
 
 
 METRICS = {
     "vqa_accuracy": Metric("Accuracy", vqa_accuracy, captions=False),
     "aokvqa_accuracy": Metric("Accuracy", aokvqa_accuracy, captions=False),
     "choice_accuracy": Metric("Choices", choice_accuracy, captions=False),
-    "bleu_1": Metric("BLEU-1", bleu, part=0),
-    "bleu_2": Metric("BLEU-2", bleu, part=1),
-    "bleu_3": Metric("BLEU-3", bleu, part=2),
-    "bleu_4": Metric("BLEU-4", bleu, part=3),
-    "meteor": Metric("METEOR", meteor),
+    **{
+        f"bleu_{n}": Metric(f"BLEU-{n}", bleu, part=n - 1, of_sums=partial(bleu_of, n))
+        for n in (1, 2, 3, 4)
+    },
+    "meteor": Metric("METEOR", meteor, of_sums=meteor_of),
     "rouge_l": Metric("ROUGE-L", rouge_l),
     "cider": Metric("CIDEr", cider),
     "spice": Metric("SPICE", spice, models=SPICE_MODELS),

@@ -7,8 +7,10 @@ then they are compared raw.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
+
+from depalm.evaluation.measured import Measured, Predictions, References
 
 MATCHES = 3  # so many equal human answers make a prediction fully right
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -72,30 +74,28 @@ def answer_accuracy(answers: Sequence[str], prediction: str) -> float:
     return fmean(min(1.0, (sum(matches) - own) / needed) for own in matches)
 
 
-def vqa_accuracy(references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]) -> float:
-    """Mean accuracy over the questions, both given by question id, from 0 to 1."""
-    return fmean(answer_accuracy(references[key], predictions[key]) for key in references)
+def vqa_accuracy(references: References, predictions: Predictions) -> Measured:
+    """The accuracy of each question, and their mean, both given by question id."""
+    return Measured.mean(
+        answer_accuracy(texts, predictions[key]) for key, texts in references.items()
+    )
 
 
-def aokvqa_accuracy(
-    references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]
-) -> float:
-    """A-OKVQA's score of direct answers, from 0 to 1: the mean of min(1, matches / 3) with the ten
-    answers, none of them left out and none normalised (Schwenk et al. 2022, eval_predictions.py).
+def aokvqa_accuracy(references: References, predictions: Predictions) -> Measured:
+    """A-OKVQA's score of direct answers: the mean of min(1, matches / 3) with the ten answers, none
+    of them left out and none normalised (Schwenk et al. 2022, eval_predictions.py).
     """
-    return fmean(
+    return Measured.mean(
         min(1.0, list(answers).count(predictions[key]) / MATCHES)
         for key, answers in references.items()
     )
 
 
-def choice_accuracy(
-    references: Mapping[str, Sequence[str]], predictions: Mapping[str, str]
-) -> float:
-    """The part of the questions whose prediction is the right choice to the letter, from 0 to 1
-    (A-OKVQA's score of multiple choice).
+def choice_accuracy(references: References, predictions: Predictions) -> Measured:
+    """The part of the questions whose prediction is the right choice to the letter (A-OKVQA's score
+    of multiple choice).
     """
-    return fmean(float(predictions[key] in answers) for key, answers in references.items())
+    return Measured.mean(float(predictions[key] in answers) for key, answers in references.items())
 
 
 def _one_line(answer: str) -> str:

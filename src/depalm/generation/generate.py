@@ -275,7 +275,7 @@ def pad_left(
     return token_ids, torch.arange(width) >= width - lengths[:, None]
 
 
-def write_predictions(path: Path, samples: Sequence[Sample], texts: Sequence[str]) -> None:
+def write_texts(path: Path, samples: Sequence[Sample], texts: Sequence[str]) -> None:
     """Write a line {"id", "prediction"} for each sample."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for sample, text in zip(samples, texts, strict=True):

@@ -9,29 +9,34 @@ from depalm.specs import TableSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreJob(Job):
-    """Score the predictions of a run against the references of its manifest.
+    """Score the texts of a run against the references of its manifest.
 
-    Inputs are the `manifest`, the `predictions`, the summary `generated` of their generation, and
-    the adapter's `record`. With the `train_manifest` the media that stand in both are counted.
-    `about` says what the run was: dataset, split, fraction, backbone, llm, method, label, seed. The
-    first of `metrics` is the primary one. Output is the file `scores`.
+    Inputs are the `manifest`, the `texts`, the summary `generated` of their generation, and the
+    adapter's `record`. With the `train_manifest` the media that stand in both are counted. `about`
+    says what the run was: dataset, split, fraction, backbone, llm, method, label, seed. The first
+    of `metrics` is the primary one. Outputs are the file `scores`, the `predictions` with what was
+    asked, the references and their scores (one JSON object a line), and the scores of the `samples`
+    as a table.
     """
 
     command: ClassVar[str] = "score"
 
     manifest: str
-    predictions: str
+    texts: str
     generated: str
     record: str
     train_manifest: str | None = None
     about: dict[str, Any]
     metrics: list[str]
     scores: str
+    predictions: str
+    samples: str
 
     def run(self) -> None:
         """Raises MetricError."""
         from depalm.datasets.manifest import read_manifest
         from depalm.datasets.splits import overlap
+        from depalm.evaluation.samples import write_predictions, write_sample_scores
         from depalm.evaluation.scores import evaluate
         from depalm.files import read_json, write_json
 
@@ -39,16 +44,18 @@ class ScoreJob(Job):
         shared = None
         if self.train_manifest is not None:
             shared = overlap(self.train_manifest, self.manifest)
-        scores = evaluate(
+        summary, samples, texts, scores = evaluate(
             run=self.about,
             metrics=self.metrics,
-            references={sample.id: sample.references for sample in read_manifest(self.manifest)},
-            predictions=self.predictions,
+            manifest=read_manifest(self.manifest),
+            texts=self.texts,
             generated=read_json(self.generated),
             trained={"trainable_parameters": record["trainable_parameters"], **record["training"]},
             shared=shared,
         )
-        write_json(self.scores, scores)
+        write_predictions(self.predictions, samples, texts, scores)
+        write_sample_scores(self.samples, samples, scores)
+        write_json(self.scores, summary)
 
 
 @dataclass(frozen=True, kw_only=True)

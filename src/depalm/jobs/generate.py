@@ -9,7 +9,7 @@ from depalm.specs.settings import GenerateSpec
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateJob(RunJob):
-    """Generate a prediction for each sample of a manifest, by a trained adapter.
+    """Generate a text for each sample of a manifest, by a trained adapter.
 
     The adapter's weights are the file `adapter`, and `record` says what it was made for. Inputs are
     the samples of `manifest`, the weights of the LLM in `llm_directory`, and those of the backbone
@@ -17,7 +17,7 @@ class GenerateJob(RunJob):
     backbone's tokens are read from: kind none; kind cached, with receipts, views and store; or kind
     online, with the folder media, whose files `workers` processes decode (decode_seconds,
     max_reject_fraction). `method`, `backbone` and `llm` are the contents of the YAML files,
-    `prompt` and `generate` the settings of prompts and generation. Outputs are `predictions` in the
+    `prompt` and `generate` the settings of prompts and generation. Outputs are the `texts` in the
     order of the manifest (one JSON object a line), a `summary` (seconds, counts, versions), and in
     `rejects` the samples without features. `device` and `threads` say where it runs.
     """
@@ -27,7 +27,7 @@ class GenerateJob(RunJob):
     adapter: str
     record: str
     generate: GenerateSpec
-    predictions: str
+    texts: str
     summary: str
     rejects: str
 

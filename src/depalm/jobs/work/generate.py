@@ -13,7 +13,7 @@ from depalm.datasets.manifest import Sample, read_manifest
 from depalm.features.base import partition
 from depalm.features.source import Source
 from depalm.files import sha256_file, write_json
-from depalm.generation.generate import generate, write_predictions
+from depalm.generation.generate import generate, write_texts
 from depalm.generation.partial import Partial
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.outputs import publish, publish_again
@@ -36,8 +36,8 @@ def generate_run(job: GenerateJob) -> None:
     device = use_processors(job)
     made = made_by(job)
     samples = read_manifest(job.manifest)
-    predictions = Path(job.predictions)
-    folder = predictions.parent / "generation" / predictions.name.partition(".")[0]
+    texts = Path(job.texts)
+    folder = texts.parent / "generation" / texts.name.partition(".")[0]
     run = _Run(job, device, made, samples, folder)
     while_owned(folder, run.work)
 
@@ -70,7 +70,7 @@ class _Run:
             texts = generate(llm, adapter, kept, features, job.generate, partial, held.check)
             held.check()
             write_rejects(folder / "rejects.parquet", rejects)
-        write_predictions(folder / "predictions.jsonl", kept, texts)
+        write_texts(folder / "texts.jsonl", kept, texts)
         summary = {
             "generate_seconds": round(partial.seconds, 1),
             "samples": len(kept),
@@ -86,7 +86,7 @@ class _Run:
     def trained_adapter(self, llm: LLM, model: Backbone | None) -> Adapter:
         job = self.job
         adapter = build_adapter(job, llm, model)
-        run = Path(job.predictions).parent
+        run = Path(job.texts).parent
         load_adapter(adapter, Path(job.adapter), Path(job.record), self.made, run)
         return adapter.to(self.device).eval()
 
@@ -103,7 +103,7 @@ class _Run:
     def places(self) -> dict[str, Path]:
         """The places of the files in `folder`."""
         return {
-            "predictions.jsonl": Path(self.job.predictions),
+            "texts.jsonl": Path(self.job.texts),
             "summary.json": Path(self.job.summary),
             "rejects.parquet": Path(self.job.rejects),
         }
