@@ -1,6 +1,7 @@
 """The command `depalm tables`: tables of the runs that are there."""
 
 import argparse
+import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from depalm.config.load import load_files
 from depalm.config.plan import RunPlan
 from depalm.files import read_json
 from depalm.progress import logger
-from depalm.specs import TableSpec
+from depalm.specs import ReportPart, TableSpec
 
 
 def write_standing_tables(config: Config, every: bool = True) -> None:
@@ -33,6 +34,29 @@ def write_standing_tables(config: Config, every: bool = True) -> None:
             for path in outputs:
                 path.unlink(missing_ok=True)
             logger.info("table %s: there is no score yet", table.name)
+    write_standing_report(config, every)
+
+
+def write_standing_report(config: Config, every: bool) -> None:
+    """Write the report of `config` from the scores that stand, or remove it if there are none;
+    unless `every`, only if some are missing.
+    """
+    parts: list[ReportPart] = []
+    missing: dict[str, str] = {}
+    for table in config.settings.tables:
+        standing, lacking = scores_of(config, table)
+        missing |= lacking
+        if standing:
+            parts.append(config.report_part(table, standing))
+    output, shown = Path(paths.REPORT), Path(paths.SHOWN)
+    if parts and (missing or every):
+        from depalm.report import write_report
+
+        told = [f"{run} ({reason})" for run, reason in missing.items()]
+        write_report(parts, config.report_media(), output, shown, told)
+    elif not parts:
+        output.unlink(missing_ok=True)
+        shutil.rmtree(shown, ignore_errors=True)
 
 
 def _write(

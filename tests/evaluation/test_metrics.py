@@ -385,12 +385,15 @@ def test_scores_of_samples_are_written_and_read(tmp_path: Path) -> None:
     scores = measure(REFERENCES, PREDICTIONS, metrics)
     write_sample_scores(tmp_path / "samples.parquet", samples, scores)
     read = read_sample_scores(tmp_path / "samples.parquet", metrics)
-    assert read.ids == list(REFERENCES)
-    assert read.types == {"question_type": ["what is"] * 5, "answer_type": ["other"] * 5}
+    assert read.ids.to_pylist() == list(REFERENCES)
+    types = {name: kinds.to_pylist() for name, kinds in read.types.items()}
+    assert types == {"question_type": ["what is"] * 5, "answer_type": ["other"] * 5}
     for name in metrics:
         assert np.array_equal(read.scores[name], scores[name].samples)
         assert total(name, read.of(name)) == pytest.approx(scores[name].value)
-    with pytest.raises(TableError, match=r"has no scores of samples: .*meteor"):
+    with pytest.raises(
+        TableError, match=r"has no scores of samples \(.*meteor.*\): score the run again"
+    ):
         read_sample_scores(tmp_path / "samples.parquet", ["meteor"])
 
 

@@ -4,18 +4,26 @@ import csv
 import io
 import random
 import re
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from depalm.datasets.manifest import Sample
 from depalm.errors import DepalmError
-from depalm.evaluation.render import FORMATS, lay_out, write_table
+from depalm.evaluation.averages import average_rank, average_score
+from depalm.evaluation.grid import lay_out
+from depalm.evaluation.metrics import Score
+from depalm.evaluation.render import FORMATS, write_table
 from depalm.evaluation.runs import TableError, read_published, read_runs
-from depalm.evaluation.tables import average_rank, average_score, build_table
+from depalm.evaluation.samples import SampleScores, sample_file, write_sample_scores
+from depalm.evaluation.tables import build_table
 from depalm.files import write_json
 from depalm.specs import TableSpec
 
@@ -213,15 +221,18 @@ def test_published_scores_stand_beside_ours(tmp_path: Path) -> None:
         "blind,easy-vqa,100pct,vqa_accuracy,99\n"
         "qp_l0,,,average_score,95.7\n"
     )
-    runs = [make_run("qp_l0", 70.0), make_run("blind", 60.0), make_run("limber_1", 65.0)]
-    for run in runs:
-        write_json(tmp_path / f"{run['method']}.json", run)
+    runs = [
+        *seeds_of("qp_l0", 70.0, 70.0),
+        *seeds_of("blind", 60.0, 60.0),
+        *seeds_of("limber_1", 65.0, 65.0),
+    ]
     outputs = [tmp_path / "demo.md", tmp_path / "demo.csv"]
-    write_table(tmp_path.glob("*.json"), SPEC, outputs, tmp_path / "published.csv")
+    write_table(saved(tmp_path, runs), SPEC, outputs, tmp_path / "published.csv")
     text = outputs[0].read_text()
-    assert "| Blind | 60.00 [99.00] |" in text
-    assert "| **70.00 [71.50]** |" in text  # what is published is not in competition
-    assert "| LiMBeR(1) | 65.00 |" in text
+    # what is published is not in competition
+    assert "| Blind | <ins>60.00 ± 0.00 [99.00]</ins><sup>c</sup> |" in text
+    assert "| **70.00 ± 0.00 [71.50]**<sup>a</sup> |" in text
+    assert "| LiMBeR(1) | *65.00 ± 0.00*<sup>b</sup> |" in text
     assert "In brackets: the published mean." in text
     assert [row["published"] for row in rows_of(outputs[1].read_text())] == ["99.0", "", "71.5"]
 
@@ -305,14 +316,156 @@ def test_only_the_main_metrics_of_datasets_are_averaged() -> None:
     assert any("the main metric of each dataset" in note for note in table.notes)
 
 
-def test_a_value_without_another_is_not_the_best() -> None:
-    def bold(runs: list[dict[str, Any]]) -> list[str]:
-        grid = lay_out(build_table(runs, SPEC))
-        return [entry.text for row in grid.rows for entry in row if entry.best]
+def sampled(run: Mapping[str, Any]) -> SampleScores:
+    """Scores of 400 samples around each value of a run: questions that are hard for all, and what
+    its seed adds.
+    """
+    hard = np.random.default_rng(0).normal(0, 20, 400)
+    scores = {}
+    for name, value in run["metrics"].items():
+        own = np.random.default_rng(run["seed"] + 1).normal(0, 5, 400)
+        scores[name] = value + (hard - hard.mean()) + (own - own.mean())
+    kinds = ["yes/no" if i % 4 else "other" for i in range(400)]
+    types = {"answer_type": pa.array(kinds), "question_type": pa.array([""] * 400)}
+    return SampleScores(pa.array([str(i) for i in range(400)]), types, scores, {})
 
-    assert bold([make_run("blind", 64.0)]) == []
-    assert bold([make_run("blind", 64.0), make_run("qp_l0", None)]) == []
-    assert bold([make_run("blind", 64.0), make_run("qp_l0", 80.0)]) == ["80.00"]
+
+def saved(folder: Path, runs: Sequence[dict[str, Any]]) -> list[Path]:
+    """The runs with the scores of their samples, as the rule `score` writes them."""
+    paths = [folder / f"{index}.scores.json" for index in range(len(runs))]
+    for path, run in zip(paths, runs, strict=True):
+        write_json(path, run)
+        of = sampled(run)
+        manifest = [Sample(key, "", "", []) for key in of.ids.to_pylist()]
+        scores = {name: Score(0.0, values) for name, values in of.scores.items()}
+        write_sample_scores(sample_file(path), manifest, scores)
+    return paths
+
+
+def seeds_of(method: str, *values: float, **changes: Any) -> list[dict[str, Any]]:
+    return [make_run(method, value, seed=seed, **changes) for seed, value in enumerate(values)]
+
+
+def marks(runs: list[dict[str, Any]], **spec: Any) -> list[tuple[str, int | None, str]]:
+    grid = lay_out(build_table(runs, table_spec(**spec), samples=sampled))
+    return [tuple(row[1]) for row in grid.rows]
+
+
+def test_no_row_is_called_better_but_by_the_test() -> None:
+    alike = [*seeds_of("blind", 70, 71, 69), *seeds_of("limber_1", 70.5, 72, 69.5)]
+    assert marks(alike) == [("70.00 ± 1.00", None, ""), ("70.67 ± 1.26", None, "")]
+    runs = [*alike, *seeds_of("qp_l0", 80, 81, 79)]
+    assert marks(runs) == [
+        ("70.00 ± 1.00", 2, "b"),
+        ("70.67 ± 1.26", 2, "b"),
+        ("80.00 ± 1.00", 1, "a"),
+    ]
+    # one seed is no test, however high; nor are scores without those of samples
+    runs = [*alike, *seeds_of("qp_l0", 99)]
+    assert marks(runs)[2] == ("99.00", None, "")
+    assert lay_out(build_table(alike, SPEC)).rows[0][1] == ("70.00 ± 1.00", None, "")
+    notes = build_table(runs, SPEC, samples=sampled).notes
+    assert any("no two rows of a column can be told apart" in note for note in notes)
+    assert any("Without a test: a row with one seed" in note for note in notes)
+    assert any("were not tested" in note for note in build_table(runs, SPEC).notes)
+
+
+def test_a_row_between_two_shares_a_letter_with_both() -> None:
+    runs = [
+        *seeds_of("blind", 70, 71, 69),
+        *seeds_of("limber_1", 72.4, 73.4, 71.4),
+        *seeds_of("qp_l0", 75, 76, 74),
+    ]
+    assert [(place, letters) for _, place, letters in marks(runs)] == [
+        (2, "b"),
+        (1, "ab"),
+        (1, "a"),
+    ]
+
+
+def test_the_average_score_is_tested_over_all_columns() -> None:
+    """Two datasets that tell nothing alone do so together."""
+    runs = [
+        run
+        for dataset in ("a", "b", "c")
+        for method, value in (("blind", 70.0), ("qp_l0", 72.2))
+        for run in seeds_of(method, value, value + 1, value - 1, dataset=dataset)
+    ]
+    table = build_table(runs, table_spec(), samples=sampled)
+    assert [len(set(comparison.letters)) for comparison in table.compared.values()] == [1, 1, 1]
+    assert table.overall is not None
+    assert table.overall.letters == ["b", "a"]
+    grid = lay_out(table)
+    place = grid.header.index("Average score")
+    assert [row[place][1:] for row in grid.rows] == [(2, "b"), (1, "a")]
+    rows = rows_of(FORMATS["csv"](table))
+    [best] = [r for r in rows if r["metric"] == "average_score" and r["method"] == "qp_l0"]
+    assert (best["place"], best["letters"]) == ("1", "a")
+    assert float(best["low"]) < float(best["mean"]) < float(best["high"])
+
+
+def test_columns_for_types_of_questions() -> None:
+    runs = [*seeds_of("blind", 50, 51), *seeds_of("qp_l0", 70, 71)]
+    table = build_table(runs, table_spec(by="answer_type"), samples=sampled)
+    assert [column.part for column in table.columns] == ["", "yes/no", "other"]
+    grid = lay_out(table)
+    assert grid.header[1:4] == [f"easy-vqa Accuracy{part}" for part in ("", ", yes/no", ", other")]
+    scores = sampled(runs[0])
+    kept = np.arange(400) % 4 > 0
+    cell = table.cells[table.rows[0], table.columns[1]]
+    assert cell.scores[0] == pytest.approx(scores.scores["vqa_accuracy"][kept].mean())
+    assert table.averaged == []
+    assert len(table.compared) == 3
+    rows = rows_of(FORMATS["csv"](table))
+    assert [row["part"] for row in rows] == ["", "yes/no", "other"] * 2
+
+
+def test_intervals_and_seeds_beside_a_mean() -> None:
+    runs = [*seeds_of("blind", 70, 71), *seeds_of("qp_l0", 60)]
+    [(text, _, _), (single, _, _)] = marks(runs, spread="interval", per_seed=True)
+    mean, low, high, first, second = map(float, re.findall(r"[\d.]+", text))
+    assert (mean, first, second) == (70.5, 70, 71)
+    assert low < 70 < 71 < high
+    assert re.fullmatch(r"60\.00 \(\d\d\.\d\d to \d\d\.\d\d\)", single)
+    row = rows_of(FORMATS["csv"](build_table(runs, SPEC, samples=sampled)))[0]
+    assert [float(value) for value in row["values"].split()] == [70, 71]
+    assert (f"{float(row['low']):.2f}", f"{float(row['high']):.2f}") == (
+        f"{low:.2f}",
+        f"{high:.2f}",
+    )
+
+
+def test_pairs_of_rows() -> None:
+    runs = [
+        *seeds_of("blind", 70, 71, 69),
+        *seeds_of("limber_1", 70.5, 72, 69.5),
+        *seeds_of("qp_l0", 80, 81, 79),
+    ]
+    rows = rows_of(FORMATS["pairs.csv"](build_table(runs, SPEC, samples=sampled)))
+    assert [(r["first"], r["second"], r["better"]) for r in rows] == [
+        ("dinov2-S/smollm2-135m/blind", "dinov2-S/smollm2-135m/limber_1", ""),
+        ("dinov2-S/smollm2-135m/blind", "dinov2-S/smollm2-135m/qp_l0", "second"),
+        ("dinov2-S/smollm2-135m/limber_1", "dinov2-S/smollm2-135m/qp_l0", "second"),
+    ]
+    assert float(rows[1]["difference"]) == pytest.approx(-10)
+    assert float(rows[1]["low"]) < -10 < float(rows[1]["high"]) < 0
+    assert float(rows[1]["p"]) < 0.05 < float(rows[0]["p"])
+    assert int(rows[1]["seeds_needed"]) <= 3 < int(rows[0]["seeds_needed"])
+
+
+def test_samples_that_one_run_lacks_do_not_count_in_the_test() -> None:
+    def lacking(run: Mapping[str, Any]) -> SampleScores:
+        whole = sampled(run)
+        if run["method"] == "blind":
+            return whole
+        kept = np.arange(400) != 7
+        scores = {name: values[kept] for name, values in whole.scores.items()}
+        types = {name: values.filter(pa.array(kept)) for name, values in whole.types.items()}
+        return SampleScores(whole.ids.filter(pa.array(kept)), types, scores, {})
+
+    runs = [*seeds_of("blind", 70, 71, 69), *seeds_of("qp_l0", 80, 81, 79)]
+    [comparison] = build_table(runs, SPEC, samples=lacking).compared.values()
+    assert comparison.letters == ["b", "a"]
 
 
 def test_a_heading_is_not_broken_at_the_hyphen_of_a_metric() -> None:
@@ -399,24 +552,28 @@ class Cells(HTMLParser):
 
 
 AWKWARD = [
-    make_run("blind", 64.0, label="a|b & <c>_d 100%"),
-    make_run("limber_1", 77.001),
-    make_run("qp_l0", 76.999, seed=0),
-    make_run("qp_l0", 77.001, seed=1),
+    *seeds_of("blind", 64.0, 64.0, label="a|b & <c>_d 100%"),
+    *seeds_of("limber_1", 70.0, 70.0),
+    *seeds_of("qp_l0", 76.999, 77.001),
 ]
 
 
-def test_formats_show_the_same_cells_with_the_best_in_bold() -> None:
-    table = build_table(AWKWARD, table_spec(title="A & B <1>"))
+def test_formats_show_the_same_cells_with_the_same_marks() -> None:
+    table = build_table(AWKWARD, table_spec(title="A & B <1>"), samples=sampled)
     grid = lay_out(table)
     texts = [[entry.text for entry in row] for row in grid.rows]
     assert texts[0][0] == "a|b & <c>_d 100%"
-    assert [row[1] for row in texts] == ["64.00", "77.00", "77.00 ± 0.00"]
+    assert [row[1] for row in texts] == ["64.00 ± 0.00", "70.00 ± 0.00", "77.00 ± 0.00"]
+    assert [row[1].place for row in grid.rows] == [3, 2, 1]
+    assert [row[1].letters for row in grid.rows] == ["c", "b", "a"]
 
     page = Cells()
     page.feed(FORMATS["html"](table))
-    assert page.rows == [grid.header, *texts]
-    assert page.bold == ["77.00", "77.00 ± 0.00"]  # equal as printed
+    lettered = [[entry.text + entry.letters for entry in row] for row in grid.rows]
+    assert page.rows == [grid.header, *lettered]
+    assert page.bold == ["77.00 ± 0.00"]
+    assert "<em>70.00 ± 0.00</em><sup>b</sup>" in FORMATS["html"](table)
+    assert "<u>64.00 ± 0.00</u><sup>c</sup>" in FORMATS["html"](table)
     assert page.tags == []
 
     markdown = FORMATS["md"](table)
@@ -425,12 +582,14 @@ def test_formats_show_the_same_cells_with_the_best_in_bold() -> None:
     assert {len(row) for row in cells} == {len(grid.header)}
     assert [re.sub(r"\\(.)", r"\1", row[0]) for row in cells[2:]] == [row[0] for row in texts]
     assert re.findall(r"\*\*(\d.*?)\*\*", markdown) == page.bold
+    assert "| *70.00 ± 0.00*<sup>b</sup> |" in markdown
 
     latex = FORMATS["tex"](table)
     body = latex.split("\\midrule\n")[1].split("\\bottomrule")[0].rstrip("\n").split("\n")
-    assert body[0].startswith(r"a|b \& <c>\_d 100\% & 64.00 & 1 & ")
+    first = r"a|b \& <c>\_d 100\% & \underline{64.00 $\pm$ 0.00}$^{c}$ & 2 & "
+    assert body[0].startswith(first)
     assert [len(re.split(r"(?<!\\)&", line)) for line in body] == [len(grid.header)] * 3
-    assert re.findall(r"\\textbf{(.*?)}", latex) == ["77.00", r"77.00 $\pm$ 0.00"]
+    assert re.findall(r"\\textbf{(.*?)}", latex) == [r"77.00 $\pm$ 0.00"]
     assert r"\caption{A \& B <1>}" in latex
     assert r"\begin{tabular}{lrrrr}" in latex
 
@@ -450,17 +609,18 @@ def test_names_are_neither_formulas_nor_line_breaks_nor_links() -> None:
 
 
 def test_every_output_is_written_in_its_format(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{index}.json" for index in range(len(AWKWARD))]
-    for path, run in zip(paths, AWKWARD, strict=True):
-        write_json(path, run)
+    paths = saved(tmp_path, AWKWARD)
     outputs = [tmp_path / "tables" / f"demo.{name}" for name in FORMATS]
     write_table(paths, SPEC, outputs)
-    table = build_table(AWKWARD, SPEC)
+    table = build_table(AWKWARD, SPEC, samples=sampled)
     for output, render in zip(outputs, FORMATS.values(), strict=True):
         assert output.read_text() == render(table)
     assert sorted(path.name for path in outputs[0].parent.iterdir()) == [
-        *("demo.csv", "demo.html", "demo.md", "demo.tex")
+        *("demo.csv", "demo.html", "demo.md", "demo.pairs.csv", "demo.tex")
     ]
+    sample_file(paths[0]).unlink()
+    with pytest.raises(TableError, match=r"0\.samples\.parquet has no scores of samples"):
+        write_table(paths, SPEC, outputs)
 
 
 def test_published_scores_that_cannot_be_read_are_told_with_their_line(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_a_rule_gives_its_script_a_job() -> None:
 
 def test_a_list_of_files_stays_one_however_many_there_are() -> None:
     table = TableSpec(name="main", title="Main")
-    outputs = {name: name for name in ("csv", "md", "tex", "html")}
+    outputs = {name: name for name in ("csv", "md", "tex", "html", "pairs")}
     for scores in (["a"], ["a", "b"]):
         files = {"scores": scores, "published": []}
         job = TableJob.from_snakemake(rule(files, outputs, {"table": table.given()}, {}))

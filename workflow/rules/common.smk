@@ -95,3 +95,8 @@ def part_of_kind(wildcards) -> Spec:
 def scores(runs) -> list[str]:
     """The scores of runs, each of the test split of its dataset."""
     return [CONFIG.plan(run).scores for run in runs]
+
+
+def sample_scores(runs) -> list[str]:
+    """The scores of those runs' samples."""
+    return [CONFIG.plan(run).sample_scores for run in runs]

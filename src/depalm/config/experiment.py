@@ -16,7 +16,7 @@ from depalm.config.parts import Parts
 from depalm.config.plan import RunPlan
 from depalm.config.run import AXES, FILTERS, Run
 from depalm.config.schema import ConfigError, validated
-from depalm.specs import MethodSpec, SettingsSpec, TableSpec, Templates, TrainSpec
+from depalm.specs import MethodSpec, ReportPart, SettingsSpec, TableSpec, Templates, TrainSpec
 from depalm.specs.settings import OverrideSpec
 from depalm.specs.train import LENGTH, TRAIN_DEFAULTS
 
@@ -95,6 +95,21 @@ class Config:
             for run in self.runs
             if all(not names or getattr(run, axis) in names for axis, names in filters.items())
         ]
+
+    def report_part(self, table: TableSpec, scores: Sequence[str]) -> ReportPart:
+        """A table of the report, of the runs with these scores."""
+        published = next(iter(self.published(table.name)), None)
+        return ReportPart(table=table, scores=list(scores), published=published)
+
+    def report_media(self) -> dict[str, dict[str, str]]:
+        """Where the files of each dataset lie, and what they are, as the report shows them."""
+        return {
+            name: {
+                "folder": self.parts.media_directory(name),
+                "modality": self.parts.dataset(name).modality,
+            }
+            for name in dict.fromkeys(run.dataset for run in self.runs)
+        }
 
     def max_reject_fraction(self, dataset: str) -> float:
         """The tolerated fraction of bad samples and files: the dataset's own, or that of `data`."""

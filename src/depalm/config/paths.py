@@ -28,8 +28,10 @@ EXTRACTION = f"{EXTRACTIONS}/{{layers}}/{{shard}}-of-{{shards}}.json"
 CELL = "{fraction}/{backbone}+{llm}/{method}/seed{seed}"
 RUN = f"{RESULTS}/{{dataset}}/runs/{CELL}"
 TABLE = f"{RESULTS}/tables/{{table}}"
+REPORT = f"{RESULTS}/report.html"
+SHOWN = f"{RESULTS}/report"  # what its gallery shows
 # folders in RESULTS, so no datasets
-RESERVED = ("cache", "models", "tables")
+RESERVED = ("cache", "models", "report", "tables")
 # what each wildcard matches, where names of parts may hold almost anything
 WILDCARDS = {
     "kind": "datasets|backbones|llms",
@@ -51,7 +53,8 @@ WILDCARDS = {
 
 def table_files(name: str) -> list[str]:
     """The files of a result table."""
-    return [f"{TABLE.format(table=name)}.{ending}" for ending in ("csv", "md", "tex", "html")]
+    endings = ("csv", "md", "tex", "html", "pairs.csv")
+    return [f"{TABLE.format(table=name)}.{ending}" for ending in endings]
 
 
 def record_of(folder: str) -> str | None:

@@ -220,6 +220,10 @@ class RunPlan:
     def scores(self) -> str:
         return f"{self.run.path}/{self.dataset.test_split}.scores.json"
 
+    @property
+    def sample_scores(self) -> str:
+        return f"{self.run.path}/{self.dataset.test_split}.samples.parquet"
+
     def reads(self) -> list[str]:
         """Files and folders that training and test read, but for what the run makes itself."""
         folders = [folder for folder in self.folders.values() if folder is not None]

@@ -14,6 +14,7 @@ from .splits import Overlap as Overlap
 from .splits import overlap as overlap
 from .subsets import ManifestError as ManifestError
 from .subsets import draw_subset as draw_subset
+from .subsets import lowest as lowest
 from .subsets import parse_fraction as parse_fraction
 from .watched import model_state as model_state
 from .watched import notice as notice

@@ -3,37 +3,32 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from depalm.evaluation.cells import Table
 from depalm.evaluation.metrics import METRICS
 from depalm.evaluation.runs import FILTERED, Run, ordered
+from depalm.evaluation.statistics import LEVEL
 
 MISSING = "–"
 LISTED = 20  # missing runs that are named
 
 
-def describe(
-    runs: Sequence[Run],
-    methods: Sequence[str],
-    metrics: Sequence[str],
-    averaged: Sequence[str],
-    missing: Sequence[str] = (),
-) -> list[str]:
+def describe(table: Table, runs: Sequence[Run], missing: Sequence[str] = ()) -> list[str]:
     """Notes for the reader: how to read the cells, what is missing and why, what is mixed.
 
-    `metrics` are those of the columns, and `averaged` of those that are averaged, one for each;
-    `methods` are those that the table asks for, and `missing` the runs that are not there, in
-    words.
+    `runs` are those of the table, and `missing` those that are not there, in words.
     """
-    notes = [
-        "Mean ± sample standard deviation over seeds; the best mean of a column is bold; "
-        f"{MISSING} is missing."
-    ]
+    notes = []
     if missing:
         lacks = "1 run is missing" if len(missing) == 1 else f"{len(missing)} runs are missing"
         listed = f"Incomplete: {lacks}: {'; '.join(missing[:LISTED])}"
         more = f"; and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
-        notes.insert(0, f"{listed}{more}.")
-    if averaged:
-        of = "the columns" if len(averaged) == len(metrics) else "the main metric of each dataset"
+        notes.append(f"{listed}{more}.")
+    notes.append(_cells(table))
+    notes += _differences(table)
+    metrics = [column.metric for column in table.columns]
+    if averaged := table.averaged:
+        every = len(averaged) == len(table.columns)
+        of = "the columns" if every else "the main metric of each dataset"
         notes.append(
             f"Average score: mean over {of} of 100 × value / best value of the column, a "
             "missing value counts 0. Average rank: a missing value ranks last."
@@ -44,9 +39,45 @@ def describe(
         for name, reason in run.get("unavailable", {}).items()
         if name in metrics
     )
-    without = [method for method in methods if all(run["method"] != method for run in runs)]
+    wanted = table.spec.methods or []
+    without = [method for method in wanted if all(run["method"] != method for run in runs)]
     absent = [f"No scores of {', '.join(without)}."] if without else []
     return [*notes, *reasons, *absent, *_mixed_settings(runs), *_mixed_origins(runs)]
+
+
+def _cells(table: Table) -> str:
+    """How to read a cell."""
+    if table.spec.spread == "interval":
+        around = "with its 95% interval over seeds and samples"
+    else:
+        around = "± sample standard deviation over seeds"
+    each = " (each seed)" if table.spec.per_seed else ""
+    lacks = any(cell.mean is None for cell in table.cells.values())
+    return f"Mean {around}{each}{f'; {MISSING} is missing' if lacks else ''}."
+
+
+def _differences(table: Table) -> list[str]:
+    """What is said of differences: by what test, or why nothing is."""
+    compared = [*table.compared.values()]
+    if not compared:
+        return ["Differences were not tested: there are no scores of single samples."]
+    notes = []
+    tested = [comparison.tested.any() for comparison in compared]
+    if any(tested):
+        found = any(comparison.better.any() for comparison in compared)
+        what = (
+            "rows of a column that share a letter cannot be told apart. Bold, italic and "
+            "underlined are first, second and third: one more than the rows that are better"
+            if found
+            else "no two rows of a column can be told apart"
+        )
+        notes.append(
+            f"By paired t tests over seeds and samples (Holm's correction, {LEVEL:.0%} in a "
+            f"column), {what}."
+        )
+    if not all(comparison.tested.all() for comparison in compared):
+        notes.append("Without a test: a row with one seed, for another seed might score otherwise.")
+    return notes
 
 
 def _mixed_settings(runs: Sequence[Run]) -> list[str]:

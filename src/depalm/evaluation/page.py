@@ -23,16 +23,17 @@ HTML_PAGE = """<!doctype html>
 </style>
 </head>
 <body>
-<table>
-<caption>{title}</caption>
-<thead><tr>{header}</tr></thead>
-<tbody>
-{rows}
-</tbody>
-</table>
+{table}
 <ul>
 {notes}
 </ul>
 </body>
 </html>
 """
+HTML_TABLE = """<table>
+<caption>{title}</caption>
+<thead><tr>{header}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>"""

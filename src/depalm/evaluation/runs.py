@@ -18,8 +18,8 @@ class TableError(DepalmError):
     """Scores that do not make a table: contradictory, incomplete, or none that was asked for."""
 
 
-def read_runs(paths: Iterable[Path | str]) -> list[Run]:
-    """Read scores.json files; a file given twice counts once.
+def read_runs(paths: Iterable[Path | str]) -> dict[str, Run]:
+    """Read scores.json files: the runs by their files; a run that is given twice counts once.
 
     Raises TableError if one says nothing of its run, or if two differ about the same run.
     """
@@ -32,7 +32,7 @@ def read_runs(paths: Iterable[Path | str]) -> list[Run]:
         first, known = runs.setdefault(tuple(run[key] for key in IDENTITY), (path, run))
         if known != run:
             raise TableError(f"{first} and {path} are different scores of the same run")
-    return [run for _, run in runs.values()]
+    return {str(path): run for path, run in runs.values()}
 
 
 def read_published(path: Path | str) -> Published:

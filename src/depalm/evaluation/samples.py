@@ -26,12 +26,12 @@ DIGITS = 4  # of a sample's score, for people
 class SampleScores:
     """The scores of a run's N samples, in percent.
 
-    ids: of the samples, in the order of the manifest; types: [N] each, of question and answer.
+    ids: of the samples, in the order of the manifest; types: of question and answer, [N] each.
     scores: [N], by metric. counts: [N, C], of a metric whose score is made of their sums.
     """
 
-    ids: list[str]
-    types: Mapping[str, list[str]]
+    ids: pa.Array
+    types: Mapping[str, pa.Array]
     scores: Mapping[str, Values]
     counts: Mapping[str, Values]
 
@@ -69,19 +69,22 @@ def read_sample_scores(path: Path | str, metrics: Sequence[str]) -> SampleScores
     counted = {name: _counts(name) for name in metrics if METRICS[name].of_sums is not None}
     wanted = dict.fromkeys(["id", *TYPES, *metrics, *counted.values()])
     try:
+        known = pq.read_schema(path).names
+        if lacking := [name for name in wanted if name not in known]:
+            raise ValueError(f"no column {', '.join(lacking)}")
         table = pq.read_table(path, columns=list(wanted))
-        if lacking := [name for name in wanted if name not in table.column_names]:
-            raise ValueError(f"it has no column {', '.join(lacking)}")
     except (OSError, ValueError) as error:
-        raise TableError(f"{path} has no scores of samples: {error}") from error
+        raise TableError(
+            f"{path} has no scores of samples ({error}): score the run again"
+        ) from error
     columns = {name: table[name].combine_chunks() for name in wanted}
     counts = {
         name: columns[column].flatten().to_numpy().reshape(len(table), -1)  # [N C] -> [N, C]
         for name, column in counted.items()
     }
     return SampleScores(
-        columns["id"].to_pylist(),
-        {name: columns[name].to_pylist() for name in TYPES},
+        columns["id"],
+        {name: columns[name] for name in TYPES},
         {name: columns[name].to_numpy() for name in metrics},
         counts,
     )
@@ -109,6 +112,12 @@ def write_predictions(
                 **({"scores": by} if len(by) > 1 else {}),
             }
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def sample_file(scores: Path | str) -> Path:
+    """The sample scores that lie beside a scores.json."""
+    path = Path(scores)
+    return path.with_name(path.name.replace("scores.json", "samples.parquet"))
 
 
 def _counts(metric: str) -> str:

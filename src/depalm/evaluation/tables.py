@@ -5,116 +5,14 @@ fraction of its training set, and a cell is the mean over the seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import product
-from statistics import fmean, stdev
-from typing import NamedTuple
+from dataclasses import replace
+from itertools import product, starmap
 
-import pandas as pd
-
+from depalm.evaluation.cells import Cell, Column, Row, Table, scores_of
 from depalm.evaluation.notes import describe
 from depalm.evaluation.runs import FILTERED, Published, Run, TableError, ordered
+from depalm.evaluation.significance import Load, with_comparisons, with_parts
 from depalm.specs import TableSpec
-
-
-class Row(NamedTuple):
-    """In a table that has one row for each method, `backbone` and `llm` are empty."""
-
-    backbone: str
-    llm: str
-    method: str
-
-
-class Column(NamedTuple):
-    dataset: str
-    split: str
-    fraction: str
-    metric: str
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The runs of a row and a column, one for each seed; `published` is somebody's mean of it."""
-
-    runs: Sequence[Run]
-    metric: str
-    published: float | None = None
-
-    @cached_property
-    def scores(self) -> dict[int, float]:
-        """The scores that are there, by seed."""
-        values = {run["seed"]: run["metrics"].get(self.metric) for run in self.runs}
-        return {seed: values[seed] for seed in sorted(values) if values[seed] is not None}
-
-    @property
-    def mean(self) -> float | None:
-        return fmean(self.scores.values()) if self.scores else None
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation (divided by n - 1); one seed has none."""
-        return stdev(self.scores.values()) if len(self.scores) > 1 else None
-
-    @property
-    def reason(self) -> str:
-        """Why the metric is missing; empty if it is not."""
-        reasons = (run.get("unavailable", {}).get(self.metric) for run in self.runs)
-        return next((reason for reason in reasons if reason), "")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A result table before it is printed; `notes` stand under it."""
-
-    name: str
-    title: str
-    rows: Sequence[Row]
-    columns: Sequence[Column]
-    cells: Mapping[tuple[Row, Column], Cell]
-    notes: Sequence[str]
-
-    @property
-    def averaged(self) -> list[Column]:
-        """The columns that averages are made of: of each dataset its main metric alone, for other
-        metrics of the same texts would count them again. None if there is only one.
-        """
-        main = {
-            (run["dataset"], run["split"], run["fraction"], run["primary_metric"])
-            for cell in self.cells.values()
-            for run in cell.runs
-        }
-        columns = [column for column in self.columns if tuple(column) in main]
-        return columns if len(columns) > 1 else []
-
-    def runs(self, row: Row) -> list[Run]:
-        """The runs of a row, each once."""
-        cells = [self.cells[row, column] for column in self.columns]
-        return list({id(run): run for cell in cells for run in cell.runs}.values())
-
-    @property
-    def means(self) -> pd.DataFrame:
-        """Mean scores [rows, columns] of the columns that are averaged, NaN where there is none."""
-        values = [[self.cells[row, column].mean for column in self.averaged] for row in self.rows]
-        return pd.DataFrame(values, dtype="float64")
-
-
-def average_score(means: pd.DataFrame) -> pd.Series:
-    """Mean over the columns of 100 x value / best value of the column; a missing value counts 0.
-
-    `means` is [rows, columns]; a column without any value is left out (docs/methods.md#table-rule).
-    """
-    known = means.dropna(axis="columns", how="all")
-    return (100 * known / known.max()).fillna(0).mean(axis="columns")
-
-
-def average_rank(means: pd.DataFrame) -> pd.Series:
-    """Mean over the columns of the competition rank; a missing value ranks last, as row n of n.
-
-    `means` is [rows, columns]; a column without any value is left out (docs/methods.md#table-rule).
-    """
-    known = means.dropna(axis="columns", how="all")
-    return known.rank(ascending=False, method="min").fillna(len(known)).mean(axis="columns")
 
 
 def build_table(
@@ -122,53 +20,63 @@ def build_table(
     spec: TableSpec,
     published: Published | None = None,
     missing: Sequence[str] = (),
+    samples: Load | None = None,
 ) -> Table:
     """The table that `spec` asks for; its notes name the runs that are `missing`.
 
     Rows and columns stand in the order of the spec's lists; what has no list stands as it comes,
     and fractions from large to small. With `rows: methods` there is one row for each method, with
-    whichever backbone and LLM it has in a column. Raises TableError if no run matches the filters,
-    if no run has one of the metrics, or if a cell would mix backbones or LLMs.
+    whichever backbone and LLM it has in a column. `samples` gives the scores of a run's samples, by
+    which rows are compared; without it nothing is said of differences. Raises TableError if no run
+    matches the filters, if no run has one of the metrics, or if a cell would mix backbones or LLMs.
     """
-    runs = _select(runs, spec)
+    runs = sorted(_select(runs, spec), key=lambda run: run["seed"])
+    found: dict[tuple[Row, Column], list[Run]] = {}
+    for run in runs:
+        backbone, llm = ("", "") if spec.rows == "methods" else (run["backbone"], run["llm"])
+        row = Row(backbone, llm, run["method"])
+        for name in _metrics(run, spec):
+            column = Column(run["dataset"], run["split"], run["fraction"], name)
+            found.setdefault((row, column), []).append(run)
+    rows, columns = _in_order(runs, spec, found)
+    cells = {
+        (row, column): _cell(found.get((row, column), []), row, column, published or {})
+        for row, column in product(rows, columns)
+    }
+    _check_unmixed(cells, spec.name)
+    table = Table(spec, rows, columns, cells, notes=[])
+    if samples is not None and spec.by is not None:
+        table = with_parts(table, spec.by, samples)
+    if samples is not None:
+        table = with_comparisons(table, samples)
+    notes = describe(table, runs, missing)
+    if published is not None:
+        notes.append("In brackets: the published mean.")
+    return replace(table, notes=notes)
+
+
+def _in_order(
+    runs: Sequence[Run], spec: TableSpec, found: Mapping[tuple[Row, Column], Sequence[Run]]
+) -> tuple[list[Row], list[Column]]:
+    """The rows and columns that there are, in the order of the spec's lists."""
     order = {key: ordered((run[key] for run in runs), getattr(spec, f"{key}s")) for key in FILTERED}
     if not spec.fractions:
         order["fraction"].sort(key=_percent, reverse=True)
     splits = ordered(run["split"] for run in runs)
     listed = None if spec.metrics == "all" else spec.metrics
     metrics = ordered((name for run in runs for name in _metrics(run, spec)), listed)
-
-    by_method = spec.rows == "methods"
-    if by_method:
+    if spec.rows == "methods":
         order |= {"backbone": [""], "llm": [""]}
-
-    found: dict[tuple[Row, Column], list[Run]] = {}
-    for run in runs:
-        backbone, llm = ("", "") if by_method else (run["backbone"], run["llm"])
-        row = Row(backbone, llm, run["method"])
-        for name in _metrics(run, spec):
-            column = Column(run["dataset"], run["split"], run["fraction"], name)
-            found.setdefault((row, column), []).append(run)
-    every_row = map(Row._make, product(order["backbone"], order["llm"], order["method"]))
-    every_column = map(Column._make, product(order["dataset"], splits, order["fraction"], metrics))
+    every_row = starmap(Row, product(order["backbone"], order["llm"], order["method"]))
+    every_column = starmap(Column, product(order["dataset"], splits, order["fraction"], metrics))
     known_rows, known_columns = {row for row, _ in found}, {column for _, column in found}
     rows = [row for row in every_row if row in known_rows]
-    columns = [column for column in every_column if column in known_columns]
-    cells = {
-        (row, column): Cell(
-            found.get((row, column), []),
-            column.metric,
-            (published or {}).get((row.method, column.dataset, column.fraction, column.metric)),
-        )
-        for row, column in product(rows, columns)
-    }
-    _check_unmixed(cells, spec.name)
-    table = Table(spec.name, spec.title, rows, columns, cells, notes=[])
-    shown, averaged = ([c.metric for c in part] for part in (columns, table.averaged))
-    notes = describe(runs, spec.methods or [], shown, averaged, missing)
-    if published is not None:
-        notes.append("In brackets: the published mean.")
-    return replace(table, notes=notes)
+    return rows, [column for column in every_column if column in known_columns]
+
+
+def _cell(runs: Sequence[Run], row: Row, column: Column, published: Published) -> Cell:
+    beside = published.get((row.method, column.dataset, column.fraction, column.metric))
+    return Cell(runs, column.metric, scores_of(runs, column.metric), beside)
 
 
 def _check_unmixed(cells: Mapping[tuple[Row, Column], Cell], table: str) -> None:

@@ -62,9 +62,10 @@ class ScoreJob(Job):
 class TableJob(Job):
     """Aggregate the scores of many runs into one result table.
 
-    `scores` are the files of the runs, `table` is the table's entry in the configuration. The
-    scores in the CSV file `published` stand beside ours; null if there are none. Outputs are `csv`,
-    `md`, `tex` and `html`.
+    `scores` are the files of the runs, beside which the scores of their samples lie; `table` is the
+    table's entry in the configuration. The scores in the CSV file `published` stand beside ours;
+    null if there are none. Outputs are `csv`, `md`, `tex` and `html`, and in `pairs` the
+    differences of any two rows.
     """
 
     command: ClassVar[str] = "table"
@@ -76,11 +77,11 @@ class TableJob(Job):
     md: str
     tex: str
     html: str
+    pairs: str
 
     def run(self) -> None:
         """Raises TableError."""
         from depalm.evaluation.render import write_table
 
-        write_table(
-            self.scores, self.table, [self.csv, self.md, self.tex, self.html], self.published
-        )
+        outputs = [self.csv, self.md, self.tex, self.html, self.pairs]
+        write_table(self.scores, self.table, outputs, self.published)

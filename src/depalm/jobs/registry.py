@@ -6,6 +6,7 @@ from depalm.jobs.extract import ExtractJob, FetchRowsJob, ReceiptJob
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.job import Job
 from depalm.jobs.manifest import ManifestJob, SubsetJob
+from depalm.jobs.report import ReportJob
 from depalm.jobs.sources import ConvertJob, FetchJob
 from depalm.jobs.train import TrainJob
 
@@ -25,5 +26,6 @@ JOBS: dict[str, type[Job]] = {
         GenerateJob,
         ScoreJob,
         TableJob,
+        ReportJob,
     )
 }

@@ -3,3 +3,4 @@ from .decoders import view_seed as view_seed
 from .pool import DecodedBatch as DecodedBatch
 from .pool import DecodingPool as DecodingPool
 from .pool import File as File
+from .preview import write_preview as write_preview

@@ -33,6 +33,7 @@ from .method import SubsetResampler as SubsetResampler
 from .settings import CacheSpec as CacheSpec
 from .settings import GenerateSpec as GenerateSpec
 from .settings import OverrideSpec as OverrideSpec
+from .settings import ReportPart as ReportPart
 from .settings import SettingsSpec as SettingsSpec
 from .settings import TableSpec as TableSpec
 from .settings import WhereSpec as WhereSpec

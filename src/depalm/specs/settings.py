@@ -96,6 +96,21 @@ class TableSpec(Spec):
     metrics: Literal["all"] | Annotated[list[str], MinLen(1)] | None = Field(
         None, description="all, or a list; by default the main metric of each dataset"
     )
+    by: Literal["answer_type", "question_type"] | None = Field(
+        None, description="a column for each type of questions behind that of all"
+    )
+    spread: Literal["deviation", "interval"] = Field(
+        "deviation", description="beside a mean: over seeds, or 95% over seeds and samples"
+    )
+    per_seed: bool = Field(False, description="the score of each seed beside the mean")
+
+
+class ReportPart(Spec):
+    """A table of the report: the scores.json files of its runs, and the CSV of published scores."""
+
+    table: TableSpec
+    scores: list[str]
+    published: str | None = None
 
 
 class CacheSpec(Spec):
