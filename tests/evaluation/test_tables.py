@@ -4,7 +4,7 @@ import csv
 import io
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import stdev
@@ -15,35 +15,19 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from depalm.datasets.manifest import Sample
 from depalm.errors import DepalmError
 from depalm.evaluation.averages import average_rank, average_score
 from depalm.evaluation.grid import lay_out
-from depalm.evaluation.metrics import Score
 from depalm.evaluation.render import FORMATS, write_table
 from depalm.evaluation.runs import TableError, read_published, read_runs
-from depalm.evaluation.samples import SampleScores, sample_file, write_sample_scores
+from depalm.evaluation.samples import SampleScores, sample_file
 from depalm.evaluation.tables import build_table
 from depalm.files import write_json
 from depalm.specs import TableSpec
+from tests.support.scores import LABELS, make_run, sampled, saved, seeds_of
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published.csv"
 SPEC = TableSpec(name="demo", title="Demo", methods=["blind", "limber_1", "qp_l0"])
-LABELS = {"blind": "Blind", "limber_1": "LiMBeR(1)", "qp_l0": "DePALM QP,L0"}
-
-
-def make_run(method: str, value: float | None, **changes: Any) -> dict[str, Any]:
-    """The content of one scores.json."""
-    metrics = {"vqa_accuracy": value}
-    return {
-        **{"dataset": "easy-vqa", "split": "test", "fraction": "100pct", "backbone": "dinov2-S"},
-        **{"llm": "smollm2-135m", "method": method, "label": LABELS.get(method, method), "seed": 0},
-        **{"metrics": metrics, "primary_metric": "vqa_accuracy", "samples": 10, "rejects": 0},
-        **{"trainable_parameters": 1234567, "train_seconds": 100.0, "generate_seconds": 1.0},
-        **{"steps": 10, "samples_seen": 320, "device": "a CPU", "commit": "c" * 40},
-        **{"config_sha256": "f" * 64, "versions": {"torch": "2.9"}},
-        **changes,
-    }
 
 
 def table_spec(**changes: Any) -> TableSpec:
@@ -314,36 +298,6 @@ def test_only_the_main_metrics_of_datasets_are_averaged() -> None:
     [blind, qp] = shown(two, metrics="all")
     assert (blind["Average score"], qp["Average score"]) == ("75.0", "100.0")
     assert any("the main metric of each dataset" in note for note in table.notes)
-
-
-def sampled(run: Mapping[str, Any]) -> SampleScores:
-    """Scores of 400 samples around each value of a run: questions that are hard for all, and what
-    its seed adds.
-    """
-    hard = np.random.default_rng(0).normal(0, 20, 400)
-    scores = {}
-    for name, value in run["metrics"].items():
-        own = np.random.default_rng(run["seed"] + 1).normal(0, 5, 400)
-        scores[name] = value + (hard - hard.mean()) + (own - own.mean())
-    kinds = ["yes/no" if i % 4 else "other" for i in range(400)]
-    types = {"answer_type": pa.array(kinds), "question_type": pa.array([""] * 400)}
-    return SampleScores(pa.array([str(i) for i in range(400)]), types, scores, {})
-
-
-def saved(folder: Path, runs: Sequence[dict[str, Any]]) -> list[Path]:
-    """The runs with the scores of their samples, as the rule `score` writes them."""
-    paths = [folder / f"{index}.scores.json" for index in range(len(runs))]
-    for path, run in zip(paths, runs, strict=True):
-        write_json(path, run)
-        of = sampled(run)
-        manifest = [Sample(key, "", "", []) for key in of.ids.to_pylist()]
-        scores = {name: Score(0.0, values) for name, values in of.scores.items()}
-        write_sample_scores(sample_file(path), manifest, scores)
-    return paths
-
-
-def seeds_of(method: str, *values: float, **changes: Any) -> list[dict[str, Any]]:
-    return [make_run(method, value, seed=seed, **changes) for seed, value in enumerate(values)]
 
 
 def marks(runs: list[dict[str, Any]], **spec: Any) -> list[tuple[str, int | None, str]]:

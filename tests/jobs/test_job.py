@@ -28,7 +28,7 @@ from depalm.specs import (
 )
 from depalm.specs.dataset import DatasetSource, RowsSpec
 from depalm.specs.features import Cached, NoFeatures
-from depalm.specs.settings import GenerateSpec
+from depalm.specs.settings import GenerateSpec, ReportPart
 from tests.support.specs import rows_spec
 
 SUBSET = SubsetJob(manifest="m.parquet", fraction="50pct", seed=2**64 - 1, ids="ids.txt")
@@ -55,6 +55,7 @@ SPECS: dict[Any, Spec] = {
     DatasetSource: DatasetSource(uri="hf://owner/name"),
     RowsSpec: rows_spec({"reader": "generic", "splits": ["test"], "templates": {"texts": [""]}}),
     TableSpec: TableSpec(name="main", title="Main"),
+    ReportPart: ReportPart(table=TableSpec(name="main", title="Main"), scores=["a"]),
 }
 
 

@@ -194,7 +194,7 @@ def test_a_deleted_score_is_scored_again_and_nothing_else(done: Path) -> None:
     path = done / RUN / "test.scores.json"
     before = path.read_bytes()
     path.unlink()
-    assert planned(done) == {"score": 1, "table": 1}
+    assert planned(done) == {"score": 1, "table": 1, "report": 1}
     assert snakemake(done).returncode == 0
     assert path.read_bytes() == before
 
@@ -256,12 +256,13 @@ def test_an_adapter_is_tested_or_trained_on_by_one_command(done: Path, tmp_path:
 @pytest.mark.parametrize(
     ("part", "jobs"),
     [
-        ("methods/qp_l0", {"train": 4, "generate": 4, "score": 4, "table": 1}),
+        ("methods/qp_l0", {"train": 4, "generate": 4, "score": 4, "table": 1, "report": 1}),
         (
             "backbones/vit-tiny",
             {
                 **{"extract": 4, "receipt": 4, "train": 6, "generate": 6, "score": 6},
                 "table": 1,
+                "report": 1,
             },
         ),
     ],
@@ -297,7 +298,7 @@ def test_results_count_in_another_clone_until_a_version_is_raised(
     arguments = ("--configfile", str(tmp_path / "config.yaml"))
     first = clone(tmp_path / "first")
     carry(done, first)
-    assert planned(first, *arguments, run=snakemake_in) == {"table": 1}
+    assert planned(first, *arguments, run=snakemake_in) == {"table": 1, "report": 1}
     outcome = snakemake_in(first, *arguments)
     assert outcome.returncode == 0, outcome.stderr
     second = clone(tmp_path / "second")
@@ -308,14 +309,14 @@ def test_results_count_in_another_clone_until_a_version_is_raised(
 
     method = second / "config/methods/limber_1.yaml"
     method.write_text(method.read_text().replace("version: 1", "version: 2"))
-    jobs = {"train": 2, "generate": 2, "score": 2, "table": 1}
+    jobs = {"train": 2, "generate": 2, "score": 2, "table": 1, "report": 1}
     assert planned(second, *arguments, run=snakemake_in) == jobs
 
 
-def test_the_report_needs_no_network(done: Path) -> None:
-    outcome = snakemake(done, "--report", "results/report.html")
+def test_snakemakes_own_report_needs_no_network(done: Path) -> None:
+    outcome = snakemake(done, "--report", "results/snakemake.html")
     assert outcome.returncode == 0, outcome.stderr
-    report = (done / "results/report.html").read_text()
+    report = (done / "results/snakemake.html").read_text()
     assert "Tiny random models" in report
     for of_caption in ("floor of every table", "Average rank", "primary_metric"):
         assert of_caption in report
@@ -416,7 +417,7 @@ def test_the_comparison_of_the_paper_is_planned(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(parents=True)
     jobs = planned(tmp_path, "--quiet", "rules", "--configfile", str(ROOT / "config/paper.yaml"))
     assert jobs["train"] == jobs["generate"] == jobs["score"] == 5 * (183 + 11)
-    assert jobs["table"] == 4
+    assert (jobs["table"], jobs["report"]) == (4, 1)
 
 
 def test_the_profile_of_slurm_is_found_by_its_name(tmp_path: Path) -> None:
