@@ -60,6 +60,7 @@ def save(folder: Path, method: str, seed: int, **changes: Any) -> Path:
     write_predictions(path.with_name("test.predictions.jsonl"), samples, texts, of)
     write_sample_scores(sample_file(path), samples, of)
     lines = [{"step": i + 1, "loss": 3 - i / 20 + seed / 10} for i in range(40)]
+    lines[19]["validation_loss"] = 2.5
     log = "".join(json.dumps(line) + "\n" for line in lines)
     path.with_name("train.jsonl").write_text(log)
     return path
@@ -94,6 +95,7 @@ def test_the_page_says_what_was_compared_and_what_differs(report: Path) -> None:
     for anchor in re.findall(r'href="#([^"]+)"', text):
         assert f'id="{anchor}"' in text
     assert "torch" in text
+    assert "dashed lines are validation losses" in text
     assert not re.search(r'(src|href)="(https?:|//|/)', text)  # it opens from disk alone
 
 

@@ -226,7 +226,15 @@ def test_a_dataset_of_a_test_split_alone_tests_an_adapter(folder: Path, tmp_path
     assert told in refused.stdout + refused.stderr
     given = configuration(tmp_path, "given", **said, checkpoint=str(adapter))
     tested = SCORES.replace("shapes-vqa", "tested")
-    jobs = {"manifest": 1, "extract": 1, "receipt": 1, "generate": 1, "score": 1, "table": 1, "report": 1}
+    jobs = {
+        "manifest": 1,
+        "extract": 1,
+        "receipt": 1,
+        "generate": 1,
+        "score": 1,
+        "table": 1,
+        "report": 1,
+    }
     assert jobs_of(folder, *given) == jobs
     assert forwarded(run(folder, *given)) == [0]  # its photos are in the store
     kept = ("metrics", "samples")

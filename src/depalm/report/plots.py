@@ -18,6 +18,7 @@ STYLE = {
     **{"font.size": 9, "axes.spines.top": False, "axes.spines.right": False},
     **{"svg.hashsalt": "depalm", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.25},
 }
+VALIDATION = "validation_loss"
 MARKERS = "osD^vP*X<>hp8"
 
 
@@ -157,14 +158,30 @@ def curves(runs: Sequence[tuple[str, list[dict[str, float]]]], dataset: str) -> 
             losses = np.array([_smooth([row["loss"] for row in log[:length]]) for log in logs])
             steps = [row["step"] for row in logs[0][:length]]
             [line] = axes.plot(steps, losses.mean(axis=0), label=label, lw=1.2)
+            colour = line.get_color()
             axes.fill_between(
-                steps, losses.min(axis=0), losses.max(axis=0), alpha=0.2, color=line.get_color()
+                steps, losses.min(axis=0), losses.max(axis=0), alpha=0.2, color=colour
             )
+            looked = {step: [row[VALIDATION] for row in rows] for step, rows in _validated(logs)}
+            means = [fmean(values) for values in looked.values()]
+            axes.plot(list(looked), means, "--", marker=".", lw=1, color=colour)
         axes.set_xlabel("Step")
         axes.set_ylabel("Training loss")
         axes.legend(fontsize=7, frameon=False)
-    about = f"{dataset}: training loss (moving mean of 5% of the steps); bands span the seeds."
-    return Plot(about, svg[0])
+    about = f"{dataset}: training loss (moving mean of 5% of the steps); bands span the seeds"
+    if any(VALIDATION in row for _, log in runs for row in log):
+        about += ", dashed lines are validation losses"
+    return Plot(f"{about}.", svg[0])
+
+
+def _validated(
+    logs: Sequence[Sequence[dict[str, float]]],
+) -> Iterator[tuple[float, list[dict[str, float]]]]:
+    """The lines of each step that has a validation in all logs."""
+    by_step = [{row["step"]: row for row in log if VALIDATION in row} for log in logs]
+    for step in by_step[0]:
+        if all(step in rows for rows in by_step):
+            yield step, [rows[step] for rows in by_step]
 
 
 def _smooth(values: Sequence[float]) -> Values:

@@ -40,4 +40,5 @@ from .settings import WhereSpec as WhereSpec
 from .train import LENGTH as LENGTH
 from .train import TRAIN_DEFAULTS as TRAIN_DEFAULTS
 from .train import TrainSpec as TrainSpec
+from .train import ValidationSpec as ValidationSpec
 from .usage import Usage as Usage

@@ -1,12 +1,31 @@
 """Training settings: the `train` block of the settings, an override, a dataset or a method."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Gt, Lt
 from pydantic import Field
 
 from depalm.specs.base import Compute, Fraction, Number, Positive, Probability, Rate, Spec
 
 LENGTH = {"steps", "epochs"}  # either replaces the other
+
+
+class ValidationSpec(Spec):
+    """Validation during training, on samples that are held out of it."""
+
+    every: Positive = Field(
+        50, description="optimizer steps between validations; one ends training"
+    )
+    part: Annotated[Number, Gt(0), Lt(1)] = Field(
+        0.05, description="of the training samples' media that is held out"
+    )
+    rows: Positive = Field(1000, description="samples of it that are used, at most")
+    keep: Literal["last", "best"] = Field(
+        "last", description="the adapter of the last step, or that of the lowest validation loss"
+    )
+    patience: Positive | None = Field(
+        None, description="validations in turn without a lower loss that end training"
+    )
 
 
 class TrainSpec(Spec):
@@ -57,6 +76,9 @@ class TrainSpec(Spec):
     )
     init_from: str | None = Field(
         None, description="folder of an adapter that training starts from"
+    )
+    validation: ValidationSpec | None = Field(
+        None, description="hold samples out, and look at the loss on them"
     )
     augment: bool = Field(
         True, description="with `features: online`: change every file anew in each epoch"

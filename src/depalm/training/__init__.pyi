@@ -7,3 +7,4 @@ from .loop import train as train
 from .schedule import TrainingError as TrainingError
 from .state import Training as Training
 from .state import remove_checkpoints as remove_checkpoints
+from .validation import held_out as held_out

@@ -14,7 +14,8 @@ from depalm.files import atomic_file
 @dataclass(frozen=True)
 class Taken:
     """An optimizer step (from 1): the mean loss of its batches, its learning rate, the gradient's
-    norm before it was clipped; and the samples and seconds up to it.
+    norm before it was clipped; the samples, tokens of text and seconds up to it; and the validation
+    loss behind it, if there is one.
     """
 
     step: int
@@ -22,7 +23,9 @@ class Taken:
     rate: float
     norm: float
     samples: int
+    tokens: int
     seconds: float
+    validation: float | None = None
 
 
 class TrainingLog:
@@ -37,14 +40,25 @@ class TrainingLog:
         self.stream = path.open("a")
         if not step:
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        self.last: Taken | None = None
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def write(self, taken: Taken) -> None:
         scalars = {"loss": taken.loss, "lr": taken.rate, "grad_norm": taken.norm}
-        counts = {"samples": taken.samples, "seconds": round(taken.seconds, 3)}
+        counts = {
+            "samples": taken.samples,
+            "tokens": taken.tokens,
+            "seconds": round(taken.seconds, 3),
+        }
+        if taken.validation is not None:
+            scalars["validation_loss"] = taken.validation
         self.stream.write(json.dumps({"step": taken.step, **scalars, **counts}) + "\n")
         for name, value in scalars.items():
             self.board.add_scalar(name, value, taken.step)
+        if self.last is not None and taken.seconds > self.last.seconds:
+            rate = (taken.tokens - self.last.tokens) / (taken.seconds - self.last.seconds)
+            self.board.add_scalar("tokens_per_second", rate, taken.step)
+        self.last = taken
 
     def flush(self) -> None:
         self.stream.flush()

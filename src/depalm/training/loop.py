@@ -5,6 +5,8 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from depalm.training.log import TrainingLog
 from depalm.training.schedule import Schedule, TrainingError
 from depalm.training.state import CHECKPOINT, Training
 from depalm.training.step import Steps
+from depalm.training.validation import Validator, batches_of
 
 LOOK_SECONDS = 1.0  # between looks at the numbers of the steps; a GPU works on meanwhile
 MULTIPLE = 8  # the lengths of texts on a GPU, so that its kernels see few shapes
@@ -63,8 +66,10 @@ def train(
     folder: Path,
     identity: Mapping[str, Any],
     before_writing: Callable[[], None] = lambda: None,
+    held: TrainingSet | None = None,
 ) -> Training:
-    """Train `adapter` on `data`; checkpoints, log and TensorBoard scalars go to `folder`.
+    """Train `adapter` on `data`; checkpoints, log and TensorBoard scalars go to `folder`. `held` is
+    what `settings.validation` validates on.
 
     A run that was killed goes on from its last checkpoint and ends with the same bytes as an
     undisturbed one; `identity` is everything that decides those bytes, as JSON. `before_writing` is
@@ -97,9 +102,17 @@ def train(
     reader = closing(read_each(due, load))
     tuned, log = adapter.tuned("llm", llm.body), TrainingLog(folder, run.step)
 
-    def loss(features: Tensor | None, batch: Batch) -> Tensor:
-        smoothing = settings.label_smoothing
+    def loss(
+        features: Tensor | None, batch: Batch, smoothing: float = settings.label_smoothing
+    ) -> Tensor:
         return answer_loss(llm, adapter, features, batch, smoothing, settings.compute)
+
+    validator = None
+    if settings.validation is not None and held is not None:
+        due_of_held = list(batches_of(held, settings.batch_size, multiple))
+        validator = Validator(
+            settings.validation, source, partial(loss, smoothing=0.0), [llm.model], due_of_held
+        )
 
     def clock() -> float:
         return earlier + time.monotonic() - started
@@ -113,17 +126,27 @@ def train(
             before_writing()
             now = time.monotonic()
             saves = now - saved >= settings.checkpoint_seconds and run.step < total
-            if not (saves or now - looked >= LOOK_SECONDS or run.step == total or on_cpu(device)):
+            validates = validator is not None and validator.due(run.step, total)
+            looks = now - looked >= LOOK_SECONDS or run.step == total or on_cpu(device)
+            if not (saves or validates or looks):
                 continue
             looked = now
-            for taken in steps.look():
-                log.write(taken)
-                progress.advance(note=f"loss={taken.loss:.3f}")
+            *taken, last = steps.look()
+            if validator is not None and validates:
+                last = replace(last, validation=validator(adapter, run.step, run.best))
+            for one in (*taken, last):
+                log.write(one)
+                progress.advance(note=f"loss={one.loss:.3f}")
+            if validator is not None and validates and validator.ends(run.best):
+                logger.info("no better validation since step %d: training ends", run.best.step)
+                break
             if saves:
                 log.flush()
                 run.save(checkpoint, identity)
                 saved = now
     adapter.eval()
+    if validator is not None:
+        validator.settle(adapter, run.best)
     return run
 
 

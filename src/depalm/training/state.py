@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from depalm.adapters.adapter import Adapter
 from depalm.errors import DepalmError
 from depalm.files import atomic_file, first_difference, sha256_json
 from depalm.progress import logger
+from depalm.training.validation import Best
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -30,7 +31,9 @@ class Training:
     step: int = 0
     seconds: float = 0.0
     samples: int = 0
+    tokens: int = 0
     loss: float = math.nan
+    best: Best = field(default_factory=Best)
 
     @property
     def device(self) -> torch.device:
@@ -42,6 +45,7 @@ class Training:
         for name, parameter in self.adapter.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = value
+        tensors |= {f"best.{name}": value for name, value in self.best.tensors.items()}
         tensors["random.cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
@@ -53,7 +57,9 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
             "samples": self.samples,
+            "tokens": self.tokens,
             "loss": self.loss,
+            "best": self.best.progress,
         }
         tensors = {
             name: value.detach().cpu().contiguous() for name, value in self.tensors().items()
@@ -96,7 +102,9 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
         self.step, self.seconds = progress["step"], progress["seconds"]
-        self.samples, self.loss = progress["samples"], progress["loss"]
+        self.samples, self.tokens = progress["samples"], progress["tokens"]
+        self.loss = progress["loss"]
+        self.best = Best.of(progress["best"], _under(tensors, "best."))
 
 
 class CheckpointError(DepalmError):

@@ -30,6 +30,7 @@ class _Pending:
     step: int
     rate: float
     samples: int
+    tokens: int
     seconds: float
     batches: list[Batch]
     numbers: Tensor  # [batches + 1]
@@ -80,7 +81,9 @@ class Steps:
         run.optimizer.zero_grad(set_to_none=True)
         run.step, run.seconds = run.step + 1, self.clock()
         run.samples += sum(batch.samples for batch in used)
-        self.pending.append(_Pending(run.step, rate, run.samples, run.seconds, used, numbers))
+        run.tokens += sum(batch.token_ids.numel() for batch in used)
+        counts = (run.samples, run.tokens, run.seconds)
+        self.pending.append(_Pending(run.step, rate, *counts, used, numbers))
 
     def look(self) -> list[Taken]:
         """Read the numbers of the steps since the last look.
@@ -99,9 +102,8 @@ class Steps:
                     f"step {pending.step - 1}: loss {loss}, gradient norm {norm}: "
                     f"{self._why(batch)}"
                 )
-            looked.append(
-                Taken(pending.step, loss, pending.rate, norm, pending.samples, pending.seconds)
-            )
+            counts = (pending.samples, pending.tokens, pending.seconds)
+            looked.append(Taken(pending.step, loss, pending.rate, norm, *counts))
         self.run.loss = looked[-1].loss
         self.pending.clear()
         return looked

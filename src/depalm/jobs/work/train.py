@@ -33,6 +33,7 @@ from depalm.rejects import write_rejects
 from depalm.training.batches import encode
 from depalm.training.loop import train
 from depalm.training.state import Training, remove_checkpoints
+from depalm.training.validation import held_out
 
 
 def train_run(job: TrainJob) -> None:
@@ -72,10 +73,13 @@ class _Run:
         drop_path = settings.frozen_dropout
         with source.open(adapter, model, self.device, seed, drop_path) as features:
             kept, rejects = partition(self.samples, features.rejected)
-            data = encode(llm, kept, settings.max_answer_tokens, settings.texts_per_image)
-            trained = train(
-                llm, adapter, data, features, settings, job.seed, folder, identity, held.check
-            )
+            learned, held_back = kept, None
+            if settings.validation is not None:
+                learned, aside = held_out(kept, settings.validation)
+                held_back = encode(llm, aside, settings.max_answer_tokens)
+            data = encode(llm, learned, settings.max_answer_tokens, settings.texts_per_image)
+            told = (settings, job.seed, folder, identity, held.check, held_back)
+            trained = train(llm, adapter, data, features, *told)
             held.check()
             write_rejects(folder / "rejects.parquet", rejects)
         summary = self.summary(config, trained, len(kept))
@@ -116,11 +120,20 @@ class _Run:
             "steps": trained.step,
             "samples_seen": trained.samples,
             "final_loss": trained.loss,
+            **self.validated(trained),
             "rejects": len(self.samples) - kept,
             "dtype": self.job.train.dtype,
             "config_sha256": sha256_json(config),
             **provenance(self.device),
         }
+
+    def validated(self, trained: Training) -> dict[str, Any]:
+        """What validation found, if there was one: the lowest loss and its step."""
+        spec, best = self.job.train.validation, trained.best
+        if spec is None:
+            return {}
+        found = {"loss": best.loss, "step": best.step}
+        return {"validation": {**found, "keep": spec.keep}}
 
     @property
     def places(self) -> dict[str, Path]:
