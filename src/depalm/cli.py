@@ -13,6 +13,7 @@ from depalm.cli_cache import add_commands
 from depalm.cli_options import add_configfile
 from depalm.cli_predict import add_predict
 from depalm.cli_tables import add_tables
+from depalm.cli_verify import add_verify
 from depalm.jobs import JOBS, Job, hints_of, is_required, told
 from depalm.process import reported
 from depalm.specs import SPECS
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     add_plan(commands)
     add_tables(commands)
     add_predict(commands)
+    add_verify(commands)
     add_schema(commands)
     add_commands(commands)
     return program

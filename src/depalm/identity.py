@@ -57,11 +57,11 @@ def parts_of(
 
 def run_settings(parts: Mapping[str, Any], train: TrainSpec, online: bool) -> dict[str, Any]:
     """The settings of a run, as JSON, whose SHA-256 adapter.json and scores.json tell; for `parts`
-    see `parts_of`.
+    see `parts_of`. A setting that is null is left out: a later version may have more of them.
     """
     return {
         **parts,
-        "train": train.filled(),
+        "train": {key: value for key, value in train.filled().items() if value is not None},
         "features": "online" if online else "cached",
     }
 

@@ -4,8 +4,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "config" / "smoke.yaml"
@@ -52,3 +55,22 @@ def build(folder: Path) -> Path:
     builder = ROOT / "tests" / "smoke" / "build.py"
     subprocess.run([sys.executable, str(builder), str(folder / "resources/smoke")], check=True)
     return folder
+
+
+def configuration(folder: Path, name: str = "config", **changes: Any) -> list[str]:
+    """Arguments of a smoke run with two runs of one dataset, trained for a moment."""
+    settings = yaml.safe_load(SMOKE.read_text())
+    settings["grid"] = settings["grid"][:1]
+    settings["train"]["steps"] = 12  # an epoch
+    for key, value in changes.items():
+        merged = isinstance(value, Mapping) and isinstance(settings.get(key), Mapping)
+        settings[key] = {**settings[key], **value} if merged else value
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return ["--configfile", str(path)]
+
+
+def run(folder: Path, *arguments: str) -> str:
+    outcome = snakemake(folder, *arguments)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    return outcome.stderr

@@ -8,9 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -24,8 +22,10 @@ from tests.support.workflow import (
     VQA,
     build,
     command,
+    configuration,
     copy_of,
     planned,
+    run,
     snakemake,
 )
 
@@ -36,25 +36,6 @@ SCORES = f"{RUN}/test.scores.json"
 HALF = VQA.replace("100pct", "50pct") + "/qp_l0/seed0"
 CACHE = "results/shapes-vqa/cache/vit-tiny/view0"
 STORE = "results/cache"
-
-
-def configuration(folder: Path, name: str = "config", **changes: Any) -> list[str]:
-    """Arguments of a smoke run with two runs of one dataset, trained for a moment."""
-    settings = yaml.safe_load(SMOKE.read_text())
-    settings["grid"] = settings["grid"][:1]
-    settings["train"]["steps"] = 12  # an epoch
-    for key, value in changes.items():
-        merged = isinstance(value, Mapping) and isinstance(settings.get(key), Mapping)
-        settings[key] = {**settings[key], **value} if merged else value
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return ["--configfile", str(path)]
-
-
-def run(folder: Path, *arguments: str) -> str:
-    outcome = snakemake(folder, *arguments)
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    return outcome.stderr
 
 
 @pytest.fixture(scope="module")
