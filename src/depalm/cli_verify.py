@@ -17,6 +17,7 @@ from depalm.config.plan import RunPlan, manifest
 from depalm.config.store_plan import StorePlan
 from depalm.errors import DepalmError
 from depalm.files import read_json
+from depalm.jobs import JOBS
 
 SAMPLES = 16
 SALT = "verify"
@@ -161,7 +162,6 @@ class Some:
     def tokens(self) -> Finding:
         """The tokens of some media, through the backbone again."""
         from depalm.cache.store import open_folder
-        from depalm.jobs.extract import ExtractJob
 
         path, samples = self.written(self.count)
         plan, store = self.plan, StorePlan(self.config)
@@ -171,7 +171,7 @@ class Some:
         how = {key: value for key, value in store.extraction_how(place).items() if key != "url"}
         told = store.encoder_settings(place) | how
         told |= {"manifest": path, "report": str(report), "store": str(fresh)}
-        _do(ExtractJob, told | {"threads": self.config.settings.threads.extract})
+        _do("extract", told | {"threads": self.config.settings.threads.extract})
         views, media = self.views(samples)
         again = replace(views, caches=[open_folder(fresh / read_json(report)["store"], {})])
         largest = 0.0
@@ -184,7 +184,6 @@ class Some:
     def texts(self) -> Finding:
         """The texts of some samples, generated again."""
         from depalm.evaluation.scores import read_texts
-        from depalm.jobs.generate import GenerateJob
 
         path, _ = self.written(self.count)
         settings, plan = self.config.settings, self.plan
@@ -197,7 +196,7 @@ class Some:
             **{"threads": settings.threads.generate, "workers": settings.cache.workers},
             **outputs,
         }
-        _do(GenerateJob, told)
+        _do("generate", told)
         again = read_texts(outputs["texts"])
         kept = read_texts(self.file("texts.jsonl"))
         other = [key for key, text in again.items() if kept.get(key) != text]
@@ -206,8 +205,6 @@ class Some:
 
     def scores(self) -> Finding:
         """All scores, from the texts that were generated."""
-        from depalm.jobs.evaluate import ScoreJob
-
         outputs = {"scores": "scores.json", "predictions": "predictions.jsonl"}
         outputs["samples"] = "samples.parquet"
         told = {
@@ -217,7 +214,7 @@ class Some:
             **{"record": self.plan.adapter_files[1]},
             **{name: str(self.folder / file) for name, file in outputs.items()},
         }
-        _do(ScoreJob, told)
+        _do("score", told)
         first, second = read_json(self.file("scores.json")), read_json(told["scores"])
         gaps = [
             abs((first["metrics"][name] or 0) - (value or 0))
@@ -236,7 +233,7 @@ class Some:
         return f"{self.plan.run.path}/{self.split}.{ending}"
 
 
-def _do(kind: Any, told: dict[str, Any]) -> None:
-    """Do a job, given by its fields."""
+def _do(name: str, told: dict[str, Any]) -> None:
+    """Do the job of this name, given by its fields."""
     known = {key: value for key, value in told.items() if value is not None}
-    kind.from_json(json.dumps(known), "verify").run()
+    JOBS[name].from_json(json.dumps(known), "verify").run()

@@ -10,6 +10,7 @@ from .run import AXES as AXES
 from .run import Run as Run
 from .schema import ConfigError as ConfigError
 from .schema import json_schema as json_schema
+from .store_plan import StorePlan as StorePlan
 from .upkeep import reading as reading
 from .upkeep import receipts as receipts
 from .upkeep import untrue as untrue

@@ -16,5 +16,6 @@ from .runs import read_runs as read_runs
 from .samples import write_predictions as write_predictions
 from .samples import write_sample_scores as write_sample_scores
 from .scores import evaluate as evaluate
+from .scores import read_texts as read_texts
 from .statistics import Comparison as Comparison
 from .tables import build_table as build_table
