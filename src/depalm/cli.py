@@ -10,6 +10,7 @@ from pathlib import Path
 
 from depalm import __version__
 from depalm.cli_cache import add_commands
+from depalm.cli_chat import add_chat
 from depalm.cli_options import add_configfile
 from depalm.cli_predict import add_predict
 from depalm.cli_tables import add_tables
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add_plan(commands)
     add_tables(commands)
     add_predict(commands)
+    add_chat(commands)
     add_verify(commands)
     add_schema(commands)
     add_commands(commands)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,13 @@ import pytest
 NAMES = ("chromium-headless-shell", "chromium", "google-chrome")
 
 
+def opened(page: Path, width: int = 1400) -> AbstractContextManager[tuple[Any, list[str]]]:
+    """A file as a page: see `opened_at`."""
+    return opened_at(page.resolve().as_uri(), width)
+
+
 @contextmanager
-def opened(page: Path, width: int = 1400) -> Iterator[tuple[Any, list[str]]]:
+def opened_at(address: str, width: int = 1400) -> Iterator[tuple[Any, list[str]]]:
     """The page in a window of this width (playwright's page), and what the console complains of.
 
     Skips the test if there is no browser.
@@ -29,7 +34,7 @@ def opened(page: Path, width: int = 1400) -> Iterator[tuple[Any, list[str]]]:
             tab.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
             tab.on("pageerror", lambda error: complaints.append(str(error)))
             tab.on("requestfailed", lambda request: complaints.append(f"no {request.url}"))
-            tab.goto(page.resolve().as_uri())
+            tab.goto(address)
             yield tab, complaints
         finally:
             browser.close()

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -137,6 +139,27 @@ def test_one_asks_on_the_command_line(done: Path, tmp_path: Path) -> None:
         refused = predict(*asked)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert message in refused.stderr
+
+
+def test_one_asks_on_a_page(done: Path) -> None:
+    """By the command, as the page asks: the answer is the pipeline's."""
+    sample = read_manifest(done / "results/shapes-vqa/manifest/test.parquet")[0]
+    program = [sys.executable, "-m", "depalm", "chat", str(done / RUN), "--port", "0"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=done) as page:
+        try:
+            assert page.stdout is not None
+            address = page.stdout.readline().split()[0]
+            question = sample.prompt.removesuffix("\n\nAnswer:\n")
+            request = urllib.request.Request(
+                f"{address}/answer?question={urllib.parse.quote(question)}",
+                found(done, sample).read_bytes(),
+                {"X-Depalm": "chat"},
+            )
+            with urllib.request.urlopen(request, timeout=60) as response:
+                said = json.load(response)
+        finally:
+            page.terminate()
+    assert said == {"answer": read_texts(done / RUN / "test.texts.jsonl")[sample.id]}
 
 
 def test_an_adapter_elsewhere_finds_its_models_or_says_what_it_lacks(
