@@ -42,18 +42,15 @@ def write_standing_report(config: Config, every: bool) -> None:
     unless `every`, only if some are missing.
     """
     parts: list[ReportPart] = []
-    missing: dict[str, str] = {}
     for table in config.settings.tables:
-        standing, lacking = scores_of(config, table)
-        missing |= lacking
+        standing, missing = scores_of(config, table)
         if standing:
-            parts.append(config.report_part(table, standing))
+            parts.append(config.report_part(table, standing, in_words(missing)))
     output, shown = Path(paths.REPORT), Path(paths.SHOWN)
-    if parts and (missing or every):
+    if parts and (every or any(part.missing for part in parts)):
         from depalm.report import write_report
 
-        told = [f"{run} ({reason})" for run, reason in missing.items()]
-        write_report(parts, config.report_media(), output, shown, told)
+        write_report(parts, config.report_media(), output, shown)
     elif not parts:
         output.unlink(missing_ok=True)
         shutil.rmtree(shown, ignore_errors=True)
@@ -71,8 +68,12 @@ def _write(
     for path in outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
     published = next(iter(config.published(table.name)), None)
-    told = [f"{run} ({reason})" for run, reason in missing.items()]
-    write_table(standing, table, outputs, published, told)
+    write_table(standing, table, outputs, published, in_words(missing))
+
+
+def in_words(missing: Mapping[str, str]) -> list[str]:
+    """Runs that are missing, each with the reason."""
+    return [f"{run} ({reason})" for run, reason in missing.items()]
 
 
 def scores_of(config: Config, table: TableSpec) -> tuple[list[str], dict[str, str]]:

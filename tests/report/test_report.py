@@ -82,8 +82,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(folder, method, seed) for method in ("blind", "limber_1", "qp_l0") for seed in range(2)
     ]
     where = {"easy-vqa": {"folder": str(media(folder / "media", [4])), "modality": "image"}}
-    part = ReportPart(table=SPEC, scores=[str(path) for path in paths])
-    write_report([part], where, folder / "report.html", folder / "report", ["a run (it failed)"])
+    scores = [str(path) for path in paths]
+    part = ReportPart(table=SPEC, scores=scores, missing=["a run (it failed)"])
+    write_report([part], where, folder / "report.html", folder / "report")
     return folder / "report.html"
 
 

@@ -1,6 +1,7 @@
 """The token store through Snakemake: each photo once, and exactly what has changed once more."""
 
 import csv
+import html
 import json
 import os
 import re
@@ -440,7 +441,9 @@ def test_after_a_failed_run_the_table_is_of_the_others_and_says_so(
     assert outcome.returncode == 1
     left = table.read_text()
     assert "50%" not in left
-    assert f"Incomplete: 1 run is missing: {HALF} (" in left.replace("\\", "")
+    incomplete = f"Incomplete: 1 run is missing: {HALF} ("
+    assert incomplete in left.replace("\\", "")
+    assert html.escape(incomplete) in (folder / "results/report.html").read_text()
     (folder / "tests").symlink_to(ROOT / "tests")  # where the parts of the smoke run are
     # the same by hand, of what stands for these settings, and for the others
     told = depalm(folder, "tables", *failing)

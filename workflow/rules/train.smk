@@ -19,6 +19,8 @@ rule train:
         mem_mb=32000,
     params:
         settings=lambda wildcards: plan(wildcards).training_settings(),
+        # with `threads` it counts as derived: no reason to train again
+        how=lambda wildcards, threads: {"tracking": SETTINGS.tracking},
         device=SETTINGS.device,
     script:
         "../scripts/train.py"

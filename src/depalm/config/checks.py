@@ -1,5 +1,6 @@
 """What must be true of a configuration beyond the schemas, so that no job fails for it."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from depalm.adapters.errors import AdapterError
@@ -38,6 +39,9 @@ def check(config: Config) -> None:
         raise ConfigError(str(error)) from error
     for table in config.settings.tables:
         _check_table(config, table)
+    library = config.settings.tracking
+    if library is not None and find_spec(library) is None:
+        raise ConfigError(f"tracking: {library} is not installed: pip install {library}")
     for run in config.runs:  # last, for a wrong name is the likelier reason
         _check_files(config, config.plan(run))
 

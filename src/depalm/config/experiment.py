@@ -96,10 +96,13 @@ class Config:
             if all(not names or getattr(run, axis) in names for axis, names in filters.items())
         ]
 
-    def report_part(self, table: TableSpec, scores: Sequence[str]) -> ReportPart:
-        """A table of the report, of the runs with these scores."""
+    def report_part(
+        self, table: TableSpec, scores: Sequence[str], missing: Sequence[str] = ()
+    ) -> ReportPart:
+        """A table of the report, of the runs with these scores; others are `missing`."""
         published = next(iter(self.published(table.name)), None)
-        return ReportPart(table=table, scores=list(scores), published=published)
+        told = {"scores": list(scores), "missing": list(missing)}
+        return ReportPart(table=table, published=published, **told)
 
     def report_media(self) -> dict[str, dict[str, str]]:
         """Where the files of each dataset lie, and what they are, as the report shows them."""

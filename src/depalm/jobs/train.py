@@ -13,16 +13,15 @@ class TrainJob(RunJob):
 
     Inputs are the samples of `manifest` whose ids the file `subset` lists, the weights of the LLM
     in `llm_directory`, and those of the backbone in `backbone_directory` (null for a method that
-    reads no backbone). `features` says what the
-    backbone's tokens are read from: kind none; kind cached, with receipts, views and store; or kind
-    online, with the folder media, whose files `workers` processes decode (decode_seconds,
-    max_reject_fraction). `method`, `backbone` and `llm` are the contents of the YAML files,
-    `prompt` and `train` the settings of prompts and training; `template` makes the prompt of a
-    question, for those who use the adapter. Outputs are the weights `adapter`, its `record`, the
-    learning curve `curve` (one JSON object a line),
-    and in `rejects` the samples without features. Checkpoints and TensorBoard scalars go to the
-    folder training/ beside the adapter; a killed job goes on from there. The same `seed`, `device`
-    and `threads` give the same bytes.
+    reads no backbone). `features` says what the backbone's tokens are read from: kind none; kind
+    cached, with receipts, views and store; or kind online, with the folder media, whose files
+    `workers` processes decode (decode_seconds, max_reject_fraction). `method`, `backbone` and `llm`
+    are the contents of the YAML files, `prompt` and `train` the settings of prompts and training;
+    `template` makes the prompt of a question, for those who use the adapter. Outputs are the
+    weights `adapter`, its `record`, the learning curve `curve` (one JSON object a line), and in
+    `rejects` the samples without features. Checkpoints and TensorBoard scalars go to the folder
+    training/ beside the adapter; a killed job goes on from there. `tracking` names a library that
+    gets the learning curve too. The same `seed`, `device` and `threads` give the same bytes.
     """
 
     command: ClassVar[str] = "train"
@@ -34,6 +33,7 @@ class TrainJob(RunJob):
     adapter: str
     record: str
     curve: str
+    tracking: str | None = None
     rejects: str
 
     def run(self) -> None:

@@ -24,12 +24,11 @@ def write_report(
     media: Mapping[str, Mapping[str, str]],
     output: Path,
     folder: Path,
-    missing: Sequence[str] = (),
 ) -> None:
     """Write the page `output`, and to `folder` beside it the files that its gallery shows.
 
-    `media` says of each dataset where its files lie (`folder`) and what they are (`modality`). The
-    runs that are `missing` are named. Raises TableError.
+    `media` says of each dataset where its files lie (`folder`) and what they are (`modality`).
+    Raises TableError.
     """
     found = [(part, read_runs(part.scores)) for part in parts]
     tables = [
@@ -37,7 +36,7 @@ def write_report(
             runs,
             part.table,
             None if part.published is None else read_published(part.published),
-            missing,
+            part.missing,
         )
         for part, runs in found
     ]

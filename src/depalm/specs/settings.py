@@ -106,11 +106,14 @@ class TableSpec(Spec):
 
 
 class ReportPart(Spec):
-    """A table of the report: the scores.json files of its runs, and the CSV of published scores."""
+    """A table of the report: the scores.json files of its runs, the CSV of published scores, and
+    the runs that are missing, in words.
+    """
 
     table: TableSpec
     scores: list[str]
     published: str | None = None
+    missing: list[str] = Field(default_factory=list)
 
 
 class CacheSpec(Spec):
@@ -229,6 +232,9 @@ class SettingsSpec(Spec):
         "auto", description="the GPU if there is one; or cpu, cuda, cuda:1"
     )
     threads: ThreadsSpec = ThreadsSpec()
+    tracking: Literal["trackio", "wandb"] | None = Field(
+        None, description="library that gets learning curves too; it must be installed"
+    )
 
     @model_validator(mode="after")
     def _check_tables(self) -> Self:

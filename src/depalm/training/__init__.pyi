@@ -7,4 +7,5 @@ from .loop import train as train
 from .schedule import TrainingError as TrainingError
 from .state import Training as Training
 from .state import remove_checkpoints as remove_checkpoints
+from .tracking import start_tracking as start_tracking
 from .validation import held_out as held_out

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from depalm.files import atomic_file
+from depalm.training.tracking import Tracker
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,11 @@ class Taken:
 
 
 class TrainingLog:
-    """train.jsonl and TensorBoard scalars, cut back to the step that training resumes from."""
+    """train.jsonl and TensorBoard scalars, cut back to the step that training resumes from; and a
+    tracker's scalars, if there is one.
+    """
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, tracker: Tracker | None = None):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "train.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.is_file() and step else []
@@ -41,6 +44,7 @@ class TrainingLog:
         if not step:
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self.last: Taken | None = None
+        self.tracker = tracker
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def write(self, taken: Taken) -> None:
@@ -53,12 +57,14 @@ class TrainingLog:
         if taken.validation is not None:
             scalars["validation_loss"] = taken.validation
         self.stream.write(json.dumps({"step": taken.step, **scalars, **counts}) + "\n")
-        for name, value in scalars.items():
-            self.board.add_scalar(name, value, taken.step)
         if self.last is not None and taken.seconds > self.last.seconds:
             rate = (taken.tokens - self.last.tokens) / (taken.seconds - self.last.seconds)
-            self.board.add_scalar("tokens_per_second", rate, taken.step)
+            scalars["tokens_per_second"] = rate
         self.last = taken
+        for name, value in scalars.items():
+            self.board.add_scalar(name, value, taken.step)
+        if self.tracker is not None:
+            self.tracker.log(scalars, step=taken.step)
 
     def flush(self) -> None:
         self.stream.flush()
@@ -71,3 +77,5 @@ class TrainingLog:
     def __exit__(self, *_: object) -> None:
         self.stream.close()
         self.board.close()
+        if self.tracker is not None:
+            self.tracker.finish()

@@ -28,6 +28,7 @@ from depalm.training.log import TrainingLog
 from depalm.training.schedule import Schedule, TrainingError
 from depalm.training.state import CHECKPOINT, Training
 from depalm.training.step import Steps
+from depalm.training.tracking import Tracker
 from depalm.training.validation import Validator, batches_of
 
 LOOK_SECONDS = 1.0  # between looks at the numbers of the steps; a GPU works on meanwhile
@@ -67,9 +68,10 @@ def train(
     identity: Mapping[str, Any],
     before_writing: Callable[[], None] = lambda: None,
     held: TrainingSet | None = None,
+    tracker: Tracker | None = None,
 ) -> Training:
     """Train `adapter` on `data`; checkpoints, log and TensorBoard scalars go to `folder`. `held` is
-    what `settings.validation` validates on.
+    what `settings.validation` validates on; `tracker` gets the curve too.
 
     A run that was killed goes on from its last checkpoint and ends with the same bytes as an
     undisturbed one; `identity` is everything that decides those bytes, as JSON. `before_writing` is
@@ -100,7 +102,7 @@ def train(
         return source.load(batch.media, batch.epoch)
 
     reader = closing(read_each(due, load))
-    tuned, log = adapter.tuned("llm", llm.body), TrainingLog(folder, run.step)
+    tuned, log = adapter.tuned("llm", llm.body), TrainingLog(folder, run.step, tracker)
 
     def loss(
         features: Tensor | None, batch: Batch, smoothing: float = settings.label_smoothing

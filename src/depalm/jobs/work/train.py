@@ -33,6 +33,7 @@ from depalm.rejects import write_rejects
 from depalm.training.batches import encode
 from depalm.training.loop import train
 from depalm.training.state import Training, remove_checkpoints
+from depalm.training.tracking import start_tracking
 from depalm.training.validation import held_out
 
 
@@ -78,7 +79,10 @@ class _Run:
                 learned, aside = held_out(kept, settings.validation)
                 held_back = encode(llm, aside, settings.max_answer_tokens)
             data = encode(llm, learned, settings.max_answer_tokens, settings.texts_per_image)
-            told = (settings, job.seed, folder, identity, held.check, held_back)
+            tracker = None
+            if job.tracking is not None:
+                tracker = start_tracking(job.tracking, str(folder.parent), config)
+            told = (settings, job.seed, folder, identity, held.check, held_back, tracker)
             trained = train(llm, adapter, data, features, *told)
             held.check()
             write_rejects(folder / "rejects.parquet", rejects)
