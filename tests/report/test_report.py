@@ -205,6 +205,9 @@ def test_plots_are_of_what_can_be_compared() -> None:
     assert about[-1].startswith("Average score: methods in the order")
     assert all(plot.svg.startswith("<svg") for plot in plots)
     assert plots_of(build_table(seeds_of("blind", 60, 61), SPEC, samples=sampled)) == []
+    single = [*seeds_of("blind", 60, 61), *seeds_of("limber_1", 50, 51), make_run("qp_l0", 80.0)]
+    about = [plot.about for plot in plots_of(build_table(single, SPEC, samples=sampled))]
+    assert about[-1].endswith("a hollow mark was not tested, for it has one seed.")
 
 
 def test_the_gallery_has_some_of_each_kind_and_a_random_part() -> None:

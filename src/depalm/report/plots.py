@@ -125,7 +125,9 @@ def _diagram(
         for letter in comparison.letters[i]:
             groups.setdefault(letter, []).append(place)
     with drawn(height=0.6 + 0.28 * (len(there) + 1)) as (axes, svg):
-        axes.plot([means[i] for i in there], range(len(there)), "o", color="black")
+        for place, i in enumerate(there):
+            filled = "black" if comparison.tested[i] else "none"
+            axes.plot([means[i]], [place], "o", color="black", markerfacecolor=filled)
         axes.set_yticks(range(len(there)), [labels[i] for i in there])
         axes.invert_yaxis()
         axes.set_xlabel(title)
@@ -140,6 +142,8 @@ def _diagram(
         if not comparison.better.any()
         else ("a bar joins methods that the tests cannot tell apart")
     )
+    if not all(comparison.tested[i] for i in there):
+        tested += "; a hollow mark was not tested, for it has one seed"
     return Plot(f"{title}: methods in the order of their means; {tested}.", svg[0])
 
 
