@@ -1,4 +1,5 @@
 # make demo: set up, then let a real frozen DINOv2 and a real frozen LLM learn to answer questions
+# make setup: the environment in .venv alone
 # make test: set up, then the tests
 # make methods: every method on the demo's data and models
 # make smoke: every stage on tiny data with tiny random models
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --constraint constraints.txt
 DEMO := $(BIN)/snakemake --configfile config/demo.yaml
 
-.PHONY: demo methods smoke test lint docs bench bench-gpu clean
+.PHONY: demo setup methods smoke test lint docs bench bench-gpu clean
 
 # `--unlock` takes away the lock that a killed run leaves behind
 demo: $(VENV)/.installed
@@ -20,6 +21,8 @@ demo: $(VENV)/.installed
 	$(DEMO)
 	@cat results/tables/demo.md
 	@echo "What it says, plots and a gallery of answers: results/report.html"
+
+setup: $(VENV)/.installed
 
 methods: $(VENV)/.installed
 	$(BIN)/snakemake --configfile config/methods.yaml

@@ -41,7 +41,9 @@ def check(config: Config) -> None:
         _check_table(config, table)
     library = config.settings.tracking
     if library is not None and find_spec(library) is None:
-        raise ConfigError(f"tracking: {library} is not installed: pip install {library}")
+        raise ConfigError(
+            f"tracking: {library} is not installed: install depalm with the extra [{library}]"
+        )
     for run in config.runs:  # last, for a wrong name is the likelier reason
         _check_files(config, config.plan(run))
 
