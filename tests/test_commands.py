@@ -84,7 +84,7 @@ def test_snakemake_takes_what_it_is_told() -> None:
         for target in options.targets:
             assert "/" in target or target in rules or target.isupper(), where
         for name in options.configfile or []:
-            assert name in written() or (ROOT / name).is_file(), where
+            assert str(name) in written() or (ROOT / name).is_file(), where
         for name in options.profile or []:
             assert (ROOT / name / "config.yaml").is_file(), where
 
