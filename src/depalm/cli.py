@@ -13,6 +13,7 @@ from depalm.cli_cache import add_commands
 from depalm.cli_chat import add_chat
 from depalm.cli_options import add_configfile
 from depalm.cli_predict import add_predict
+from depalm.cli_share import add_push
 from depalm.cli_tables import add_tables
 from depalm.cli_verify import add_verify
 from depalm.jobs import JOBS, Job, hints_of, is_required, told
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add_tables(commands)
     add_predict(commands)
     add_chat(commands)
+    add_push(commands)
     add_verify(commands)
     add_schema(commands)
     add_commands(commands)

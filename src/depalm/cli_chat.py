@@ -42,7 +42,7 @@ def add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         description=f"{summary}\n\n{textwrap.fill(text, 90)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("folder", metavar="FOLDER", help="with adapter.json")
+    command.add_argument("folder", metavar="FOLDER", help="with adapter.json, or hf://owner/name")
     command.add_argument("--port", type=int, default=PORT, help="of the page (%(default)s)")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     command.add_argument("--resources", metavar="FOLDER", help="where models are, or fetched to")

@@ -39,7 +39,9 @@ def add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         description=f"{summary}\n\n{textwrap.fill(text, 90)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--adapter", metavar="FOLDER", required=True, help="with adapter.json")
+    command.add_argument(
+        "--adapter", metavar="FOLDER", required=True, help="with adapter.json, or hf://owner/name"
+    )
     command.add_argument("asked", metavar="FILE, FOLDER or QUESTION", nargs="+")
     command.add_argument("--json", action="store_true", help="print a JSON object for each answer")
     command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")

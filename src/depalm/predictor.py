@@ -25,6 +25,7 @@ from depalm.llms.base import LLM
 from depalm.llms.load import load_llm
 from depalm.provenance import choose_device
 from depalm.rejects import MediaError
+from depalm.sharing import fetch_adapter, is_address
 from depalm.sources.convert import convert
 from depalm.sources.fetch import fetch
 from depalm.specs import BackboneSpec, LLMSpec, Usage
@@ -145,11 +146,14 @@ def load_adapter(
 
     These are looked for where training read them, below `resources`, below the folder where
     Snakemake ran, and below this one; what is in none of them is fetched from its source into the
-    first. `decoding` are keys of `generate`, in the place of those that the adapter's run has.
+    first. `decoding` are keys of `generate`, in the place of those that the adapter's run has. A
+    `folder` may be the address of one on the Hub, hf://owner/name[@revision].
 
     Raises AdapterError for a folder without an adapter that says how it is used, and for models
     that are not those that it was trained with; LLMError, BackboneError, and SourceError.
     """
+    if is_address(str(folder)):
+        folder = fetch_adapter(str(folder), Path() if resources is None else Path(resources))
     folder, chosen = Path(folder), choose_device(device)
     usage = read_usage(folder)
     places = [Path() if resources is None else Path(resources), *_workplaces(folder)]

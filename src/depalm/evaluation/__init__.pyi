@@ -8,6 +8,7 @@ from .metrics import require as require
 from .metrics import score as score
 from .render import load_table as load_table
 from .render import to_html_table as to_html_table
+from .render import to_markdown as to_markdown
 from .render import write_table as write_table
 from .runs import Run as Run
 from .runs import TableError as TableError

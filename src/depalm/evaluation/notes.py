@@ -59,6 +59,8 @@ def _cells(table: Table) -> str:
 def _differences(table: Table) -> list[str]:
     """What is said of differences: by what test, or why nothing is."""
     compared = [*table.compared.values()]
+    if len(table.rows) < 2:
+        return []
     if not compared:
         return ["Differences were not tested: there are no scores of single samples."]
     notes = []

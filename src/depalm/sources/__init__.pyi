@@ -1,6 +1,8 @@
 from .conversion import ConvertError as ConvertError
 from .download import PICKLED_SUFFIXES as PICKLED_SUFFIXES
+from .download import download_hub_file as download_hub_file
 from .download import download_url as download_url
+from .download import list_hub_model as list_hub_model
 from .http import CONNECTIONS as CONNECTIONS
 from .http import UNSATISFIABLE as UNSATISFIABLE
 from .http import DownloadError as DownloadError
