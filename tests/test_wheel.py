@@ -65,6 +65,7 @@ def run_outside(folder: Path, *arguments: str) -> subprocess.CompletedProcess[st
 def test_it_holds_the_modules_and_all_of_config(wheel: Path) -> None:
     source = wheel.parent / "clone"
     code = [*source.glob("src/depalm/**/*.py"), *source.glob("src/depalm/**/__init__.pyi")]
+    code += [*source.glob("src/depalm/**/templates/*"), source / "src/depalm/chat.html"]
     modules = {str(path.relative_to(source / "src")) for path in code}
     config = {
         f"depalm/shipped/{path.relative_to(source)}"
