@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,28 @@ def test_a_validation_without_a_number_ends_training(tmp_path: Path) -> None:
     data = (encode(llm, learned, 10), Damaged(adapter), told, 0, tmp_path, {})
     with pytest.raises(TrainingError, match="step 1: the validation loss is nan"):
         train(llm, adapter, *data, held=encode(llm, held, 10))
+
+
+def test_a_validation_loads_when_nobody_else_does(tmp_path: Path) -> None:
+    """Batches are loaded ahead by a thread, and decoders serve one at a time."""
+    busy = threading.Lock()
+
+    class Alone(RandomFeatures):
+        def load(self, media: Any, epoch: int = 0) -> torch.Tensor:
+            assert busy.acquire(blocking=False), "two load at once"
+            try:
+                time.sleep(0.002)
+                return super().load(media, epoch)
+            finally:
+                busy.release()
+
+    llm, adapter = tiny_llm("llama"), build("qp_l0")
+    told = settings(every=1)
+    assert told.validation is not None
+    learned, held = held_out(samples(), told.validation)
+    data = (encode(llm, learned, 10), Alone(adapter), told, 0, tmp_path, {})
+    train(llm, adapter, *data, held=encode(llm, held, 10))
+    assert len(losses(tmp_path)) == 12
 
 
 def test_best_takes_only_what_is_better() -> None:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -98,8 +98,11 @@ def train(
     batches = batch_stream(data, settings.batch_size, seed, skip, schedule.batches, multiple)
     due = islice(batches, (total - run.step) * settings.accumulate)
 
+    loading = Lock()  # a validation loads too, while the next batch is on its way
+
     def load(batch: Batch) -> Any:
-        return source.load(batch.media, batch.epoch)
+        with loading:
+            return source.load(batch.media, batch.epoch)
 
     reader = closing(read_each(due, load))
     tuned, log = adapter.tuned("llm", llm.body), TrainingLog(folder, run.step, tracker)
@@ -113,7 +116,10 @@ def train(
     if settings.validation is not None and held is not None:
         due_of_held = list(batches_of(held, settings.batch_size, multiple))
         validator = Validator(
-            settings.validation, source, partial(loss, smoothing=0.0), [llm.model], due_of_held
+            settings.validation,
+            due_of_held,
+            lambda batch: loss(source.tokens(load(batch)), batch, smoothing=0.0),
+            [llm.model],
         )
 
     def clock() -> float:

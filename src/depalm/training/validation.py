@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from depalm.adapters.adapter import Adapter
 from depalm.datasets.manifest import Sample, unique_media
 from depalm.datasets.subsets import lowest
-from depalm.features.base import FeatureSource, read
 from depalm.specs import ValidationSpec
 from depalm.training.batches import IGNORED, Batch, Text, TrainingSet, collate
 from depalm.training.schedule import TrainingError
@@ -79,20 +78,18 @@ class Best:
 
 
 class Validator:
-    """Validates as `spec` says on `batches`, whose features `source` gives; `loss` gives the mean
-    loss of a batch's learned tokens, and `frozen` are the models beside the adapter.
+    """Validates as `spec` says on `batches`; `loss` gives the mean loss of a batch's learned
+    tokens, and `frozen` are the models beside the adapter.
     """
 
     def __init__(
         self,
         spec: ValidationSpec,
-        source: FeatureSource,
-        loss: Callable[[Tensor | None, Batch], Tensor],
-        frozen: Sequence[nn.Module],
         batches: Sequence[Batch],
+        loss: Callable[[Batch], Tensor],
+        frozen: Sequence[nn.Module],
     ):
-        self.spec, self.source, self.loss = spec, source, loss
-        self.frozen, self.batches = frozen, batches
+        self.spec, self.batches, self.loss, self.frozen = spec, batches, loss, frozen
 
     def due(self, step: int, total: int) -> bool:
         return step % self.spec.every == 0 or step == total
@@ -111,8 +108,7 @@ class Validator:
                     module.eval()
             for batch in self.batches:
                 tokens = int((batch.labels != IGNORED).sum())
-                loss = self.loss(read(self.source, batch.media, 0), batch)
-                total += float(loss) * tokens
+                total += float(self.loss(batch)) * tokens
                 count += tokens
         mean = total / count
         if not math.isfinite(mean):
