@@ -174,7 +174,7 @@ def test_a_validation_loads_when_nobody_else_does(tmp_path: Path) -> None:
         def load(self, media: Any, epoch: int = 0) -> torch.Tensor:
             assert busy.acquire(blocking=False), "two load at once"
             try:
-                time.sleep(0.002)
+                time.sleep(0.1)  # longer than a step takes
                 return super().load(media, epoch)
             finally:
                 busy.release()
