@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from depalm.cli_options import add_models
 from depalm.errors import DepalmError
 from depalm.progress import logger
 
@@ -44,8 +45,7 @@ def add_chat(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     command.add_argument("folder", metavar="FOLDER", help="with adapter.json, or hf://owner/name")
     command.add_argument("--port", type=int, default=PORT, help="of the page (%(default)s)")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    command.add_argument("--resources", metavar="FOLDER", help="where models are, or fetched to")
+    add_models(command)
     command.set_defaults(run=_chat, log=None)
 
 

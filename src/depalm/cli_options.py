@@ -14,3 +14,9 @@ def add_configfile(command: ArgumentParser, told: str = CONFIGURATION) -> None:
         default=["config/config.yaml"],
         help=f"{told} (config/config.yaml)",
     )
+
+
+def add_models(command: ArgumentParser) -> None:
+    """Add where an adapter's models run, and where they lie."""
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    command.add_argument("--resources", metavar="FOLDER", help="where models are, or fetched to")

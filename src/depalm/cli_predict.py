@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from depalm.cli_options import add_models
 from depalm.errors import DepalmError, shortened
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ def add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     command.add_argument("asked", metavar="FILE, FOLDER or QUESTION", nargs="+")
     command.add_argument("--json", action="store_true", help="print a JSON object for each answer")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    command.add_argument("--resources", metavar="FOLDER", help="where models are, or fetched to")
+    add_models(command)
     command.set_defaults(run=_predict, log=None)
 
 

@@ -152,11 +152,12 @@ def load_adapter(
     Raises AdapterError for a folder without an adapter that says how it is used, and for models
     that are not those that it was trained with; LLMError, BackboneError, and SourceError.
     """
+    first = Path() if resources is None else Path(resources)
     if is_address(str(folder)):
-        folder = fetch_adapter(str(folder), Path() if resources is None else Path(resources))
+        folder = fetch_adapter(str(folder), first)
     folder, chosen = Path(folder), choose_device(device)
     usage = read_usage(folder)
-    places = [Path() if resources is None else Path(resources), *_workplaces(folder)]
+    places = [first, *_workplaces(folder)]
     directory = found_model(usage.llm, usage.llm_directory, places)
     backbone, weights = usage.backbone, None
     if usage.backbone_directory is not None:

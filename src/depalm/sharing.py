@@ -13,7 +13,7 @@ from depalm import __version__
 from depalm.adapters.errors import AdapterError
 from depalm.adapters.record import RECORD, WEIGHTS, read_record
 from depalm.errors import DepalmError
-from depalm.evaluation import load_table, read_runs, to_markdown
+from depalm.evaluation import load_table, markdown_text, read_runs, to_markdown
 from depalm.files import sha256_file
 from depalm.sources.download import download_hub_file, list_hub_model
 from depalm.specs import BackboneSpec, LLMSpec, TableSpec, Usage
@@ -141,11 +141,11 @@ def facts(usage: Usage, record: dict[str, Any], about: dict[str, Any] | Any) -> 
     method = about.get("label") if about else None
     backbone = place(usage.backbone) if record["backbone"] else "none"
     return {
-        "Method": one_line(method or "see adapter.json"),
-        "Backbone": one_line(backbone),
-        "LLM": one_line(place(usage.llm)),
+        "Method": markdown_text(method or "see adapter.json"),
+        "Backbone": markdown_text(backbone),
+        "LLM": markdown_text(place(usage.llm)),
         "Trainable parameters": f"{record['trainable_parameters']:,}",
-        **({"Dataset": one_line(str(about["dataset"]))} if about else {}),
+        **({"Dataset": markdown_text(str(about["dataset"]))} if about else {}),
         **({"Training samples": str(about["fraction"]).replace("pct", "%")} if about else {}),
     }
 
@@ -173,8 +173,3 @@ def hub_names(usage: Usage) -> Sequence[str]:
     """The models that are on the Hub."""
     places = [place(usage.llm), place(usage.backbone)]
     return [found["name"] for found in map(ADDRESS.match, places) if found is not None]
-
-
-def one_line(text: str) -> str:
-    """A cell of a Markdown table."""
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", " ".join(text.split()))

@@ -7,6 +7,7 @@ from .metrics import METRICS as METRICS
 from .metrics import require as require
 from .metrics import score as score
 from .render import load_table as load_table
+from .render import markdown_text as markdown_text
 from .render import to_html_table as to_html_table
 from .render import to_markdown as to_markdown
 from .render import write_table as write_table

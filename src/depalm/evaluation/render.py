@@ -66,11 +66,11 @@ def load_table(
 def to_markdown(table: Table) -> str:
     """A GitHub table under its title, with the notes as a list."""
     grid = lay_out(table)
-    lines = [[_markdown(title) for title in grid.header], _by_column(grid, ":--", "--:")]
-    lines += [[_marked(entry, _markdown, MARKDOWN) for entry in row] for row in grid.rows]
+    lines = [[markdown_text(title) for title in grid.header], _by_column(grid, ":--", "--:")]
+    lines += [[_marked(entry, markdown_text, MARKDOWN) for entry in row] for row in grid.rows]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    notes = "\n".join(f"- {_markdown(note)}" for note in table.notes)
-    return f"**{_markdown(table.spec.title)}**\n\n{body}\n\n{notes}\n"
+    notes = "\n".join(f"- {markdown_text(note)}" for note in table.notes)
+    return f"**{markdown_text(table.spec.title)}**\n\n{body}\n\n{notes}\n"
 
 
 def to_html(table: Table) -> str:
@@ -125,7 +125,7 @@ def _by_column(grid: Grid, name: str, number: str) -> list[str]:
     return [name] * grid.names + [number] * (len(grid.header) - grid.names)
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text on one line, without markup or links of its own."""
     return re.sub(r"([\\|*_`<>])", r"\\\1", one_line(text)).replace("](", "]\\(")
 

@@ -7,7 +7,7 @@ Legend: R rows, N samples, k seeds of a row.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from string import ascii_lowercase
 
 import numpy as np
@@ -148,7 +148,7 @@ class Comparison:
         needed[np.isnan(self.p)] = np.nan
         return needed
 
-    @property
+    @cached_property
     def places(self) -> list[int | None]:
         """Of each row one more than the rows that are better; None for what was not tested, and for
         all if no two differ.
@@ -158,7 +158,7 @@ class Comparison:
         above = self.better.sum(axis=0)
         return [int(n) + 1 if t else None for n, t in zip(above, self.tested, strict=True)]
 
-    @property
+    @cached_property
     def letters(self) -> list[str]:
         """Letters of each row: two that share one cannot be told apart, and all others can
         (Piepho 2004). Empty for what was not tested, and for all if no two differ.

@@ -40,10 +40,6 @@ class Card:
     answers: list[Answer]
     random: bool
 
-    @property
-    def disagree(self) -> bool:
-        return len({answer.right for answer in self.answers}) > 1
-
 
 @dataclass(frozen=True)
 class Gallery:
