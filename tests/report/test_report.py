@@ -241,6 +241,21 @@ def test_a_gallery_is_of_one_seed_and_the_largest_fraction(tmp_path: Path) -> No
     assert card.files[0].startswith("out/0/")
 
 
+def test_answers_that_no_metric_could_score_are_shown(tmp_path: Path) -> None:
+    path = save(tmp_path, "blind", 0)
+    rows = [json.loads(line) for line in read_lines(path, "test.predictions.jsonl")]
+    text = "".join(json.dumps({**row, "score": None}) + "\n" for row in rows)
+    path.with_name("test.predictions.jsonl").write_text(text)
+    where = {"easy-vqa": {"folder": str(media(tmp_path / "media")), "modality": "image"}}
+    part = ReportPart(table=SPEC, scores=[str(path)])
+    write_report([part], where, tmp_path / "report.html", tmp_path / "report")
+    assert (tmp_path / "report.html").read_text().count("<td>–</td>") == 24  # cards
+
+
+def read_lines(scores: Path, name: str) -> list[str]:
+    return scores.with_name(name).read_text().splitlines()
+
+
 def test_previews_of_images_videos_and_sounds(tmp_path: Path) -> None:
     Image.new("RGB", (800, 400)).save(tmp_path / "a.png")
     [path] = write_preview(tmp_path / "a.png", "image", tmp_path / "out" / "0")

@@ -17,11 +17,13 @@ RIGHT = 50.0  # percent of an accuracy from which an answer counts as right
 
 @dataclass(frozen=True)
 class Answer:
-    """What a method said of a sample, its score in percent, and whether that is a high one."""
+    """What a method said of a sample, its score in percent (None if no metric could run), and
+    whether that is a high one.
+    """
 
     label: str
     text: str
-    score: float
+    score: float | None
     right: bool
 
 
@@ -80,7 +82,9 @@ def build_gallery(
     common = [key for key in shown[0].rows if all(key in run.rows for run in shown)]
     metric = first["primary_metric"]
     least = {run.label: threshold(metric, run, common) for run in shown}
-    right = {key: [run.rows[key]["score"] >= least[run.label] for run in shown] for key in common}
+    right = {
+        key: [is_right(run.rows[key]["score"], least[run.label]) for run in shown] for key in common
+    }
     drawn = set(lowest(common, min(EACH, len(common)), salt="gallery"))
     cards = []
     for number, key in enumerate(picked(right, drawn)):
@@ -134,7 +138,11 @@ def threshold(metric: str, run: Shown, common: Sequence[str]) -> float:
     """
     if not METRICS[metric].captions:
         return RIGHT
-    return sorted(run.rows[key]["score"] for key in common)[len(common) // 2]
+    return sorted(run.rows[key]["score"] or 0.0 for key in common)[len(common) // 2]
+
+
+def is_right(score: float | None, least: float) -> bool:
+    return score is not None and score >= least
 
 
 def in_words(metric: str) -> str:
