@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from depalm.cache.errors import CacheError, DamagedRow, ShardError
 from depalm.cache.formats import array_names, format_of
 from depalm.cache.http_file import RemoteFile, local_path
@@ -124,8 +126,9 @@ class TokenCache:
             raise CacheError("there is no shard of this cache")
         shape, known = self.metadata["shape"], names or {}
         tokens = 1 if cls_only else shape["tokens"]
-        output = torch.empty(len(keys), len(layers), tokens, shape["width"], dtype=torch.int16)
-        target, chosen = output.numpy(), list(layers)
+        # by NumPy, which asks for huge pages: new memory costs as much as what is copied into it
+        target = np.empty((len(keys), len(layers), tokens, shape["width"]), np.int16)
+        chosen = list(layers)
         # in the order that is asked for
         arrays = [name for layer in chosen for name in array_names([layer], cls_only)]
         arrays = arrays[:1] if cls_only else arrays
@@ -156,7 +159,7 @@ class TokenCache:
             raise CacheError(
                 f"{error.path}: the row of {medium} in {error.array} is damaged; {REPAIR}"
             ) from error
-        return output.view(getattr(torch, self.metadata["dtype"]))
+        return torch.from_numpy(target).view(getattr(torch, self.metadata["dtype"]))
 
     def _place(
         self, key: str, array: str, names: Mapping[str, str] | None = None
