@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from depalm.process import full_disk, reported
+from depalm.process import full_disk, multiplies, reported
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,21 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path) -> None:
         fill(tmp_path / "log")
     (line,) = (tmp_path / "log").read_text().splitlines()
     assert "no space left on the disk for results/x: nothing half is left of it; make room" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ("flags\t\t: fpu avx2 fma", {"float32"}),
+        ("flags\t\t: avx512f avx512_bf16", {"float32", "bfloat16"}),
+        ("flags\t\t: amx_bf16 avx512_fp16", {"float32", "bfloat16", "float16"}),
+        ("Features\t: fp asimdhp bf16", {"float32", "bfloat16", "float16"}),
+        ("processor\t: 0", {"float32", "bfloat16", "float16"}),
+    ],
+)
+def test_what_a_processor_multiplies(tmp_path: Path, flags: str, found: set[str]) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text(f"model name\t: bf16 in name only\n{flags}\n{flags}\n")
+    dtypes = {"float32", "bfloat16", "float16"}
+    assert {dtype for dtype in dtypes if multiplies(dtype, told)} == found
+    assert all(multiplies(dtype, tmp_path / "absent") for dtype in dtypes)

@@ -15,6 +15,11 @@ from depalm.progress import log_to, logger
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# flags of processors that multiply in half precision (Linux, x86 and Arm)
+HALF_UNITS = {
+    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
 
 
 @contextmanager
@@ -41,6 +46,7 @@ def reported(log: Path | str | None) -> Iterator[None]:
     """
     log_to(log)
     signal.signal(signal.SIGTERM, _terminate)
+    take_huge_pages()
     try:
         yield
     except DepalmError as error:
@@ -95,6 +101,27 @@ def gpu_here() -> bool:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
     devices = [*Path("/dev").glob("nvidia[0-9]*"), Path("/dev/kfd"), Path("/dev/dxg")]
     return not hidden and any(device.exists() for device in devices)
+
+
+def take_huge_pages() -> None:
+    """Let torch take memory of 2 MB and more on the CPU in huge pages (docs/design.md#pages), which
+    it decides once, at the first tensor.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def multiplies(dtype: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's processor has units for matrix products in `dtype`, a name such as
+    float32 or bfloat16. Where it cannot be told (not Linux), it is taken to have them.
+    """
+    if dtype not in HALF_UNITS:
+        return True
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return True
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), None)
+    return flags is None or not HALF_UNITS[dtype].isdisjoint(flags.split())
 
 
 def end_with_parent() -> None:

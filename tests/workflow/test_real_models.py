@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def llm(folder: Path) -> LLM:
-    return load_llm(llm_spec(LANGUAGE), folder / "llm", "bfloat16", "cpu")
+    return load_llm(llm_spec(LANGUAGE), folder / "llm", "float32", "cpu")
 
 
 @pytest.fixture(scope="module")

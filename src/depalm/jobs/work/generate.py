@@ -33,7 +33,7 @@ from depalm.rejects import write_rejects
 
 def generate_run(job: GenerateJob) -> None:
     """Do the job: a prediction for each sample of the manifest that has features, in order."""
-    device = use_processors(job)
+    device = use_processors(job, job.generate.dtype)
     made = made_by(job)
     samples = read_manifest(job.manifest)
     texts = Path(job.texts)

@@ -18,16 +18,25 @@ from depalm.identity import PLACES, folder_identity
 from depalm.jobs.run import RunJob
 from depalm.jobs.train import TrainJob
 from depalm.llms.base import LLM
+from depalm.process import multiplies
+from depalm.progress import logger
 from depalm.provenance import choose_device, machine
 from depalm.specs import Usage
 
 
-def use_processors(job: RunJob) -> torch.device:
-    """Take the threads of the job, and return its device."""
+def use_processors(job: RunJob, dtype: str) -> torch.device:
+    """Take the threads of the job, and return its device, on which the LLM computes in `dtype`."""
     torch.set_num_threads(job.threads)
     # cuBLAS reads it when it starts; with it, its sums have a fixed order
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    return choose_device(job.device)
+    device = choose_device(job.device)
+    if device.type == "cpu" and not multiplies(dtype):
+        logger.warning(
+            "this processor has no units for %s, and takes several times as long as for float32: "
+            "consider dtype: float32",
+            dtype,
+        )
+    return device
 
 
 def made_by(job: RunJob) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from depalm.training.validation import held_out
 
 def train_run(job: TrainJob) -> None:
     """Do the job; what is needed to go on after a kill is removed once the run is whole."""
-    device = use_processors(job)
+    device = use_processors(job, job.train.dtype)
     made = made_by(job)
     chosen = set(Path(job.subset).read_text(encoding="utf-8").splitlines())
     samples = [sample for sample in read_manifest(job.manifest) if sample.id in chosen]
