@@ -17,7 +17,7 @@ from depalm.cli_share import add_push
 from depalm.cli_tables import add_tables
 from depalm.cli_verify import add_verify
 from depalm.jobs import JOBS, Job, hints_of, is_required, told
-from depalm.process import reported
+from depalm.process import gpu_for, reported
 from depalm.specs import SPECS
 
 DESCRIPTION = """\
@@ -90,8 +90,9 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "Says all that is wrong with the configuration, or else prints a line for each run: "
         "dataset, fraction, backbone, llm, method, seed, trainable_parameters (- for a method that "
         "tunes a frozen model besides), source_layers and target_layers. --json adds the files "
-        "that each run reads and writes. Parts are looked for in this folder, then in what ships "
-        "with depalm."
+        "that each run reads and writes. --cost tells what the runs take instead: hours, memory "
+        "and disk, by what earlier jobs have measured (docs/index.md#cost). Parts are looked for "
+        "in this folder, then in what ships with depalm."
     )
     command = commands.add_parser(
         "plan",
@@ -100,7 +101,12 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_configfile(command)
-    command.add_argument("--json", action="store_true", help="print JSON, with each run's files")
+    shown = command.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="print JSON, with each run's files")
+    shown.add_argument("--cost", action="store_true", help="print hours, memory and disk")
+    command.add_argument(
+        "--on", choices=("cpu", "gpu"), help="with --cost: by default a GPU if there is one here"
+    )
     command.set_defaults(run=_plan, log=None)
 
 
@@ -108,8 +114,15 @@ def _plan(options: argparse.Namespace) -> None:
     from depalm.config.load import load_files
     from depalm.config.report import as_json, as_table
 
-    config = load_files(options.configfile, [Path()])
-    print(as_json(config) if options.json else as_table(config))
+    config = load_files(options.configfile, [Path()], runs_here=not options.cost)
+    if options.cost:
+        from depalm.cost import CostPlan
+        from depalm.cost import as_table as as_cost_table
+
+        device = options.on or ("gpu" if gpu_for(config.settings.device) else "cpu")
+        print(as_cost_table(CostPlan(config, device)))
+    else:
+        print(as_json(config) if options.json else as_table(config))
 
 
 def add_schema(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

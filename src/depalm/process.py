@@ -103,6 +103,13 @@ def gpu_here() -> bool:
     return not hidden and any(device.exists() for device in devices)
 
 
+def gpu_for(device: str, cluster: bool = False) -> bool:
+    """Whether jobs on a device of the settings (auto, cpu, cuda...) take a GPU; on a cluster, whose
+    nodes are not this machine, `auto` means that they do.
+    """
+    return {"cpu": False, "auto": cluster or gpu_here()}.get(device, True)
+
+
 def take_huge_pages() -> None:
     """Let torch take memory of 2 MB and more on the CPU in huge pages (docs/design.md#pages), which
     it decides once, at the first tensor.

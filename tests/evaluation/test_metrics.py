@@ -291,7 +291,7 @@ TRAINED = {
     "dtype": "bfloat16",
     **{"trainable_parameters": 1234, "train_seconds": 60.5, "steps": 10, "samples_seen": 320},
     **{"rejects": 4, "device": "a GPU", "versions": {"torch": "2.9"}, "commit": "abc"},
-    **{"config_sha256": "f00", "final_loss": 0.5},
+    **{"config_sha256": "f00", "final_loss": 0.5, "expected": {"seconds": 55.0}},
 }
 ANSWERS = {"q1": ["red"], "q2": ["blue"], "q3": ["yes"]}
 
@@ -321,11 +321,16 @@ def test_scores_carry_the_run_its_cost_and_its_origin(tmp_path: Path) -> None:
         "rejects": 1,
         "train_rejects": 4,
         "media_in_train": None,
-        **{key: TRAINED[key] for key in TRAINED.keys() - {"rejects", "final_loss", "dtype"}},
+        **{
+            key: TRAINED[key]
+            for key in TRAINED.keys() - {"rejects", "final_loss", "dtype", "expected"}
+        },
         "train_dtype": "bfloat16",
         "generate_dtype": None,  # as before it was told
         "generate_seconds": 2.5,
         "generate_device": "a CPU",
+        "train_seconds_predicted": 55.0,
+        "generate_seconds_predicted": None,  # as before it was told
     }
     write_json(tmp_path / "scores.json", scores)
     assert read_json(tmp_path / "scores.json") == scores

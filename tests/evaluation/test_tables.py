@@ -118,6 +118,20 @@ def test_mean_and_sample_deviation_over_seeds() -> None:
     assert blind["label"] == "Blind"
 
 
+def test_what_was_predicted_of_a_training_stands_beside_what_it_took() -> None:
+    """If it is known of every seed."""
+    runs = [
+        make_run("qp_l0", 70.0, seed=seed, train_seconds=100.0, train_seconds_predicted=value)
+        for seed, value in enumerate((80.0, 90.0))
+    ]
+    table = build_table(runs, SPEC)
+    assert "| 100 (predicted 85) |" in FORMATS["md"](table)
+    assert rows_of(FORMATS["csv"](table))[0]["train_seconds_predicted"] == "85.0"
+    older = build_table([*runs, make_run("qp_l0", 70.0, seed=2, train_seconds=100.0)], SPEC)
+    assert "| 100 |" in FORMATS["md"](older)
+    assert rows_of(FORMATS["csv"](older))[0]["train_seconds_predicted"] == ""
+
+
 def test_rows_in_the_order_of_the_config_whatever_the_order_of_files() -> None:
     runs = [make_run(method, 50.0, seed=seed) for method in LABELS for seed in range(3)]
     expected = build_table(runs, SPEC)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from depalm import load_adapter
 from depalm.adapters.errors import AdapterError
 from depalm.cache.store import open_folder
+from depalm.cli import main
 from depalm.datasets.manifest import Sample, read_manifest
 from depalm.evaluation.scores import read_texts
 from depalm.files import read_json, sha256_file, write_json
@@ -215,6 +216,30 @@ def test_a_second_run_has_nothing_to_do(done: Path) -> None:
     assert planned(done) == {}
     # the report is that of the configuration which ran last
     assert planned(done, *WEBDATASET) == {"report": 1}
+
+
+def test_what_jobs_took_is_kept_and_told(
+    done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside what was predicted of them; without it nothing runs again."""
+    scores = [read_json(path) for path in done.glob("results/*/runs/*/*/*/*/*.scores.json")]
+    keys = ("train_seconds_predicted", "generate_seconds_predicted")
+    assert all(run[key] >= 0 for run in scores for key in keys)
+    assert "(predicted " in (done / "results/tables/smoke.md").read_text()
+    for rule, made in (
+        ("train", "runs/*/*/*/*/adapter.json"),
+        ("extract", "cache/*/*/*/extr*/*/*"),
+    ):
+        kept = [path for path in done.glob(f"benchmarks/{rule}/**/*") if path.is_file()]
+        assert len(kept) == len([*done.glob(f"results/*/{made}")])
+    monkeypatch.chdir(done)
+    main(["plan", "--cost", "--on", "cpu", "--configfile", str(SMOKE)])
+    told = capsys.readouterr().out
+    assert "Speed of extraction, generation, training: as earlier jobs here have measured" in told
+    assert re.search(r"^in all +\d+ +0 ", told, re.MULTILINE)
+    (done / "benchmarks").rename(done / "elsewhere")
+    assert planned(done) == {}
+    (done / "elsewhere").rename(done / "benchmarks")
 
 
 def test_more_workers_change_no_result(done: Path, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ rule extract:
         report=paths.EXTRACTION,
     log:
         "logs/extract/{dataset}/{backbone}/view{view}/{split}/{layers}/{shard}-of-{shards}.log",
+    benchmark:
+        paths.BENCHMARK_EXTRACT
     conda:
         "../../envs/depalm.yaml"
     threads: SETTINGS.threads.extract

@@ -1,3 +1,4 @@
+from functools import cache
 from pathlib import Path
 
 from depalm.cli_tables import write_standing_tables
@@ -9,7 +10,8 @@ from depalm.config.schema import ConfigError
 from depalm.config.store_plan import StorePlan
 from depalm.config.targets import check_targets, targets_of
 from depalm.config.watch import Watch, redate
-from depalm.process import gpu_here, not_ours
+from depalm.cost import CostPlan, line
+from depalm.process import gpu_for, not_ours
 from depalm.specs import Spec
 
 if workflow.is_main_process and (told := not_ours(Path())):
@@ -35,14 +37,16 @@ wildcard_constraints:
     **paths.WILDCARDS,
 
 
-GPU_HERE = gpu_here()
-
-
 # which executor there is Snakemake knows only after it has read this file
 def gpus() -> int:
-    """The GPUs of a job; on a cluster `auto` means that it has some."""
-    available = workflow.non_local_exec or GPU_HERE
-    return int({"cpu": False, "auto": available}.get(SETTINGS.device, True))
+    """The GPUs of a job."""
+    return int(gpu_for(SETTINGS.device, workflow.non_local_exec))
+
+
+@cache
+def costs() -> CostPlan:
+    """The costs on the device that jobs take."""
+    return CostPlan(CONFIG, "gpu" if gpus() else "cpu")
 
 
 def local_gpus(wildcards) -> int:
@@ -53,6 +57,11 @@ def local_gpus(wildcards) -> int:
 def cluster_gpus(wildcards) -> str:
     """Resource function: what a job asks the scheduler of a cluster for."""
     return "gpu:1" if workflow.non_local_exec and gpus() else ""
+
+
+onstart:
+    if told := line(costs()):
+        logger.info(told)
 
 
 def plan(wildcards) -> RunPlan:

@@ -7,6 +7,8 @@ rule generate:
         rejects=f"{paths.RUN}/{{split}}.generate.rejects.parquet",
     log:
         f"logs/generate/{{dataset}}/{paths.CELL}/{{split}}.log",
+    benchmark:
+        paths.BENCHMARK_GENERATE
     conda:
         "../../envs/depalm.yaml"
     threads: SETTINGS.threads.generate
@@ -19,6 +21,10 @@ rule generate:
     params:
         settings=lambda wildcards: plan(wildcards).testing_settings(wildcards.split),
         generate=SETTINGS.generate.given(),
+        # with `threads` it counts as derived: no reason to generate again
+        how=lambda wildcards, threads: {
+            "expected": costs().expected(Run.of(wildcards), wildcards.split)
+        },
         device=SETTINGS.device,
     script:
         "../scripts/generate.py"

@@ -8,6 +8,8 @@ rule train:
         rejects=f"{paths.RUN}/train.rejects.parquet",
     log:
         f"logs/train/{{dataset}}/{paths.CELL}.log",
+    benchmark:
+        paths.BENCHMARK_TRAIN
     conda:
         "../../envs/depalm.yaml"
     threads: SETTINGS.threads.train
@@ -20,7 +22,10 @@ rule train:
     params:
         settings=lambda wildcards: plan(wildcards).training_settings(),
         # with `threads` it counts as derived: no reason to train again
-        how=lambda wildcards, threads: {"tracking": SETTINGS.tracking},
+        how=lambda wildcards, threads: {
+            "tracking": SETTINGS.tracking,
+            "expected": costs().expected(Run.of(wildcards)),
+        },
         device=SETTINGS.device,
     script:
         "../scripts/train.py"

@@ -2,8 +2,11 @@ from .adapter import Adapter as Adapter
 from .diagnosis import cause as cause
 from .errors import AdapterError as AdapterError
 from .errors import ConnectorError as ConnectorError
+from .grouping import resampled as resampled
 from .injectors import Injector as Injector
 from .layout import Layout as Layout
+from .layout import Sources as Sources
+from .layout import inner_width as inner_width
 from .record import RECORD as RECORD
 from .record import WEIGHTS as WEIGHTS
 from .record import made_for as made_for

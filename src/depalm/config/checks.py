@@ -26,19 +26,26 @@ LOCAL_PLACES = (
 PARTS = ("dataset", "backbone", "llm", "method")
 
 
-def check(config: Config) -> None:
-    """Raise ConfigError for what cannot be run."""
+def check(config: Config, runs_here: bool = True) -> None:
+    """Raise ConfigError for what cannot be run; for lack of data, models or programs only if it
+    `runs_here`.
+    """
     for rule in config.settings.overrides:
         _check_where(config, rule.where)
     for run in config.runs:
         _check_run(config.plan(run))
+    for table in config.settings.tables:
+        _check_table(config, table)
+    if runs_here:
+        _check_here(config)
+
+
+def _check_here(config: Config) -> None:
     metrics = {name for run in config.runs for name in config.plan(run).dataset.metrics}
     try:
         require(sorted(metrics))
     except MetricError as error:
         raise ConfigError(str(error)) from error
-    for table in config.settings.tables:
-        _check_table(config, table)
     library = config.settings.tracking
     if library is not None and find_spec(library) is None:
         raise ConfigError(

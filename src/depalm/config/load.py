@@ -14,9 +14,13 @@ from depalm.specs import SettingsSpec
 
 
 def load_config(
-    settings: Mapping[str, Any], roots: Sequence[Path], files: Sequence[Path | str] = ()
+    settings: Mapping[str, Any],
+    roots: Sequence[Path],
+    files: Sequence[Path | str] = (),
+    runs_here: bool = True,
 ) -> Config:
-    """Check `settings` and the parts that it names. Raises ConfigError with all that is wrong.
+    """Check `settings` and the parts that it names, and that there are the data and programs if it
+    `runs_here`. Raises ConfigError with all that is wrong.
 
     What it names is looked for in `roots`, then in what ships with depalm (see
     depalm.config.lookup). `files` are those that the settings come from, if Snakemake has read
@@ -31,11 +35,13 @@ def load_config(
         load_yaml(path)
     spec = validated(SettingsSpec, settings, "configuration", texts=True)
     config = Config(spec, Parts(places(spec.parts, roots)), roots)
-    check(config)
+    check(config, runs_here)
     return config
 
 
-def load_files(files: Sequence[Path | str], roots: Sequence[Path]) -> Config:
+def load_files(
+    files: Sequence[Path | str], roots: Sequence[Path], runs_here: bool = True
+) -> Config:
     """The configuration of YAML files, of which the later ones win, as Snakemake merges them.
 
     Raises ConfigError, also for a file that is not there.
@@ -48,4 +54,4 @@ def load_files(files: Sequence[Path | str], roots: Sequence[Path]) -> Config:
         if not isinstance(content, Mapping):
             raise ConfigError(f"{path} must be a mapping of keys to values")
         settings = deep_merge(settings, content)
-    return load_config(settings, roots)
+    return load_config(settings, roots, runs_here=runs_here)

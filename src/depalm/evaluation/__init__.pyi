@@ -13,6 +13,7 @@ from .render import to_markdown as to_markdown
 from .render import write_table as write_table
 from .runs import Run as Run
 from .runs import TableError as TableError
+from .runs import predicted_seconds as predicted_seconds
 from .runs import read_published as read_published
 from .runs import read_runs as read_runs
 from .samples import write_predictions as write_predictions

@@ -10,6 +10,7 @@ import numpy as np
 
 from depalm.evaluation.averages import average_rank
 from depalm.evaluation.cells import Row, Table
+from depalm.evaluation.runs import predicted_seconds
 from depalm.evaluation.statistics import Comparison
 
 
@@ -29,7 +30,8 @@ def to_csv(table: Table) -> str:
             texts = map(_plain, (*row, label, *column[:4]))
             values = " ".join(map(repr, cell.scores.values()))
             told = [_plain(cell.reason), cell.published, _plain(column.part), values]
-            writer.writerow([*texts, *numbers, *told, *_standing(table.compared.get(column), i)])
+            standing = _standing(table.compared.get(column), i)
+            writer.writerow([*texts, *numbers, *told, *standing, predicted_seconds(cell.runs)])
     if table.averaged:
         averages: dict[str, tuple[Sequence[float], Comparison | None]] = {
             "average_score": (table.average_scores, table.overall),
@@ -40,7 +42,7 @@ def to_csv(table: Table) -> str:
                 texts = map(_plain, (*row, table.label(row)))
                 empty = [""] * 9
                 standing = _standing(comparison, i)
-                writer.writerow([*texts, "", "", "", name, value, *empty, *standing])
+                writer.writerow([*texts, "", "", "", name, value, *empty, *standing, ""])
     return stream.getvalue()
 
 
@@ -98,6 +100,7 @@ CSV_HEADER = (
     *("backbone", "llm", "method", "label", "dataset", "split", "fraction", "metric"),
     *("mean", "std", "n", "seeds", "trainable_parameters", "train_seconds", "unavailable"),
     *("published", "part", "values", "low", "high", "place", "letters"),
+    "train_seconds_predicted",
 )
 PAIRS_HEADER = (
     *("dataset", "split", "fraction", "metric", "part", "first", "second"),

@@ -8,6 +8,7 @@ from depalm.evaluation.averages import average_rank
 from depalm.evaluation.cells import Cell, Column, Table
 from depalm.evaluation.metrics import METRICS
 from depalm.evaluation.notes import MISSING
+from depalm.evaluation.runs import Run, predicted_seconds
 from depalm.evaluation.statistics import Comparison
 
 
@@ -56,10 +57,9 @@ def lay_out(table: Table) -> Grid:
         for row in table.rows
     ]
     parameters = [{run["trainable_parameters"] for run in of_row} for of_row in runs]
-    seconds = [fmean(run["train_seconds"] for run in of_row) for of_row in runs]
     columns["Seeds"] = [Entry(_span(numbers)) for numbers in seeds]
     columns["Trainable parameters"] = [Entry(_span(numbers)) for numbers in parameters]
-    columns["Train seconds"] = [Entry(f"{value:,.0f}") for value in seconds]
+    columns["Train seconds"] = [Entry(_seconds(of_row)) for of_row in runs]
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     return Grid(list(columns), rows, names=len(names))
 
@@ -103,6 +103,13 @@ def _entries(texts: Iterable[str], comparison: Comparison | None) -> list[Entry]
         return [Entry(text) for text in texts]
     marks = zip(texts, comparison.places, comparison.letters, strict=True)
     return [Entry(*mark) for mark in marks]
+
+
+def _seconds(runs: Sequence[Run]) -> str:
+    """The mean of what training took, and of what was predicted of it before it ran."""
+    taken = f"{fmean(run['train_seconds'] for run in runs):,.0f}"
+    predicted = predicted_seconds(runs)
+    return taken if predicted is None else f"{taken} (predicted {predicted:,.0f})"
 
 
 def _span(numbers: set[int]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from depalm.datasets.annotations import read_csv
@@ -60,3 +61,12 @@ def ordered(found: Iterable[str], wanted: Sequence[str] | None = None) -> list[s
     """The different ones of `found`, in the order of `wanted`, or else as they come."""
     different = dict.fromkeys(found)
     return list(different) if not wanted else [name for name in wanted if name in different]
+
+
+def predicted_seconds(runs: Sequence[Run], of: str = "train") -> float | None:
+    """The mean of what was predicted of the runs' training (or generation) before it ran; None if
+    that is not known of all.
+    """
+    predicted = [run.get(f"{of}_seconds_predicted") for run in runs]
+    known = [float(value) for value in predicted if value is not None]
+    return fmean(known) if known and len(known) == len(runs) else None

@@ -98,6 +98,8 @@ def evaluate(
         "trainable_parameters": trained["trainable_parameters"],
         "train_seconds": trained["train_seconds"],
         "generate_seconds": generated["generate_seconds"],
+        "train_seconds_predicted": trained.get("expected", {}).get("seconds"),
+        "generate_seconds_predicted": generated.get("expected", {}).get("seconds"),
         "steps": trained["steps"],
         "train_dtype": trained.get("dtype"),
         "generate_dtype": generated.get("dtype"),

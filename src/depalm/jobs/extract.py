@@ -76,9 +76,10 @@ class ExtractJob(RowsJob):
         from depalm.datasets.manifest import media_keys, read_manifest
         from depalm.features.encoder import Encoder
         from depalm.features.extract import Extraction, extract, media_of_shard
-        from depalm.provenance import choose_device
+        from depalm.provenance import choose_device, device_name
 
         torch.set_num_threads(self.threads)
+        device = choose_device(self.device)
         keys = media_keys(read_manifest(self.manifest))
         part = media_of_shard(list(keys), self.index, self.shards)
         weights = Path(self.weights)
@@ -97,11 +98,11 @@ class ExtractJob(RowsJob):
             arrays=arrays_of(self.layers),
             store=Path(self.store),
             settings=checked(Extraction, {"workers": self.workers, **self.cache}, "cache"),
-            device=choose_device(self.device),
+            device=device,
             split_size=len(keys),
         )
         place = done.folder.relative_to(self.store).as_posix()
-        write_report(self.report, place, len(part), done.forwarded)
+        write_report(self.report, place, len(part), done.forwarded, device=device_name(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,11 +183,11 @@ class ReceiptJob(RowsJob):
         check_rejects(bad, len(keys), self.max_reject_fraction, "extraction")
 
 
-def write_report(path: str, place: str, media: int, forwarded: int) -> None:
+def write_report(path: str, place: str, media: int, forwarded: int, **told: str) -> None:
     """Write where in the store the rows of so many media are, and how many of them were new."""
     from depalm.files import write_json
 
-    write_json(path, {"store": place, "media": media, "new": forwarded})
+    write_json(path, {"store": place, "media": media, "new": forwarded, **told})
 
 
 def read_place(reports: list[str]) -> str:

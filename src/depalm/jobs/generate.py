@@ -1,7 +1,7 @@
 """Generation by one run (rule `generate`)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from depalm.jobs.run import RunJob
 from depalm.specs.settings import GenerateSpec
@@ -19,7 +19,8 @@ class GenerateJob(RunJob):
     max_reject_fraction). `method`, `backbone` and `llm` are the contents of the YAML files,
     `prompt` and `generate` the settings of prompts and generation. Outputs are the `texts` in the
     order of the manifest (one JSON object a line), a `summary` (seconds, counts, versions), and in
-    `rejects` the samples without features. `device` and `threads` say where it runs.
+    `rejects` the samples without features. `device` and `threads` say where it runs, `expected`
+    what was predicted of the job: seconds and operations.
     """
 
     command: ClassVar[str] = "generate"
@@ -30,6 +31,7 @@ class GenerateJob(RunJob):
     texts: str
     summary: str
     rejects: str
+    expected: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
         """Raises AdapterError (an adapter of another method, backbone or LLM) and otherwise as

@@ -1,7 +1,7 @@
 """Training of one run (rule `train`)."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from depalm.jobs.run import RunJob
 from depalm.specs import TrainSpec
@@ -21,7 +21,8 @@ class TrainJob(RunJob):
     weights `adapter`, its `record`, the learning curve `curve` (one JSON object a line), and in
     `rejects` the samples without features. Checkpoints and TensorBoard scalars go to the folder
     training/ beside the adapter; a killed job goes on from there. `tracking` names a library that
-    gets the learning curve too. The same `seed`, `device` and `threads` give the same bytes.
+    gets the learning curve too; `expected` says what was predicted of the job, seconds and
+    operations. The same `seed`, `device` and `threads` give the same bytes.
     """
 
     command: ClassVar[str] = "train"
@@ -35,6 +36,7 @@ class TrainJob(RunJob):
     curve: str
     tracking: str | None = None
     rejects: str
+    expected: dict[str, Any] = field(default_factory=dict)
 
     def run(self) -> None:
         """Raises AdapterError, CacheError, LLMError or TrainingError; if shards are

@@ -11,7 +11,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from depalm import __version__
-from depalm.evaluation import Run, Table, load_table, read_published, read_runs, to_html_table
+from depalm.evaluation import (
+    Run,
+    Table,
+    load_table,
+    predicted_seconds,
+    read_published,
+    read_runs,
+    to_html_table,
+)
 from depalm.files import atomic_file
 from depalm.report.conclusions import conclusions
 from depalm.report.gallery import Gallery, build_gallery, labelled
@@ -152,11 +160,18 @@ def cost(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
                 "label": label,
                 "runs": len(of),
                 "parameters": " to ".join(f"{count:,}" for count in ends),
-                "train": sum(run["train_seconds"] for run in of),
-                "generate": sum(run["generate_seconds"] for run in of),
+                "train": seconds(of, "train"),
+                "generate": seconds(of, "generate"),
             }
         )
     return rows
+
+
+def seconds(runs: Sequence[Run], of: str) -> str:
+    """What training or generation of runs took, and what was predicted of it, where it is known."""
+    taken = f"{sum(run[f'{of}_seconds'] for run in runs):,.0f}"
+    predicted = predicted_seconds(runs, of)
+    return taken if predicted is None else f"{taken} (predicted {predicted * len(runs):,.0f})"
 
 
 def provenance(runs: Mapping[str, Run]) -> dict[str, list[str]]:

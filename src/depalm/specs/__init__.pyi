@@ -19,10 +19,12 @@ from .llm import LLMSpec as LLMSpec
 from .llm import PromptSpec as PromptSpec
 from .method import ConnectorSpec as ConnectorSpec
 from .method import CrossAttentionInjection as CrossAttentionInjection
+from .method import GroupResampler as GroupResampler
 from .method import InnerInjection as InnerInjection
 from .method import L0Injection as L0Injection
 from .method import LayersSpec as LayersSpec
 from .method import MapperResampler as MapperResampler
+from .method import MapperSpec as MapperSpec
 from .method import MethodFile as MethodFile
 from .method import MethodSpec as MethodSpec
 from .method import NoInjection as NoInjection

@@ -5,7 +5,16 @@ from typing import Annotated, Literal, Self
 from annotated_types import MinLen
 from pydantic import Field, ValidationInfo, model_validator
 
-from depalm.specs.base import Distinct, Fraction, Natural, Registered, Spec, Version, fault
+from depalm.specs.base import (
+    Distinct,
+    Fraction,
+    Natural,
+    Positive,
+    Registered,
+    Spec,
+    Version,
+    fault,
+)
 from depalm.specs.llm import SHA256, URI, one_of_source_and
 from depalm.specs.train import TrainSpec
 
@@ -39,6 +48,19 @@ class Templates(Spec):
     def default(self) -> str:
         """The text that is selected; the first, if it is drawn for each sample."""
         return self.texts[self.selection if isinstance(self.selection, int) else 0]
+
+
+class SizeSpec(Spec):
+    """How much a split has."""
+
+    samples: Positive = Field(description="rows of its manifest")
+    media: Positive = Field(description="different files among them")
+
+    @model_validator(mode="after")
+    def _check_media(self) -> Self:
+        if self.media > self.samples:
+            raise fault("there are more media than samples, of which each has one", at="media")
+        return self
 
 
 class Columns(Spec):
@@ -112,6 +134,9 @@ class DatasetSpec(RowsSpec):
     )
     metrics: Annotated[list[Annotated[str, Registered("metric")]], MinLen(1)] = Field(
         description="metrics of its table cells, the main one first"
+    )
+    size: dict[Split, SizeSpec] = Field(
+        {}, description="of splits; for `depalm plan --cost`, until there are manifests"
     )
     train: TrainSpec = Field(TrainSpec(), description="over the settings' train")
 

@@ -4,6 +4,7 @@ from .batches import encode as encode
 from .loop import answer_loss as answer_loss
 from .loop import attention_on as attention_on
 from .loop import train as train
+from .schedule import Schedule as Schedule
 from .schedule import TrainingError as TrainingError
 from .state import Training as Training
 from .state import remove_checkpoints as remove_checkpoints

@@ -73,6 +73,7 @@ class _Run:
         write_texts(folder / "texts.jsonl", kept, texts)
         summary = {
             "generate_seconds": round(partial.seconds, 1),
+            "expected": job.expected,
             "samples": len(kept),
             "dtype": job.generate.dtype,
             "decoding": job.generate.filled(),

@@ -121,6 +121,7 @@ class _Run:
         """How it was trained, as adapter.json tells it."""
         return {
             "train_seconds": round(trained.seconds, 1),
+            "expected": self.job.expected,
             "steps": trained.step,
             "samples_seen": trained.samples,
             "final_loss": trained.loss,

@@ -1,0 +1,224 @@
+"""What the stages of a configuration cost: time of their jobs, memory and disk."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from depalm.cache.formats import CLS, FORMATS, arrays_of, predicted_bytes
+from depalm.config import paths
+from depalm.config.experiment import Config
+from depalm.config.plan import RunPlan, manifest
+from depalm.config.run import Run
+from depalm.config.store_plan import StorePlan
+from depalm.cost import memory
+from depalm.cost.counts import Rows, rows_of_manifest, rows_of_size
+from depalm.cost.measured import measured
+from depalm.cost.rates import DECODE, GPU_STEP, GPU_TOKEN, MEMORY, Key, Rates
+from depalm.cost.work import (
+    AdapterWork,
+    LLMWork,
+    adapter_work,
+    backbone_work,
+    llm_weights,
+    llm_work,
+)
+from depalm.datasets.subsets import parse_fraction
+from depalm.training.schedule import Schedule, TrainingError
+
+STAGES = ("extract", "train", "generate")
+BATCH = {"cpu": 16, "gpu": 64}  # of `batch_size: auto`, about
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Jobs of one stage that are alike, but for what they are about.
+
+    key: see depalm.cost.rates. operations: of matrix products, in all jobs. work, start: seconds of
+    a job. memory: bytes of a job, on the device that computes. disk: bytes that all leave.
+    """
+
+    stage: str
+    key: Key
+    jobs: int
+    operations: float
+    work: float
+    start: float
+    threads: int
+    memory: float
+    disk: float = 0.0
+    done: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Of all jobs."""
+        return self.jobs * (self.start + self.work)
+
+
+@dataclass(frozen=True)
+class CostPlan:
+    """The costs of a configuration on `device`, cpu or gpu; None is of what nobody knows yet: how
+    much data there is.
+    """
+
+    config: Config
+    device: str
+    _rows: dict[tuple[str, str], Rows] = field(default_factory=dict, repr=False)
+
+    def costs(self) -> Iterator[Cost]:
+        """Of all that the configuration runs, as far as it is known."""
+        yield from self.extractions()
+        for run in self.config.runs:
+            plan = self.config.plan(run)
+            found = [None if plan.checkpoint else self.training(plan), self.generation(plan)]
+            yield from (cost for cost in found if cost is not None)
+
+    def unknown(self) -> list[str]:
+        """The manifests that are not there yet, of datasets that do not say their `size`."""
+        wanted = {
+            (run.dataset, split)
+            for run in self.config.runs
+            for split in ("train", self.config.plan(run).dataset.test_split)
+            if split in self.config.plan(run).dataset.splits
+        }
+        return sorted(manifest(*place) for place in wanted if self.rows(*place) is None)
+
+    def rows(self, dataset: str, split: str) -> Rows | None:
+        """How much there is of a split."""
+        path = Path(manifest(dataset, split))
+        if (dataset, split) not in self._rows and path.exists():
+            self._rows[dataset, split] = rows_of_manifest(path)
+        if (dataset, split) in self._rows:
+            return self._rows[dataset, split]
+        most = getattr(self.config.settings.data.max_rows, split)
+        return rows_of_size(self.config.parts.dataset(dataset), split, most)
+
+    @cached_property
+    def rates(self) -> Rates:
+        """The speed of the device, as far as jobs of this configuration have shown it."""
+        return Rates.of(self.device, measured(self.config, self.device))
+
+    def extractions(self) -> Iterator[Cost]:
+        """The rows that go into the token store."""
+        settings = self.config.settings
+        cache = settings.cache
+        for place in StorePlan(self.config).caches():
+            rows = self.rows(place["dataset"], place["split"])
+            if rows is None:
+                continue
+            spec = self.config.parts.backbone(place["backbone"])
+            operations = rows.media * backbone_work(spec.shape)
+            decoding = rows.media * DECODE[spec.modality] / (cache.workers * cache.shards)
+            speed = self.rates.assumed(cache.compute, settings.threads.extract)
+            key = ("extract", spec.modality, place["backbone"])
+            each = self.rates.seconds(
+                key, operations / cache.shards, max(operations / cache.shards / speed, decoding)
+            )
+            sizes = predicted_bytes(
+                FORMATS[cache.format], rows.media, place["shape"], place["arrays"]
+            )
+            yield Cost(
+                stage="extract",
+                key=key,
+                jobs=cache.shards,
+                operations=operations,
+                work=each,
+                start=self.rates.start,
+                threads=settings.threads.extract,
+                memory=memory.of_encoder(spec.shape, cache.batch_size),
+                disk=sum(sizes.values()),
+                done=_is_done(set(place["arrays"]), place),
+            )
+
+    def training(self, plan: RunPlan) -> Cost | None:
+        """The training of a run."""
+        rows = self.rows(plan.run.dataset, "train")
+        if rows is None:
+            return None
+        rows = rows.part(float(parse_fraction(plan.run.fraction)))
+        train, (adapter, llm) = plan.train, self.work(plan, rows)
+        grouped = train.texts_per_image > 1
+        units = rows.media if grouped else rows.samples
+        texts = min(train.texts_per_image, rows.samples / rows.media) if grouped else 1.0
+        try:
+            steps = Schedule(train, units).total
+        except TrainingError:
+            return None
+        batch = min(train.batch_size, units) * train.accumulate
+        text = llm.forward + llm.backward + (rows.answer + 1) * 2 * llm.head
+        text += 3 * adapter.position * rows.text
+        shared = 3 * adapter.media + (backbone_work(plan.backbone.shape) if plan.online else 0.0)
+        operations = steps * batch * (texts * text + shared)
+        speed = self.rates.assumed(train.dtype, self.config.settings.threads.train)
+        assumed = operations / speed
+        if self.device == "gpu":
+            assumed = max(assumed, steps * train.accumulate * plan.llm.shape.layers * GPU_STEP)
+        key = ("train", plan.run.llm, plan.run.backbone, plan.run.method, plan.run.dataset)
+        return Cost(
+            stage="train",
+            key=key,
+            jobs=1,
+            operations=operations,
+            work=self.rates.seconds(key, operations, assumed),
+            start=self.rates.start,
+            threads=self.config.settings.threads.train,
+            memory=memory.of_training(plan, adapter, rows.text, self.device),
+            disk=4.0 * adapter.parameters,
+            done=all(Path(file).exists() for file in plan.adapter_files),
+        )
+
+    def generation(self, plan: RunPlan) -> Cost | None:
+        """The generation of a run."""
+        split, settings = plan.dataset.test_split, self.config.settings
+        rows = self.rows(plan.run.dataset, split)
+        if rows is None:
+            return None
+        adapter, llm = self.work(plan, rows, training=False)
+        generate = settings.generate
+        tokens = min(generate.max_new_tokens, rows.answer + 1)
+        prompt = rows.prompt / rows.text * llm.forward + adapter.media
+        weights = llm_weights(plan.llm)
+        token = generate.beams * (2.0 * weights + adapter.position)
+        operations = rows.samples * (prompt + tokens * token)
+        batch = BATCH[self.device] if generate.batch_size == "auto" else generate.batch_size
+        steps = rows.samples / batch * tokens
+        size = memory.BYTES[generate.dtype] * weights
+        assumed = max(
+            operations / self.rates.assumed(generate.dtype, settings.threads.generate),
+            steps * size / MEMORY[self.device],
+            steps * plan.llm.shape.layers * (GPU_TOKEN if self.device == "gpu" else 0.0),
+        )
+        key = ("generate", plan.run.llm, plan.run.backbone, plan.run.method, plan.run.dataset)
+        return Cost(
+            stage="generate",
+            key=key,
+            jobs=1,
+            operations=operations,
+            work=self.rates.seconds(key, operations, assumed),
+            start=self.rates.start,
+            threads=settings.threads.generate,
+            memory=memory.of_generation(plan, adapter, rows, batch, generate.dtype),
+            done=Path(plan.scores).exists(),
+        )
+
+    def work(self, plan: RunPlan, rows: Rows, training: bool = True) -> tuple[AdapterWork, LLMWork]:
+        """The arithmetic of a run's adapter on a sample, and of its LLM on a text."""
+        adapter = adapter_work(plan.method, plan.layout, plan.llm, training)
+        return adapter, llm_work(plan.method, plan.layout, plan.llm, adapter.tokens, rows.text)
+
+    def expected(self, run: Run, split: str | None = None) -> dict[str, float]:
+        """What the record of a run's training, or of its generation for a split, tells of what was
+        expected: seconds without its start, and operations. Empty if nothing is known.
+        """
+        plan = self.config.plan(run)
+        cost = self.training(plan) if split is None else self.generation(plan)
+        if cost is None:
+            return {}
+        return {"seconds": round(cost.work, 1), "operations": float(round(cost.operations))}
+
+
+def _is_done(arrays: set[str], place: dict[str, str]) -> bool:
+    """Whether receipts tell of the arrays of a view of a split; summary tokens come with any."""
+    view = Path(paths.VIEW.format(**place))
+    received = {array for path in view.glob("*.json") for array in arrays_of(path.stem)}
+    return bool(received) and arrays - {CLS} <= received

@@ -1,0 +1,53 @@
+"""The memory of a job on the device that computes, in bytes: weights, optimizer, activations.
+
+What libraries take besides, the fragments of an allocator and the batches on their way are one
+constant. Right within a factor of two; what earlier jobs took is exact, and taken instead.
+"""
+
+from depalm.config.plan import RunPlan
+from depalm.cost.counts import Rows
+from depalm.cost.work import AdapterWork, backbone_weights, llm_weights
+from depalm.specs import BackboneShape
+
+BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
+BASE = 1e9  # torch, its kernels, and what is on its way
+KEPT = 16  # values of the width that a layer keeps of a position for the backward pass
+HEAD = 64  # width of an attention head
+OPTIMIZED = 16  # bytes of a weight in training: itself, its gradient, two moments
+ENCODED = 64  # files at a time, where `batch_size: auto` decides
+
+
+def of_encoder(shape: BackboneShape, batch: int | str) -> float:
+    files = ENCODED if batch == "auto" else int(batch)
+    return BASE + 4.0 * (
+        backbone_weights(shape) + files * shape.tokens * shape.width * (KEPT + shape.layers)
+    )
+
+
+def of_training(plan: RunPlan, adapter: AdapterWork, text: float, device: str) -> float:
+    """Of a step's batch, all of which goes through the LLM at once."""
+    shape, size = plan.llm.shape, BYTES[plan.train.dtype]
+    texts = text * plan.train.texts_per_image
+    positions = texts + adapter.tokens + plan.method.prompt_tokens
+    layer = KEPT * positions * shape.width
+    if device == "cpu":  # whose attention keeps its matrices
+        layer += 2 * positions**2 * shape.width / HEAD
+    sources = 0.0
+    if plan.layout.sources is not None:
+        read = plan.layout.sources
+        sources = read.count * read.tokens * read.width * KEPT
+    batch = plan.train.batch_size * (size * shape.layers * layer + 4.0 * sources)
+    return BASE + size * llm_weights(plan.llm) + OPTIMIZED * adapter.parameters + batch
+
+
+def of_generation(plan: RunPlan, adapter: AdapterWork, rows: Rows, batch: int, dtype: str) -> float:
+    """Keys and values of every beam, and the activations of a prefill."""
+    shape, size = plan.llm.shape, BYTES[dtype]
+    positions = rows.text + adapter.tokens + plan.method.prompt_tokens
+    cache = 2.0 * shape.layers * positions * shape.width
+    return (
+        BASE
+        + size * llm_weights(plan.llm)
+        + 4.0 * adapter.parameters
+        + batch * size * (cache + KEPT * positions * shape.width)
+    )
