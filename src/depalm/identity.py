@@ -8,7 +8,7 @@ from depalm.backbones.files import weight_files
 from depalm.files import read_json, sha256_file, sha256_json, sha256_tree
 from depalm.media.decoders import load_decoder
 from depalm.sources.model_folder import model_files
-from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, PromptSpec, TrainSpec
+from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, PromptSpec, TrainSpec, TuneSpec
 
 PLACES = ("source", "path", "convert")  # keys that say where a model is, not what it is
 OF_TRAINING = ("drop_path",)  # keys of a backbone that decide no token of a cache
@@ -55,14 +55,18 @@ def parts_of(
     return {name: spec.given() for name, spec in specs.items() if spec.given()}
 
 
-def run_settings(parts: Mapping[str, Any], train: TrainSpec, online: bool) -> dict[str, Any]:
+def run_settings(
+    parts: Mapping[str, Any], train: TrainSpec, online: bool, tune: TuneSpec | None = None
+) -> dict[str, Any]:
     """The settings of a run, as JSON, whose SHA-256 adapter.json and scores.json tell; for `parts`
-    see `parts_of`. A setting that is null is left out: a later version may have more of them.
+    see `parts_of`, `tune` is how some of them are chosen. A setting that is null is left out: a
+    later version may have more of them.
     """
     return {
         **parts,
         "train": {key: value for key, value in train.filled().items() if value is not None},
         "features": "online" if online else "cached",
+        **({} if tune is None else {"tune": tune.filled()}),
     }
 
 

@@ -13,7 +13,7 @@ from depalm.cli import main
 from depalm.config import paths
 from depalm.config.load import load_files
 from depalm.config.plan import manifest
-from depalm.cost import CostPlan, as_table, line
+from depalm.cost import CostPlan, as_table, expected, line
 from depalm.cost.counts import Rows, rows_of_manifest
 from depalm.cost.estimate import Cost
 from depalm.cost.rates import Measured, Rates
@@ -126,8 +126,8 @@ def test_jobs_of_the_same_kind_teach_the_speed(plan: CostPlan) -> None:
     after = CostPlan(plan.config, "cpu").training(plan.config.plan(first))
     assert after is not None
     assert (after.work, after.start) == (pytest.approx(100.0), 4.0)
-    assert plan.expected(first) != {}
-    assert CostPlan(plan.config, "cpu").expected(first)["seconds"] == pytest.approx(100.0)
+    assert expected(after) == {"seconds": 100.0, "operations": round(after.operations)}
+    assert expected(None) == {}
     on_gpu = CostPlan(plan.config, "gpu").training(plan.config.plan(first))
     assert on_gpu is not None
     assert on_gpu.seconds < 50  # nothing has been measured there

@@ -602,3 +602,23 @@ def test_published_scores_that_cannot_be_read_are_told_with_their_line(tmp_path:
         path.write_text(content)
         with pytest.raises(DepalmError, match=message):
             read_published(path)
+
+
+def test_what_was_chosen_for_a_method_is_noted() -> None:
+    """Once for all its seeds; and that others were not tuned."""
+    told = {"candidates": {"lr": [1e-3, 1e-2]}, "held_out": 480, "steps_spent": 1200}
+    tuned = [
+        make_run(method, 70.0, seed=seed, tuned={"chosen": {"lr": rate}, **told})
+        for method, rate in (("blind", 1e-2), ("qp_l0", 1e-3))
+        for seed in (0, 1)
+    ]
+    notes = build_table(tuned, SPEC).notes
+    (note,) = [note for note in notes if note.startswith("Tuned")]
+    assert note == (
+        "Tuned, each method on the same budget of 1,200 steps: learning rate of 0.001, 0.01, by "
+        "the loss on 480 training samples that were held out (successive halving). Chosen were "
+        "Blind (easy-vqa 100%, dinov2-S, smollm2-135m): learning rate 0.01; "
+        "DePALM QP,L0 (easy-vqa 100%, dinov2-S, smollm2-135m): learning rate 0.001."
+    )
+    mixed = build_table([*tuned, make_run("limber_1", 60.0)], SPEC).notes
+    assert "Mixed settings: 4 of 5 runs were tuned." in mixed

@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from depalm import load_adapter
 from depalm.adapters.errors import AdapterError
 from depalm.cache.store import open_folder
-from depalm.cli import main
+from depalm.config.load import load_files
+from depalm.cost import CostPlan, as_table
 from depalm.datasets.manifest import Sample, read_manifest
 from depalm.evaluation.scores import read_texts
 from depalm.files import read_json, sha256_file, write_json
@@ -218,9 +219,7 @@ def test_a_second_run_has_nothing_to_do(done: Path) -> None:
     assert planned(done, *WEBDATASET) == {"report": 1}
 
 
-def test_what_jobs_took_is_kept_and_told(
-    done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_jobs_took_is_kept_and_told(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside what was predicted of them; without it nothing runs again."""
     scores = [read_json(path) for path in done.glob("results/*/runs/*/*/*/*/*.scores.json")]
     keys = ("train_seconds_predicted", "generate_seconds_predicted")
@@ -233,9 +232,8 @@ def test_what_jobs_took_is_kept_and_told(
         kept = [path for path in done.glob(f"benchmarks/{rule}/**/*") if path.is_file()]
         assert len(kept) == len([*done.glob(f"results/*/{made}")])
     monkeypatch.chdir(done)
-    main(["plan", "--cost", "--on", "cpu", "--configfile", str(SMOKE)])
-    told = capsys.readouterr().out
-    assert "Speed of extraction, generation, training: as earlier jobs here have measured" in told
+    told = as_table(CostPlan(load_files([SMOKE], [Path(), ROOT]), "cpu"))
+    assert "Speed of extraction, training, generation: as earlier jobs here have measured" in told
     assert re.search(r"^in all +\d+ +0 ", told, re.MULTILINE)
     (done / "benchmarks").rename(done / "elsewhere")
     assert planned(done) == {}

@@ -10,7 +10,7 @@ from depalm.config.schema import ConfigError
 from depalm.config.store_plan import StorePlan
 from depalm.config.targets import check_targets, targets_of
 from depalm.config.watch import Watch, redate
-from depalm.cost import CostPlan, line
+from depalm.cost import CostPlan, expected, line
 from depalm.process import gpu_for, not_ours
 from depalm.specs import Spec
 
@@ -67,6 +67,12 @@ onstart:
 def plan(wildcards) -> RunPlan:
     """The plan of the run that a path names; it need not be in the grid."""
     return CONFIG.plan(Run.of(wildcards))
+
+
+def cell_plan(wildcards) -> RunPlan:
+    """The plan of a run of the cell that a path names, which has no seed: the one of its tuning."""
+    seed = 0 if SETTINGS.tune is None else SETTINGS.tune.seed
+    return CONFIG.plan(Run.of({**dict(wildcards.items()), "seed": seed}))
 
 
 def of_models(inputs: dict, plan: RunPlan) -> dict:

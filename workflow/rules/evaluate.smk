@@ -22,9 +22,7 @@ rule generate:
         settings=lambda wildcards: plan(wildcards).testing_settings(wildcards.split),
         generate=SETTINGS.generate.given(),
         # with `threads` it counts as derived: no reason to generate again
-        how=lambda wildcards, threads: {
-            "expected": costs().expected(Run.of(wildcards), wildcards.split)
-        },
+        how=lambda wildcards, threads: {"expected": expected(costs().generation(plan(wildcards)))},
         device=SETTINGS.device,
     script:
         "../scripts/generate.py"

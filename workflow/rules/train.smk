@@ -1,3 +1,33 @@
+if SETTINGS.tune:
+
+    rule tune:
+        input:
+            unpack(lambda w: of_models(cell_plan(w).tuning_inputs(), cell_plan(w))),
+        output:
+            tuned=paths.TUNED,
+        log:
+            f"logs/tune/{{dataset}}/{paths.CELLS}.log",
+        benchmark:
+            paths.BENCHMARK_TUNE
+        conda:
+            "../../envs/depalm.yaml"
+        threads: SETTINGS.threads.train
+        resources:
+            gpu=local_gpus,
+            gres=cluster_gpus,
+            workers=CACHE.workers,
+            runtime=1440,
+            mem_mb=32000,
+        params:
+            settings=lambda wildcards: cell_plan(wildcards).tuning_settings(),
+            how=lambda wildcards, threads: {
+                "expected": expected(costs().tuning(cell_plan(wildcards)))
+            },
+            device=SETTINGS.device,
+        script:
+            "../scripts/tune.py"
+
+
 rule train:
     input:
         unpack(lambda w: of_models(plan(w).training_inputs(), plan(w))),
@@ -24,7 +54,7 @@ rule train:
         # with `threads` it counts as derived: no reason to train again
         how=lambda wildcards, threads: {
             "tracking": SETTINGS.tracking,
-            "expected": costs().expected(Run.of(wildcards)),
+            "expected": expected(costs().training(plan(wildcards))),
         },
         device=SETTINGS.device,
     script:

@@ -134,6 +134,7 @@ class Config:
             prompt=self.settings.prompt,
             templates=self._templates(run.dataset),
             train=self._train(run, overrides),
+            tune=self.settings.tune,
             cache=self.settings.cache,
             checkpoint=self._setting("checkpoint", overrides),
             online=self._setting("features", overrides) == "online",

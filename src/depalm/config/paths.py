@@ -28,11 +28,15 @@ EXTRACTION = f"{EXTRACTIONS}/{{layers}}/{{shard}}-of-{{shards}}.json"
 CELL = "{fraction}/{backbone}+{llm}/{method}/seed{seed}"
 RUN = f"{RESULTS}/{{dataset}}/runs/{CELL}"
 TABLE = f"{RESULTS}/tables/{{table}}"
+# what tuning has chosen for all seeds of a cell
+CELLS = "{fraction}/{backbone}+{llm}/{method}"
+TUNED = f"{RESULTS}/{{dataset}}/tuned/{CELLS}/tuned.json"
 # what jobs took, by Snakemake
 BENCHMARK_EXTRACT = (
     "benchmarks/extract/{dataset}/{backbone}/view{view}/{split}/{layers}/{shard}-of-{shards}.tsv"
 )
 BENCHMARK_TRAIN = f"benchmarks/train/{{dataset}}/{CELL}.tsv"
+BENCHMARK_TUNE = f"benchmarks/tune/{{dataset}}/{CELLS}.tsv"
 BENCHMARK_GENERATE = f"benchmarks/generate/{{dataset}}/{CELL}/{{split}}.tsv"
 REPORT = f"{RESULTS}/report.html"
 SHOWN = f"{RESULTS}/report"  # what its gallery shows

@@ -18,6 +18,7 @@ from depalm.specs import (
     PromptSpec,
     Templates,
     TrainSpec,
+    TuneSpec,
 )
 from depalm.specs.features import Cached, Features, NoFeatures, Online
 from depalm.specs.settings import CacheSpec
@@ -66,6 +67,7 @@ class RunPlan:
     prompt: PromptSpec
     templates: Templates
     train: TrainSpec
+    tune: TuneSpec | None
     cache: CacheSpec
     checkpoint: str | None
     online: bool
@@ -124,7 +126,14 @@ class RunPlan:
 
     def training_inputs(self) -> dict[str, Any]:
         """The files that training depends on, by the names of its job's fields."""
-        values = asdict(self.run)
+        return {**self._learns_from(self.run.seed), "tuned": self.tuned_file}
+
+    def tuning_inputs(self) -> dict[str, Any]:
+        """The files that its tuning depends on, by the names of its job's fields."""
+        return self._learns_from(0 if self.tune is None else self.tune.seed)
+
+    def _learns_from(self, seed: int) -> dict[str, Any]:
+        values = {**asdict(self.run), "seed": seed}
         return {
             "manifest": manifest(self.run.dataset, "train"),
             "subset": paths.SUBSET.format(**values),
@@ -132,13 +141,26 @@ class RunPlan:
             **self._models(self.training),
         }
 
+    @property
+    def tuned_file(self) -> list[str]:
+        """The file with what was chosen for its method, if it is tuned."""
+        return [] if self.tune is None else [paths.TUNED.format(**asdict(self.run))]
+
     def training_settings(self) -> dict[str, Any]:
         """The settings of training, by the names of its job's fields."""
         told = {
             "train": self.train.given(),
             "seed": self.run.seed,
             "template": self.templates.default,
+            **({} if self.tune is None else {"tune": self.tune.given()}),
         }
+        return self._told(self.training) | told
+
+    def tuning_settings(self) -> dict[str, Any]:
+        """The settings of its tuning, by the names of its job's fields."""
+        if self.tune is None:
+            return {}
+        told = {"train": self.train.given(), "tune": self.tune.given(), "seed": self.tune.seed}
         return self._told(self.training) | told
 
     def testing_inputs(self, split: str) -> dict[str, Any]:
@@ -214,7 +236,7 @@ class RunPlan:
     def settings_sha256(self) -> str:
         """SHA-256 of the settings of its training, as its scores tell it (`config_sha256`)."""
         online = self.online and self.reads_backbone
-        return sha256_json(run_settings(self.parts, self.train, online))
+        return sha256_json(run_settings(self.parts, self.train, online, self.tune))
 
     @property
     def scores(self) -> str:

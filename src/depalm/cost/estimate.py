@@ -1,15 +1,15 @@
 """What the stages of a configuration cost: time of their jobs, memory and disk."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 
 from depalm.cache.formats import CLS, FORMATS, arrays_of, predicted_bytes
 from depalm.config import paths
 from depalm.config.experiment import Config
 from depalm.config.plan import RunPlan, manifest
-from depalm.config.run import Run
 from depalm.config.store_plan import StorePlan
 from depalm.cost import memory
 from depalm.cost.counts import Rows, rows_of_manifest, rows_of_size
@@ -26,7 +26,7 @@ from depalm.cost.work import (
 from depalm.datasets.subsets import parse_fraction
 from depalm.training.schedule import Schedule, TrainingError
 
-STAGES = ("extract", "train", "generate")
+STAGES = ("extract", "tune", "train", "generate")
 BATCH = {"cpu": 16, "gpu": 64}  # of `batch_size: auto`, about
 
 
@@ -68,8 +68,13 @@ class CostPlan:
     def costs(self) -> Iterator[Cost]:
         """Of all that the configuration runs, as far as it is known."""
         yield from self.extractions()
+        cells = set()
         for run in self.config.runs:
             plan = self.config.plan(run)
+            if plan.tuned_file and not plan.checkpoint and plan.tuned_file[0] not in cells:
+                cells.add(plan.tuned_file[0])
+                if (cost := self.tuning(plan)) is not None:
+                    yield cost
             found = [None if plan.checkpoint else self.training(plan), self.generation(plan)]
             yield from (cost for cost in found if cost is not None)
 
@@ -167,6 +172,25 @@ class CostPlan:
             done=all(Path(file).exists() for file in plan.adapter_files),
         )
 
+    def tuning(self, plan: RunPlan) -> Cost | None:
+        """The choice of a method's settings, in as many trainings as its rounds have, for a share
+        of their steps.
+        """
+        tune, one = plan.tune, self.training(plan)
+        if tune is None or one is None:
+            return None
+        trials = [replace(plan, train=plan.train.with_chosen(of)) for of in tune.candidates]
+        costs = [cost for trial in trials if (cost := self.training(trial)) is not None]
+        times = sum(count * share for count, share in tune.rounds)
+        return replace(
+            one,
+            stage="tune",
+            operations=times * fmean(cost.operations for cost in costs),
+            work=times * fmean(cost.work for cost in costs),
+            disk=0.0,
+            done=Path(plan.tuned_file[0]).exists(),
+        )
+
     def generation(self, plan: RunPlan) -> Cost | None:
         """The generation of a run."""
         split, settings = plan.dataset.test_split, self.config.settings
@@ -206,15 +230,14 @@ class CostPlan:
         adapter = adapter_work(plan.method, plan.layout, plan.llm, training)
         return adapter, llm_work(plan.method, plan.layout, plan.llm, adapter.tokens, rows.text)
 
-    def expected(self, run: Run, split: str | None = None) -> dict[str, float]:
-        """What the record of a run's training, or of its generation for a split, tells of what was
-        expected: seconds without its start, and operations. Empty if nothing is known.
-        """
-        plan = self.config.plan(run)
-        cost = self.training(plan) if split is None else self.generation(plan)
-        if cost is None:
-            return {}
-        return {"seconds": round(cost.work, 1), "operations": float(round(cost.operations))}
+
+def expected(cost: Cost | None) -> dict[str, float]:
+    """What the record of a job tells of what was expected: seconds without its start, and
+    operations. Empty if nothing is known.
+    """
+    if cost is None:
+        return {}
+    return {"seconds": round(cost.work, 1), "operations": float(round(cost.operations))}
 
 
 def _is_done(arrays: set[str], place: dict[str, str]) -> bool:

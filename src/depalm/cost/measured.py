@@ -25,6 +25,10 @@ def measured(config: Config, device: str) -> Iterator[Measured]:
             training = _read(Path(run.path, RECORD)).get("training", {})
             file = Path(paths.BENCHMARK_TRAIN.format(**values))
             yield from _job(("train", *key), training, training.get("train_seconds"), file, device)
+            if plan.tuned_file:
+                tuned = _read(Path(plan.tuned_file[0]))
+                spent, file = tuned.get("spent", {}), Path(paths.BENCHMARK_TUNE.format(**values))
+                yield from _job(("train", *key), tuned, spent.get("seconds"), file, device)
         split = plan.dataset.test_split
         summary = _read(Path(run.path, f"{split}.generate.json"))
         file = Path(paths.BENCHMARK_GENERATE.format(**values, split=split))

@@ -6,7 +6,7 @@ from depalm.cache.formats import in_units
 from depalm.cost.estimate import STAGES, Cost, CostPlan
 from depalm.cost.rates import GPU, product
 
-NAMES = {"extract": "extraction", "train": "training", "generate": "generation"}
+NAMES = {"extract": "extraction", "tune": "tuning", "train": "training", "generate": "generation"}
 HEADING = (
     "stage",
     "jobs",
@@ -80,8 +80,10 @@ def _hours(costs: Iterable[Cost], device: str) -> str:
 
 def _grounds(plan: CostPlan) -> list[str]:
     """What the figures rest on."""
-    measured = sorted({NAMES[key[0]] for key in plan.rates.measured})
-    assumed = [NAMES[stage] for stage in STAGES if NAMES[stage] not in measured]
+    stages = [stage for stage in STAGES if stage != "tune"]  # which is training
+    known = {key[0] for key in plan.rates.measured}
+    measured = [NAMES[stage] for stage in stages if stage in known]
+    assumed = [NAMES[stage] for stage in stages if stage not in known]
     notes = []
     if measured:
         notes.append(f"Speed of {', '.join(measured)}: as earlier jobs here have measured it.")

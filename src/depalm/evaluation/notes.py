@@ -10,6 +10,7 @@ from depalm.evaluation.statistics import LEVEL
 
 MISSING = "–"
 LISTED = 20  # missing runs that are named
+TUNED = {"lr": "learning rate", "steps": "steps"}  # settings that may be chosen
 
 
 def describe(table: Table, runs: Sequence[Run], missing: Sequence[str] = ()) -> list[str]:
@@ -42,7 +43,8 @@ def describe(table: Table, runs: Sequence[Run], missing: Sequence[str] = ()) -> 
     wanted = table.spec.methods or []
     without = [method for method in wanted if all(run["method"] != method for run in runs)]
     absent = [f"No scores of {', '.join(without)}."] if without else []
-    return [*notes, *reasons, *absent, *_mixed_settings(runs), *_mixed_origins(runs)]
+    mixed = (*_mixed_settings(runs), *_mixed_origins(runs))
+    return [*notes, *reasons, *absent, *_tuned(runs), *mixed]
 
 
 def _cells(table: Table) -> str:
@@ -79,6 +81,32 @@ def _differences(table: Table) -> list[str]:
         )
     if not all(comparison.tested.all() for comparison in compared):
         notes.append("Without a test: a row with one seed, for another seed might score otherwise.")
+    return notes
+
+
+def _tuned(runs: Sequence[Run]) -> list[str]:
+    """How the settings of methods were chosen, what was, and on which budget."""
+    groups: dict[str, dict[str, None]] = {}
+    for run in runs:
+        if (tuned := run.get("tuned")) is None:
+            continue
+        among = "; ".join(
+            f"{TUNED[key]} of {', '.join(f'{value:g}' for value in values)}"
+            for key, values in tuned["candidates"].items()
+        )
+        how = (
+            f"Tuned, each method on the same budget of {tuned['steps_spent']:,} steps: {among}, by "
+            f"the loss on {tuned['held_out']:,} training samples that were held out (successive "
+            "halving)"
+        )
+        chosen = ", ".join(f"{TUNED[key]} {value:g}" for key, value in tuned["chosen"].items())
+        fraction = run["fraction"].replace("pct", "%")
+        where = f"{run['label']} ({run['dataset']} {fraction}, {run['backbone']}, {run['llm']})"
+        groups.setdefault(how, {})[f"{where}: {chosen}"] = None
+    notes = [f"{how}. Chosen were {'; '.join(chosen)}." for how, chosen in groups.items()]
+    count = sum("tuned" in run for run in runs)
+    if 0 < count < len(runs):
+        notes.append(f"Mixed settings: {count} of {len(runs)} runs were tuned.")
     return notes
 
 

@@ -102,6 +102,7 @@ def evaluate(
         "generate_seconds_predicted": generated.get("expected", {}).get("seconds"),
         "steps": trained["steps"],
         "train_dtype": trained.get("dtype"),
+        **({"tuned": trained["tuned"]} if "tuned" in trained else {}),
         "generate_dtype": generated.get("dtype"),
         "samples_seen": trained["samples_seen"],
         "device": trained["device"],

@@ -9,6 +9,7 @@ from depalm.jobs.manifest import ManifestJob, SubsetJob
 from depalm.jobs.report import ReportJob
 from depalm.jobs.sources import ConvertJob, FetchJob
 from depalm.jobs.train import TrainJob
+from depalm.jobs.tune import TuneJob
 
 # in the order of the workflow
 JOBS: dict[str, type[Job]] = {
@@ -22,6 +23,7 @@ JOBS: dict[str, type[Job]] = {
         ExtractJob,
         FetchRowsJob,
         ReceiptJob,
+        TuneJob,
         TrainJob,
         GenerateJob,
         ScoreJob,

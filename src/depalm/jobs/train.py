@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from depalm.jobs.run import RunJob
-from depalm.specs import TrainSpec
+from depalm.specs import TrainSpec, TuneSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,8 @@ class TrainJob(RunJob):
     weights `adapter`, its `record`, the learning curve `curve` (one JSON object a line), and in
     `rejects` the samples without features. Checkpoints and TensorBoard scalars go to the folder
     training/ beside the adapter; a killed job goes on from there. `tracking` names a library that
-    gets the learning curve too; `expected` says what was predicted of the job, seconds and
+    gets the learning curve too. If the method was tuned, the file `tuned` has what was chosen, and
+    `tune` says among what. `expected` says what was predicted of the job, seconds and
     operations. The same `seed`, `device` and `threads` give the same bytes.
     """
 
@@ -29,6 +30,8 @@ class TrainJob(RunJob):
 
     subset: str
     train: TrainSpec
+    tuned: str | None = None
+    tune: TuneSpec | None = None
     seed: int
     template: str = "{question}"
     adapter: str

@@ -42,5 +42,6 @@ from .settings import WhereSpec as WhereSpec
 from .train import LENGTH as LENGTH
 from .train import TRAIN_DEFAULTS as TRAIN_DEFAULTS
 from .train import TrainSpec as TrainSpec
+from .train import TuneSpec as TuneSpec
 from .train import ValidationSpec as ValidationSpec
 from .usage import Usage as Usage

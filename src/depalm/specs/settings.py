@@ -20,7 +20,7 @@ from depalm.specs.base import (
     fault,
 )
 from depalm.specs.llm import PromptSpec
-from depalm.specs.train import TrainSpec
+from depalm.specs.train import TrainSpec, TuneSpec
 
 Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
 Seeds = Annotated[list[Seed], MinLen(1), Distinct]
@@ -227,6 +227,9 @@ class SettingsSpec(Spec):
     data: DataSpec = DataSpec()
     prompt: PromptSpec = PromptSpec()
     train: TrainSpec = TrainSpec()
+    tune: TuneSpec | None = Field(
+        None, description="choose learning rate and steps of each method, all on the same budget"
+    )
     generate: GenerateSpec = GenerateSpec()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = Field(
         "auto", description="the GPU if there is one; or cpu, cuda, cuda:1"

@@ -1,11 +1,23 @@
 """Training settings: the `train` block of the settings, an override, a dataset or a method."""
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from annotated_types import Gt, Lt
-from pydantic import Field
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import Field, model_validator
 
-from depalm.specs.base import Compute, Fraction, Number, Positive, Probability, Rate, Spec
+from depalm.specs.base import (
+    Compute,
+    Distinct,
+    Fraction,
+    Number,
+    Positive,
+    Probability,
+    Rate,
+    Spec,
+    fault,
+)
 
 LENGTH = {"steps", "epochs"}  # either replaces the other
 
@@ -26,6 +38,53 @@ class ValidationSpec(Spec):
     patience: Positive | None = Field(
         None, description="validations in turn without a lower loss that end training"
     )
+
+
+class TuneSpec(Spec):
+    """Fair tuning: for every method the best of the same candidates, by successive halving."""
+
+    lr: Annotated[list[Rate], MinLen(1), Distinct] = Field(
+        description="candidates for train.lr, for every method the same"
+    )
+    steps: Annotated[list[Positive], MinLen(1), Distinct] | None = Field(
+        None, description="candidates for train.steps; by default each run's own length"
+    )
+    factor: Annotated[Positive, Ge(2)] = Field(
+        2, description="one of so many goes on to the next round, which trains as many times longer"
+    )
+    share: Annotated[Number, Gt(0), Le(1)] = Field(
+        1.0, description="of a run's steps that the last round trains"
+    )
+    part: Annotated[Number, Gt(0), Lt(1)] = Field(
+        0.1, description="of the training samples' media that is held out to choose by"
+    )
+    rows: Positive = Field(1000, description="samples of it that are used, at most")
+    seed: Annotated[int, Ge(0)] = Field(0, description="of its trainings, and of their subset")
+
+    @model_validator(mode="after")
+    def _check_candidates(self) -> Self:
+        if len(self.candidates) < 2:
+            raise fault("one candidate leaves nothing to choose", at="lr")
+        return self
+
+    @property
+    def candidates(self) -> list[dict[str, Any]]:
+        """Settings of training to choose from."""
+        lengths: list[dict[str, Any]] = [{}]
+        if self.steps is not None:
+            lengths = [{"steps": steps} for steps in self.steps]
+        return [{"lr": rate, **length} for rate in self.lr for length in lengths]
+
+    @property
+    def rounds(self) -> list[tuple[int, float]]:
+        """Of each round how many candidates train, and for what share of a run's steps."""
+        counts = [len(self.candidates)]
+        while counts[-1] > self.factor:
+            counts.append(math.ceil(counts[-1] / self.factor))
+        return [
+            (count, self.share * self.factor ** (i + 1 - len(counts)))
+            for i, count in enumerate(counts)
+        ]
 
 
 class TrainSpec(Spec):
@@ -90,6 +149,10 @@ class TrainSpec(Spec):
         if said.keys() & LENGTH:
             kept = {key: kept[key] for key in kept.keys() - LENGTH}
         return TrainSpec.model_validate(kept | said)
+
+    def with_chosen(self, chosen: Mapping[str, Any]) -> "TrainSpec":
+        """These settings with those that tuning has chosen."""
+        return TrainSpec.model_validate(chosen).over(self)
 
 
 # what a training needs to be told; any other default follows from the spec

@@ -1,6 +1,7 @@
 """Training of a run, from the files that stand before it to those behind it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample, read_manifest
 from depalm.features.base import partition
 from depalm.features.source import Source
-from depalm.files import sha256_file, sha256_json
+from depalm.files import read_json, sha256_file, sha256_json
 from depalm.identity import run_settings
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.train import TrainJob
+from depalm.jobs.tune import TuneJob
 from depalm.jobs.work.models import (
     build_adapter,
     identity_of,
@@ -30,6 +32,7 @@ from depalm.llms.base import LLM
 from depalm.llms.load import load_llm
 from depalm.provenance import provenance
 from depalm.rejects import write_rejects
+from depalm.specs import TrainSpec
 from depalm.training.batches import encode
 from depalm.training.loop import train
 from depalm.training.state import Training, remove_checkpoints
@@ -40,36 +43,69 @@ from depalm.training.validation import held_out
 def train_run(job: TrainJob) -> None:
     """Do the job; what is needed to go on after a kill is removed once the run is whole."""
     device = use_processors(job, job.train.dtype)
-    made = made_by(job)
-    chosen = set(Path(job.subset).read_text(encoding="utf-8").splitlines())
-    samples = [sample for sample in read_manifest(job.manifest) if sample.id in chosen]
     folder = Path(job.adapter).parent / "training"
-    run = _Run(job, device, made, samples, folder)
+    tuned = None if job.tuned is None else read_json(job.tuned)
+    run = _Run(job, device, made_by(job), chosen_samples(job), folder, tuned)
     while_owned(folder, run.work)
+
+
+def chosen_samples(job: TrainJob | TuneJob) -> list[Sample]:
+    """The samples of the manifest that the job's subset lists."""
+    chosen = set(Path(job.subset).read_text(encoding="utf-8").splitlines())
+    return [sample for sample in read_manifest(job.manifest) if sample.id in chosen]
+
+
+def new_adapter(
+    job: TrainJob | TuneJob,
+    settings: TrainSpec,
+    llm: LLM,
+    model: Backbone | None,
+    made: dict[str, Any],
+    device: torch.device,
+) -> Adapter:
+    """The adapter that training starts from: initialised by the seed, or that of `init_from`."""
+    start = settings.init_from
+    record = None if start is None else read_record(Path(start, RECORD), made)
+    torch.manual_seed(job.seed)
+    adapter = build_adapter(job, llm, model)
+    if start is not None and record is not None:
+        load_weights(adapter, Path(start, WEIGHTS), record)
+    return adapter.to(device)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run to be trained in `folder`; its `samples` are read, its models are not."""
+    """A run to be trained in `folder`; its `samples` are read, its models are not. `tuned` is what
+    the file of its tuning says, if it was tuned.
+    """
 
     job: TrainJob
     device: torch.device
     made: dict[str, Any]
     samples: list[Sample]
     folder: Path
+    tuned: dict[str, Any] | None = None
+
+    @cached_property
+    def settings(self) -> TrainSpec:
+        """How it is trained, with what tuning has chosen."""
+        chosen = {} if self.tuned is None else self.tuned["chosen"]
+        return self.job.train.with_chosen(chosen)
 
     def work(self, held: Lease) -> None:
         """Train, and write the outputs; if they are there already, give them their places."""
-        job, settings, folder = self.job, self.job.train, self.folder
-        start, source = settings.init_from, source_of(job, self.samples)
-        config = run_settings(job.parts, settings, job.features.kind == "online")
+        job, settings, folder = self.job, self.settings, self.folder
+        source = source_of(job, self.samples)
+        online = job.features.kind == "online"
+        config = run_settings(job.parts, settings, online)
         identity = self.identity(config, source)
         if publish_again(folder, self.places, identity):
             return
-        record = None if start is None else read_record(Path(start, RECORD), self.made)
+        if settings.init_from is not None:  # before the LLM is loaded: it may not fit
+            read_record(Path(settings.init_from, RECORD), self.made)
         llm = load_llm(job.llm, Path(job.llm_directory), settings.dtype, self.device, job.prompt)
         model = source.load_model(self.device)
-        adapter = self.new_adapter(llm, model, record)
+        adapter = new_adapter(job, settings, llm, model, self.made, self.device)
         seed = job.seed if settings.augment else None
         drop_path = settings.frozen_dropout
         with source.open(adapter, model, self.device, seed, drop_path) as features:
@@ -82,32 +118,24 @@ class _Run:
             tracker = None
             if job.tracking is not None:
                 tracker = start_tracking(job.tracking, str(folder.parent), config)
-            told = (settings, job.seed, folder, identity, held.check, held_back, tracker)
-            trained = train(llm, adapter, data, features, *told)
+            trained = train(
+                *(llm, adapter, data, features, settings, job.seed, folder, identity),
+                before_writing=held.check,
+                held=held_back,
+                tracker=tracker,
+            )
             held.check()
             write_rejects(folder / "rejects.parquet", rejects)
-        summary = self.summary(config, trained, len(kept))
+        told = run_settings(job.parts, job.train, online, job.tune)
+        summary = self.summary(told, trained, len(kept))
         usage = usage_of(job, source).given()
         save_adapter(adapter, folder / WEIGHTS, folder / RECORD, self.made, summary, usage)
         publish(folder, self.places, identity)
         remove_checkpoints(folder)
 
-    def new_adapter(
-        self, llm: LLM, model: Backbone | None, record: dict[str, Any] | None
-    ) -> Adapter:
-        """The adapter that training starts from: initialised by the seed, or that of `init_from`,
-        whose `record` this is.
-        """
-        start = self.job.train.init_from
-        torch.manual_seed(self.job.seed)
-        adapter = build_adapter(self.job, llm, model)
-        if start is not None and record is not None:
-            load_weights(adapter, Path(start, WEIGHTS), record)
-        return adapter.to(self.device)
-
     def identity(self, config: dict[str, Any], source: Source) -> dict[str, Any]:
         """All that decides the bytes of the outputs."""
-        job, start = self.job, self.job.train.init_from
+        job, start = self.job, self.settings.init_from
         return {
             "train": config["train"],
             "features": config["features"],
@@ -126,15 +154,16 @@ class _Run:
             "samples_seen": trained.samples,
             "final_loss": trained.loss,
             **self.validated(trained),
+            **({} if self.tuned is None else {"tuned": told_of(self.tuned)}),
             "rejects": len(self.samples) - kept,
-            "dtype": self.job.train.dtype,
+            "dtype": self.settings.dtype,
             "config_sha256": sha256_json(config),
             **provenance(self.device),
         }
 
     def validated(self, trained: Training) -> dict[str, Any]:
         """What validation found, if there was one: the lowest loss and its step."""
-        spec, best = self.job.train.validation, trained.best
+        spec, best = self.settings.validation, trained.best
         if spec is None:
             return {}
         found = {"loss": best.loss, "step": best.step}
@@ -149,3 +178,16 @@ class _Run:
             "train.jsonl": Path(self.job.curve),
             "rejects.parquet": Path(self.job.rejects),
         }
+
+
+def told_of(tuned: dict[str, Any]) -> dict[str, Any]:
+    """What adapter.json and scores.json tell of a tuning: what was chosen, of what, by what, and
+    the steps that it took.
+    """
+    spec = tuned["tune"]
+    return {
+        "chosen": tuned["chosen"],
+        "candidates": {key: spec[key] for key in ("lr", "steps") if spec[key] is not None},
+        "held_out": tuned["held_out"],
+        "steps_spent": tuned["spent"]["steps"],
+    }
