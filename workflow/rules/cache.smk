@@ -19,8 +19,8 @@ rule extract:
         gpu=local_gpus,
         gres=cluster_gpus,
         workers=CACHE.workers,
-        runtime=720,
-        mem_mb=16000,
+        runtime=request(minutes, "extract", extraction),
+        mem_mb=request(megabytes, "extract", extraction),
     params:
         settings=lambda wildcards: STORE.encoder_settings(wildcards),
         how=lambda wildcards, threads: STORE.extraction_how(wildcards),

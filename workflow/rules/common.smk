@@ -1,6 +1,7 @@
 from functools import cache
 from pathlib import Path
 
+from depalm.cache.formats import arrays_of
 from depalm.cli_tables import write_standing_tables
 from depalm.config import paths
 from depalm.config.load import load_config
@@ -10,7 +11,7 @@ from depalm.config.schema import ConfigError
 from depalm.config.store_plan import StorePlan
 from depalm.config.targets import check_targets, targets_of
 from depalm.config.watch import Watch, redate
-from depalm.cost import CostPlan, expected, line
+from depalm.cost import Cost, CostPlan, expected, line, megabytes, minutes
 from depalm.process import gpu_for, not_ours
 from depalm.specs import Spec
 
@@ -57,6 +58,32 @@ def local_gpus(wildcards) -> int:
 def cluster_gpus(wildcards) -> str:
     """Resource function: what a job asks the scheduler of a cluster for."""
     return "gpu:1" if workflow.non_local_exec and gpus() else ""
+
+
+def request(ask, stage, cost):
+    """Resource function: what a job of a stage asks for, as `ask` says of its cost and attempt."""
+
+    def asked(wildcards, attempt):
+        return ask(cost(wildcards), stage, attempt)
+
+    return asked
+
+
+def extraction(wildcards) -> Cost | None:
+    place = {key: wildcards[key] for key in ("dataset", "split", "backbone", "view")}
+    return costs().extraction({**place, "arrays": arrays_of(wildcards.layers)})
+
+
+def training(wildcards) -> Cost | None:
+    return costs().training(plan(wildcards))
+
+
+def tuning(wildcards) -> Cost | None:
+    return costs().tuning(cell_plan(wildcards))
+
+
+def generation(wildcards) -> Cost | None:
+    return costs().generation(plan(wildcards))
 
 
 onstart:

@@ -16,13 +16,13 @@ rule generate:
         gpu=local_gpus,
         gres=cluster_gpus,
         workers=CACHE.workers,
-        runtime=480,
-        mem_mb=32000,
+        runtime=request(minutes, "generate", generation),
+        mem_mb=request(megabytes, "generate", generation),
     params:
         settings=lambda wildcards: plan(wildcards).testing_settings(wildcards.split),
         generate=SETTINGS.generate.given(),
         # with `threads` it counts as derived: no reason to generate again
-        how=lambda wildcards, threads: {"expected": expected(costs().generation(plan(wildcards)))},
+        how=lambda wildcards, threads: {"expected": expected(generation(wildcards))},
         device=SETTINGS.device,
     script:
         "../scripts/generate.py"

@@ -16,13 +16,11 @@ if SETTINGS.tune:
             gpu=local_gpus,
             gres=cluster_gpus,
             workers=CACHE.workers,
-            runtime=1440,
-            mem_mb=32000,
+            runtime=request(minutes, "tune", tuning),
+            mem_mb=request(megabytes, "tune", tuning),
         params:
             settings=lambda wildcards: cell_plan(wildcards).tuning_settings(),
-            how=lambda wildcards, threads: {
-                "expected": expected(costs().tuning(cell_plan(wildcards)))
-            },
+            how=lambda wildcards, threads: {"expected": expected(tuning(wildcards))},
             device=SETTINGS.device,
         script:
             "../scripts/tune.py"
@@ -47,14 +45,14 @@ rule train:
         gpu=local_gpus,
         gres=cluster_gpus,
         workers=CACHE.workers,
-        runtime=1440,
-        mem_mb=32000,
+        runtime=request(minutes, "train", training),
+        mem_mb=request(megabytes, "train", training),
     params:
         settings=lambda wildcards: plan(wildcards).training_settings(),
         # with `threads` it counts as derived: no reason to train again
         how=lambda wildcards, threads: {
             "tracking": SETTINGS.tracking,
-            "expected": expected(costs().training(plan(wildcards))),
+            "expected": expected(training(wildcards)),
         },
         device=SETTINGS.device,
     script:

@@ -1,10 +1,11 @@
 """What the stages of a configuration cost: time of their jobs, memory and disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from depalm.cache.formats import CLS, FORMATS, arrays_of, predicted_bytes
 from depalm.config import paths
@@ -19,6 +20,7 @@ from depalm.cost.work import (
     AdapterWork,
     LLMWork,
     adapter_work,
+    backbone_weights,
     backbone_work,
     llm_weights,
     llm_work,
@@ -35,7 +37,8 @@ class Cost:
     """Jobs of one stage that are alike, but for what they are about.
 
     key: see depalm.cost.rates. operations: of matrix products, in all jobs. work, start: seconds of
-    a job. memory: bytes of a job, on the device that computes. disk: bytes that all leave.
+    a job. memory, main_memory: bytes of a job on the device that computes, and of the machine.
+    disk: bytes that all leave.
     """
 
     stage: str
@@ -46,6 +49,7 @@ class Cost:
     start: float
     threads: int
     memory: float
+    main_memory: float
     disk: float = 0.0
     done: bool = False
 
@@ -105,35 +109,44 @@ class CostPlan:
 
     def extractions(self) -> Iterator[Cost]:
         """The rows that go into the token store."""
+        for place in StorePlan(self.config).caches():
+            if (cost := self.extraction(place)) is not None:
+                yield cost
+
+    def extraction(self, place: Mapping[str, Any]) -> Cost | None:
+        """The rows of a dataset, split and view by a backbone, in the arrays of `place`."""
         settings = self.config.settings
         cache = settings.cache
-        for place in StorePlan(self.config).caches():
-            rows = self.rows(place["dataset"], place["split"])
-            if rows is None:
-                continue
-            spec = self.config.parts.backbone(place["backbone"])
-            operations = rows.media * backbone_work(spec.shape)
-            decoding = rows.media * DECODE[spec.modality] / (cache.workers * cache.shards)
-            speed = self.rates.assumed(cache.compute, settings.threads.extract)
-            key = ("extract", spec.modality, place["backbone"])
-            each = self.rates.seconds(
-                key, operations / cache.shards, max(operations / cache.shards / speed, decoding)
-            )
-            sizes = predicted_bytes(
-                FORMATS[cache.format], rows.media, place["shape"], place["arrays"]
-            )
-            yield Cost(
-                stage="extract",
-                key=key,
-                jobs=cache.shards,
-                operations=operations,
-                work=each,
-                start=self.rates.start,
-                threads=settings.threads.extract,
-                memory=memory.of_encoder(spec.shape, cache.batch_size),
-                disk=sum(sizes.values()),
-                done=_is_done(set(place["arrays"]), place),
-            )
+        rows = self.rows(place["dataset"], place["split"])
+        if rows is None:
+            return None
+        spec = self.config.parts.backbone(place["backbone"])
+        operations = rows.media * backbone_work(spec.shape)
+        decoding = rows.media * DECODE[spec.modality] / (cache.workers * cache.shards)
+        speed = self.rates.assumed(cache.compute, settings.threads.extract)
+        key = ("extract", spec.modality, place["backbone"])
+        each = self.rates.seconds(
+            key, operations / cache.shards, max(operations / cache.shards / speed, decoding)
+        )
+        sizes = predicted_bytes(
+            FORMATS[cache.format], rows.media, spec.shape.given(), place["arrays"]
+        )
+        return Cost(
+            stage="extract",
+            key=key,
+            jobs=cache.shards,
+            operations=operations,
+            work=each,
+            start=self.rates.start,
+            threads=settings.threads.extract,
+            **self._memory(
+                memory.of_encoder(spec.shape, cache.batch_size),
+                4.0 * backbone_weights(spec.shape),
+                cache.workers,
+            ),
+            disk=sum(sizes.values()),
+            done=_is_done(set(place["arrays"]), place),
+        )
 
     def training(self, plan: RunPlan) -> Cost | None:
         """The training of a run."""
@@ -167,7 +180,10 @@ class CostPlan:
             work=self.rates.seconds(key, operations, assumed),
             start=self.rates.start,
             threads=self.config.settings.threads.train,
-            memory=memory.of_training(plan, adapter, rows.text, self.device),
+            **self._memory(
+                memory.of_training(plan, adapter, rows.text, self.device),
+                memory.BYTES[train.dtype] * llm_weights(plan.llm),
+            ),
             disk=4.0 * adapter.parameters,
             done=all(Path(file).exists() for file in plan.adapter_files),
         )
@@ -221,9 +237,15 @@ class CostPlan:
             work=self.rates.seconds(key, operations, assumed),
             start=self.rates.start,
             threads=settings.threads.generate,
-            memory=memory.of_generation(plan, adapter, rows, batch, generate.dtype),
+            **self._memory(memory.of_generation(plan, adapter, rows, batch, generate.dtype), size),
             done=Path(plan.scores).exists(),
         )
+
+    def _memory(self, computing: float, weights: float, workers: int = 0) -> dict[str, float]:
+        """The memory of a job: beside a GPU's, the main memory is that of loading the weights."""
+        beside = memory.BASE * (1 + workers)
+        main = computing + beside if self.device == "cpu" else memory.BASE + weights + beside
+        return {"memory": computing, "main_memory": main}
 
     def work(self, plan: RunPlan, rows: Rows, training: bool = True) -> tuple[AdapterWork, LLMWork]:
         """The arithmetic of a run's adapter on a sample, and of its LLM on a text."""
@@ -240,7 +262,7 @@ def expected(cost: Cost | None) -> dict[str, float]:
     return {"seconds": round(cost.work, 1), "operations": float(round(cost.operations))}
 
 
-def _is_done(arrays: set[str], place: dict[str, str]) -> bool:
+def _is_done(arrays: set[str], place: Mapping[str, Any]) -> bool:
     """Whether receipts tell of the arrays of a view of a split; summary tokens come with any."""
     view = Path(paths.VIEW.format(**place))
     received = {array for path in view.glob("*.json") for array in arrays_of(path.stem)}
