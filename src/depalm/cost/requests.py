@@ -7,6 +7,7 @@ import math
 from depalm.cost.estimate import Cost
 
 LEAST_MEGABYTES, LEAST_MINUTES = 4_000, 30
+MOST_MINUTES = 1440  # a day, which most partitions allow
 MARGIN_OF_MEMORY, MARGIN_OF_TIME = 1.5, 4.0  # over what is expected, which is no measurement
 UNKNOWN = {"extract": (16_000, 720), "tune": (32_000, 1440), "train": (32_000, 1440)}
 OTHERWISE = (32_000, 480)  # of generation
@@ -23,11 +24,14 @@ def megabytes(cost: Cost | None, stage: str, attempt: int) -> int:
 
 
 def minutes(cost: Cost | None, stage: str, attempt: int) -> int:
-    """Time limit of such a job; what is stopped at it goes on from its last checkpoint."""
+    """Time limit of such a job, a day at most; what is stopped at it goes on from its last checkpoint
+    in the next attempt.
+    """
     if cost is None:
         return UNKNOWN.get(stage, OTHERWISE)[1]
     wanted = MARGIN_OF_TIME * cost.seconds / cost.jobs / 60
-    return _rounded(max(LEAST_MINUTES, wanted), 10) * 2 ** (attempt - 1)
+    asked = _rounded(max(LEAST_MINUTES, wanted), 10) * 2 ** (attempt - 1)
+    return min(MOST_MINUTES, asked)
 
 
 def _rounded(value: float, unit: int) -> int:
