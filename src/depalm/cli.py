@@ -16,8 +16,9 @@ from depalm.cli_predict import add_predict
 from depalm.cli_share import add_push
 from depalm.cli_tables import add_tables
 from depalm.cli_verify import add_verify
+from depalm.gpus import gpu_for
 from depalm.jobs import JOBS, Job, hints_of, is_required, told
-from depalm.process import gpu_for, reported
+from depalm.process import reported
 from depalm.specs import SPECS
 
 DESCRIPTION = """\

@@ -96,20 +96,6 @@ def not_ours(folder: Path) -> str:
     return ""
 
 
-def gpu_here() -> bool:
-    """Whether this machine seems to have a GPU that processes may use, without loading torch."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
-    devices = [*Path("/dev").glob("nvidia[0-9]*"), Path("/dev/kfd"), Path("/dev/dxg")]
-    return not hidden and any(device.exists() for device in devices)
-
-
-def gpu_for(device: str, cluster: bool = False) -> bool:
-    """Whether jobs on a device of the settings (auto, cpu, cuda...) take a GPU; on a cluster, whose
-    nodes are not this machine, `auto` means that they do.
-    """
-    return {"cpu": False, "auto": cluster or gpu_here()}.get(device, True)
-
-
 def take_huge_pages() -> None:
     """Let torch take memory of 2 MB and more on the CPU in huge pages (docs/design.md#pages), which
     it decides once, at the first tensor.

@@ -12,7 +12,8 @@ from depalm.config.store_plan import StorePlan
 from depalm.config.targets import check_targets, targets_of
 from depalm.config.watch import Watch, redate
 from depalm.cost import Cost, CostPlan, expected, line, megabytes, minutes
-from depalm.process import gpu_for, not_ours
+from depalm.gpus import gpu_for
+from depalm.process import not_ours
 from depalm.specs import Spec
 
 if workflow.is_main_process and (told := not_ours(Path())):
@@ -50,14 +51,20 @@ def costs() -> CostPlan:
     return CostPlan(CONFIG, "gpu" if gpus() else "cpu")
 
 
-def local_gpus(wildcards) -> int:
-    """Resource function: GPUs of a job on this machine, out of those that its profile counts."""
-    return 0 if workflow.non_local_exec else gpus()
+def on_slurm() -> bool:
+    return workflow.non_local_exec and workflow.executor_plugin.name == "slurm"
 
 
-def cluster_gpus(wildcards) -> str:
-    """Resource function: what a job asks the scheduler of a cluster for."""
-    return "gpu:1" if workflow.non_local_exec and gpus() else ""
+def counted_gpus(wildcards) -> int:
+    """Resource function: GPUs of a job, out of those that the profile of this machine counts, or as
+    an executor is asked for them; Slurm is asked in words of its own.
+    """
+    return 0 if on_slurm() else gpus()
+
+
+def slurm_gpus(wildcards) -> str:
+    """Resource function: what a job asks Slurm for."""
+    return "gpu:1" if on_slurm() and gpus() else ""
 
 
 def request(ask, stage, cost):

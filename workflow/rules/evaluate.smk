@@ -13,8 +13,8 @@ rule generate:
         "../../envs/depalm.yaml"
     threads: SETTINGS.threads.generate
     resources:
-        gpu=local_gpus,
-        gres=cluster_gpus,
+        gpu=counted_gpus,
+        gres=slurm_gpus,
         workers=CACHE.workers,
         runtime=request(minutes, "generate", generation),
         mem_mb=request(megabytes, "generate", generation),

@@ -13,8 +13,8 @@ if SETTINGS.tune:
             "../../envs/depalm.yaml"
         threads: SETTINGS.threads.train
         resources:
-            gpu=local_gpus,
-            gres=cluster_gpus,
+            gpu=counted_gpus,
+            gres=slurm_gpus,
             workers=CACHE.workers,
             runtime=request(minutes, "tune", tuning),
             mem_mb=request(megabytes, "tune", tuning),
@@ -42,8 +42,8 @@ rule train:
         "../../envs/depalm.yaml"
     threads: SETTINGS.threads.train
     resources:
-        gpu=local_gpus,
-        gres=cluster_gpus,
+        gpu=counted_gpus,
+        gres=slurm_gpus,
         workers=CACHE.workers,
         runtime=request(minutes, "train", training),
         mem_mb=request(megabytes, "train", training),

@@ -24,8 +24,8 @@ def megabytes(cost: Cost | None, stage: str, attempt: int) -> int:
 
 
 def minutes(cost: Cost | None, stage: str, attempt: int) -> int:
-    """Time limit of such a job, a day at most; what is stopped at it goes on from its last checkpoint
-    in the next attempt.
+    """Time limit of such a job, a day at most; what is stopped at it goes on where it was in the
+    next attempt.
     """
     if cost is None:
         return UNKNOWN.get(stage, OTHERWISE)[1]

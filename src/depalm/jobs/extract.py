@@ -76,9 +76,11 @@ class ExtractJob(RowsJob):
         from depalm.datasets.manifest import media_keys, read_manifest
         from depalm.features.encoder import Encoder
         from depalm.features.extract import Extraction, extract, media_of_shard
+        from depalm.gpus import take_gpu
         from depalm.provenance import choose_device, device_name
 
         torch.set_num_threads(self.threads)
+        take_gpu(self.device)
         device = choose_device(self.device)
         keys = media_keys(read_manifest(self.manifest))
         part = media_of_shard(list(keys), self.index, self.shards)

@@ -14,6 +14,7 @@ from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample
 from depalm.features.source import Source
 from depalm.files import sha256_json
+from depalm.gpus import take_gpu
 from depalm.identity import PLACES, folder_identity
 from depalm.jobs.run import RunJob
 from depalm.jobs.train import TrainJob
@@ -29,6 +30,7 @@ def use_processors(job: RunJob, dtype: str) -> torch.device:
     torch.set_num_threads(job.threads)
     # cuBLAS reads it when it starts; with it, its sums have a fixed order
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    take_gpu(job.device)
     device = choose_device(job.device)
     if device.type == "cpu" and not multiplies(dtype):
         logger.warning(
