@@ -25,6 +25,7 @@ from depalm.specs import (
     Spec,
     TableSpec,
     TrainSpec,
+    TuneSpec,
 )
 from depalm.specs.dataset import DatasetSource, RowsSpec
 from depalm.specs.features import Cached, NoFeatures
@@ -51,6 +52,7 @@ SPECS: dict[Any, Spec] = {
     NoFeatures: NoFeatures(),
     PromptSpec: PromptSpec(space=True),
     TrainSpec: TrainSpec(lr=1),
+    TuneSpec: TuneSpec(lr=[1, 2]),
     GenerateSpec: GenerateSpec(),
     DatasetSource: DatasetSource(uri="hf://owner/name"),
     RowsSpec: rows_spec({"reader": "generic", "splits": ["test"], "templates": {"texts": [""]}}),
