@@ -35,6 +35,11 @@ if workflow.is_main_process:
 WATCH = Watch(CONFIG, looks=workflow.is_main_process and SETTINGS.data.notice_edits)
 
 
+if SETTINGS.container:
+
+    container: SETTINGS.container
+
+
 wildcard_constraints:
     **paths.WILDCARDS,
 

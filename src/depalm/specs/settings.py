@@ -235,6 +235,10 @@ class SettingsSpec(Spec):
         "auto", description="the GPU if there is one; or cpu, cuda, cuda:1"
     )
     threads: ThreadsSpec = ThreadsSpec()
+    container: str | None = Field(
+        None,
+        description="image that jobs run in with --sdm apptainer: depalm.sif, or docker://...",
+    )
     tracking: Literal["trackio", "wandb"] | None = Field(
         None, description="library that gets learning curves too; it must be installed"
     )
