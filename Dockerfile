@@ -13,6 +13,6 @@ COPY config ./config
 COPY profiles ./profiles
 COPY src ./src
 COPY workflow ./workflow
-RUN python -m pip install --no-cache-dir --constraint constraints.txt --editable .
+RUN python -m pip install -c constraints.txt -e . --no-cache-dir
 
 CMD ["depalm", "--help"]

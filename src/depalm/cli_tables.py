@@ -11,7 +11,8 @@ from depalm.config import paths
 from depalm.config.experiment import Config
 from depalm.config.load import load_files
 from depalm.config.plan import RunPlan
-from depalm.files import read_json
+from depalm.errors import DamagedFile
+from depalm.files import read_checked
 from depalm.progress import logger
 from depalm.specs import ReportPart, TableSpec
 
@@ -92,7 +93,10 @@ def fallen(plan: RunPlan) -> str:
     """
     if not Path(plan.scores).is_file():
         return "it has no scores"
-    found = read_json(plan.scores).get("config_sha256")
+    try:
+        found = read_checked(plan.scores).get("config_sha256")
+    except DamagedFile:
+        return "its scores are damaged"
     if not plan.checkpoint and found != plan.settings_sha256:
         return "its scores are of other settings"
     gone = [file for file in [*plan.reads_files(), *plan.writes()] if not Path(file).exists()]

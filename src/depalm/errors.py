@@ -1,6 +1,7 @@
 """The one ancestor of all expected errors: what a user can mend, told in one message."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 NAMED = 5  # so many names stand in a message
 
@@ -11,6 +12,16 @@ class DepalmError(Exception):
     A job that ends with one prints the message; any other exception is a bug, and keeps its
     traceback.
     """
+
+
+class DamagedFile(DepalmError):  # noqa: N818
+    """A file of the workflow's own that is not as it was written: `path`, and `why` one knows."""
+
+    def __init__(self, path: Path | str, why: str):
+        super().__init__(
+            f"{path} is damaged: {why}; delete it, and give the same command again to have it anew"
+        )
+        self.path, self.why = Path(path), why
 
 
 class AnnotationError(DepalmError):

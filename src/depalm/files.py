@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from secrets import token_hex
 from typing import Any
 
-from depalm.errors import DepalmError
+from depalm.errors import DamagedFile, DepalmError
 
+CHECKSUM = "checksum"  # of the other keys of a JSON object, in it
 MAX_NAME, MAX_PATH = 255, 4095  # bytes that a file's name and a path may have, on Linux
 
 
@@ -153,6 +154,32 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def read_json(path: Path | str) -> Any:
     return json.loads(Path(path).read_text())
+
+
+def write_checked(path: Path | str, content: Mapping[str, Any]) -> None:
+    """Write a JSON object with the SHA-256 of its content, its `checksum`, atomically."""
+    write_json(path, {**content, CHECKSUM: sha256_json(content)})
+
+
+def read_checked(path: Path | str) -> dict[str, Any]:
+    """The JSON object that `write_checked` wrote, without its checksum, or one that never had any.
+
+    Raises OSError, and DamagedFile if it is not as it was written.
+    """
+    try:
+        content = read_json(path)
+        known = content.pop(CHECKSUM, None)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DamagedFile(path, f"it is not a JSON object: {error}") from error
+    if known is not None and known != sha256_json(content):
+        raise DamagedFile(path, "its content has another checksum than it tells")
+    return dict(content)
+
+
+def require_sha256(path: Path | str, known: str | None) -> None:
+    """Raise DamagedFile if the bytes of a file have another SHA-256 than the known one, if any."""
+    if known is not None and (found := sha256_file(path)) != known:
+        raise DamagedFile(path, f"its SHA-256 is {found}, but was {known}")
 
 
 def sha256_file(path: Path | str) -> str:

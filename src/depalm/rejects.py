@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from depalm.errors import DepalmError
-from depalm.files import atomic_file
+from depalm.parquet import read_parquet, write_parquet
 from depalm.progress import logger
 
 SCHEMA = pa.schema([("id", pa.string()), ("media", pa.string()), ("reason", pa.string())])
@@ -65,12 +64,11 @@ class Reject:
 def write_rejects(path: Path | str, rejects: Sequence[Reject]) -> None:
     """Write a parquet file of id, media, reason; without rejects it has no rows."""
     table = pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=SCHEMA)
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary)
+    write_parquet(path, table)
 
 
 def read_rejects(path: Path | str) -> list[Reject]:
-    return [Reject(**row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
+    return [Reject(**row) for row in read_parquet(path).cast(SCHEMA).to_pylist()]
 
 
 def check_rejects(rejects: Sequence[Reject], total: int, tolerated: float, what: str) -> None:

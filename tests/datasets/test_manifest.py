@@ -20,7 +20,7 @@ from depalm.datasets.manifest import (
     write_manifest,
 )
 from depalm.datasets.subsets import ManifestError, draw_subset, parse_fraction
-from depalm.errors import AnnotationError
+from depalm.errors import AnnotationError, DamagedFile
 from depalm.rejects import Reject, RejectError, read_rejects, write_rejects
 from depalm.specs.dataset import Templates
 from tests.support.samples import unkeyed
@@ -264,8 +264,11 @@ def test_a_manifest_is_read_back_and_its_bytes_are_its_content(tmp_path: Path) -
     assert read_manifest(tmp_path / "1.parquet") == samples
     assert (tmp_path / "1.parquet").read_bytes() == (tmp_path / "2.parquet").read_bytes()
     (tmp_path / "3.parquet").write_bytes(b"no parquet")
-    for path in (tmp_path / "3.parquet", tmp_path / "absent.parquet"):
-        with pytest.raises(ManifestError, match="is not a manifest"):
+    for path, error, told in (
+        (tmp_path / "3.parquet", DamagedFile, "is damaged"),
+        (tmp_path / "absent.parquet", ManifestError, "is not a manifest"),
+    ):
+        with pytest.raises(error, match=told):
             read_manifest(path)
 
 

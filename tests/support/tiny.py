@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalL
 
 from depalm.adapters.adapter import Adapter
 from depalm.config.schema import load_yaml
-from depalm.files import read_json, sha256_file, write_json
+from depalm.files import read_checked, sha256_file, write_checked
 from depalm.llms.base import LLM
 from depalm.llms.llama import LlamaLLM
 from depalm.llms.opt import OptLLM
@@ -111,10 +111,9 @@ def random_adapter(method: dict[str, Any], seed: int = 0, **models: Any) -> Adap
 def replace_weights(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Give the adapter in `folder` other tensors, as its record then says."""
     save_file(dict(tensors), folder / "adapter.safetensors")
-    record = read_json(folder / "adapter.json")
-    write_json(
-        folder / "adapter.json", record | {"sha256": sha256_file(folder / "adapter.safetensors")}
-    )
+    record = read_checked(folder / "adapter.json")
+    digest = sha256_file(folder / "adapter.safetensors")
+    write_checked(folder / "adapter.json", record | {"sha256": digest})
 
 
 SIZES: dict[str, Callable[[int], int]] = {

@@ -276,6 +276,22 @@ def test_a_damaged_adapter_is_made_anew_by_the_same_command(done: Path) -> None:
     assert planned(done, scores) == {}
 
 
+def test_damaged_texts_are_made_anew_by_the_same_command(done: Path) -> None:
+    path, scores = done / RUN / "test.texts.jsonl", f"{RUN}/test.scores.json"
+    before = path.read_bytes()
+    path.unlink()  # not the file that generation/ keeps too
+    path.write_bytes(bytes([before[0], before[1] ^ 1, *before[2:]]))
+    (done / scores).unlink()
+    outcome = snakemake(done, scores)
+    assert outcome.returncode != 0
+    assert "test.texts.jsonl was damaged: its SHA-256 is" in outcome.stderr
+    assert "give the same command again" in outcome.stderr
+    outcome = snakemake(done, scores)
+    assert outcome.returncode == 0, outcome.stderr
+    assert path.read_bytes() == before
+    assert planned(done, scores) == {}
+
+
 def test_one_output_is_asked_for_by_its_path(done: Path) -> None:
     """Also of a run that no list names."""
     path = RUN.replace("seed0", "seed7")

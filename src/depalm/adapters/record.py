@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from depalm.adapters.errors import AdapterError
-from depalm.files import read_json
+from depalm.errors import DamagedFile
+from depalm.files import read_checked
 from depalm.identity import model_source, token_identity
 from depalm.specs import BackboneSpec, LLMSpec, MethodSpec
 
@@ -50,11 +51,11 @@ def read_record(path: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     Raises AdapterError naming the first thing in which the adapter was made for something else.
     """
     try:
-        record: dict[str, Any] = read_json(path)
+        record = read_checked(path)
     except OSError as error:
         raise AdapterError(f"{path} cannot be read: {error}") from error
-    except ValueError as error:
-        raise DamagedAdapter(f"{path} is not an adapter's record, or is cut: {error}") from error
+    except DamagedFile as error:
+        raise DamagedAdapter(f"the adapter's record {path} is damaged: {error.why}") from error
     for part in ("method", "backbone", "llm"):
         if part not in record:
             raise AdapterError(f"{path} is not an adapter's record: it has no {part}")

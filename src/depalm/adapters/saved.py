@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from depalm.adapters.adapter import Adapter
 from depalm.adapters.errors import AdapterError
 from depalm.adapters.record import RECORD, DamagedAdapter, read_record
-from depalm.files import atomic_file, sha256_file, write_json
+from depalm.files import atomic_file, sha256_file, write_checked, write_json
 from depalm.progress import logger
 
 
@@ -36,7 +36,7 @@ def save_adapter(
     }
     digest = {"sha256": sha256_file(weights)}
     told = {"training": dict(training), "usage": dict(usage)}
-    write_json(record, {**digest, **made, **dimensions, **told})
+    write_checked(record, {**digest, **made, **dimensions, **told})
 
 
 def load_weights(adapter: Adapter, path: Path, record: Mapping[str, Any]) -> None:

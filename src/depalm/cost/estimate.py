@@ -1,6 +1,7 @@
 """What the stages of a configuration cost: time of their jobs, memory and disk."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -96,7 +97,8 @@ class CostPlan:
         """How much there is of a split."""
         path = Path(manifest(dataset, split))
         if (dataset, split) not in self._rows and path.exists():
-            self._rows[dataset, split] = rows_of_manifest(path)
+            with suppress(OSError, ValueError):  # damaged: who reads it says so
+                self._rows[dataset, split] = rows_of_manifest(path)
         if (dataset, split) in self._rows:
             return self._rows[dataset, split]
         most = getattr(self.config.settings.data.max_rows, split)

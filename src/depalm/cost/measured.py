@@ -12,7 +12,8 @@ from depalm.config.experiment import Config
 from depalm.config.store_plan import StorePlan
 from depalm.cost.rates import START, Measured
 from depalm.cost.work import backbone_work
-from depalm.files import read_json
+from depalm.errors import DamagedFile
+from depalm.files import read_checked
 
 
 def measured(config: Config, device: str) -> Iterator[Measured]:
@@ -73,10 +74,9 @@ def device_of(told: dict[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object; empty if it cannot be read, for an estimate goes on without it."""
     try:
-        content = read_json(path)
-    except (OSError, ValueError):
+        return read_checked(path)
+    except (OSError, DamagedFile):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _benchmark(path: Path) -> dict[str, float]:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from depalm.datasets.annotations import Annotation
 from depalm.datasets.media_names import MISSING, MediaFinder
 from depalm.datasets.readers import READERS
 from depalm.datasets.subsets import ManifestError, lowest
 from depalm.datasets.watched import Files, look
-from depalm.files import atomic_file
+from depalm.parquet import read_parquet, write_parquet
 from depalm.progress import logger
 from depalm.rejects import Reject, check_rejects, report_rejects
 from depalm.specs.dataset import RowsSpec, Templates
@@ -202,14 +201,13 @@ def write_manifest(path: Path | str, samples: Sequence[Sample]) -> None:
     bytes.
     """
     table = pa.Table.from_pylist([asdict(sample) for sample in samples], schema=SCHEMA)
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary)
+    write_parquet(path, table)
 
 
 def read_manifest(path: Path | str) -> list[Sample]:
-    """Raises ManifestError if `path` is not a manifest."""
+    """Raises ManifestError if `path` is not a manifest, DamagedFile if it was one."""
     try:
-        table = pq.read_table(path)
+        table = read_parquet(path)
         for field in SCHEMA:
             if field.name.endswith("_type") and field.name not in table.column_names:
                 table = table.append_column(field, pa.array([""] * len(table)))  # as of version 1

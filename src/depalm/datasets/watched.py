@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from depalm.datasets.containers import ContainerError, container_of, read_inside
+from depalm.errors import DamagedFile
 from depalm.files import atomic_file, inside, read_json, sha256_file, sha256_json, write_json
 from depalm.progress import Progress
 
@@ -97,22 +98,22 @@ def digest(files: Files) -> str:
 def write_files(path: Path | str, files: Files, state: str) -> None:
     """Note the files, and the content of the state that the manifest was made in."""
     import pyarrow as pa  # not before it is needed: a plan imports this module
-    import pyarrow.parquet as pq
+
+    from depalm.parquet import write_parquet
 
     schema = pa.schema([(n, pa.string() if n in TEXTS else pa.int64()) for n in COLUMNS])
     rows = [(*key, *seen.status, seen.sha256) for key, seen in sorted(files.items())]
     columns = list(zip(*rows, strict=True)) or [()] * len(COLUMNS)
     arrays = [pa.array(list(c), f.type) for c, f in zip(columns, schema, strict=True)]
     table = pa.table(arrays, schema=schema.with_metadata({"state": state}))
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary)
+    write_parquet(path, table)
 
 
 def read_files(path: Path | str) -> tuple[dict[Key, Seen], str]:
-    """What `write_files` noted. Raises OSError or ValueError (pyarrow's errors are such)."""
-    import pyarrow.parquet as pq
+    """What `write_files` noted. Raises OSError or DamagedFile."""
+    from depalm.parquet import read_parquet
 
-    table = pq.read_table(path)
+    table = read_parquet(path)
     folders, names, sizes, changed, altered, sums = (
         table.column(name).to_pylist() for name in COLUMNS
     )
@@ -136,7 +137,7 @@ def notice(record: Path, state: Path, folders: Mapping[str, Path]) -> None:
         return
     try:
         noted, made_in = read_files(record)
-    except (OSError, ValueError):
+    except (OSError, ValueError, DamagedFile):
         write_json(state, {"files": f"{record.name} was damaged"})
         return
     now = look(noted, folders, noted)
@@ -156,7 +157,7 @@ def model_state(state: Path, folder: Path, wanted: Callable[[Path], Sequence[str
     record = state.with_name(f".{state.stem}.files.parquet")
     try:
         known, _ = read_files(record)
-    except (OSError, ValueError):
+    except (OSError, ValueError, DamagedFile):
         known = {}
     now = look([("model", name) for name in wanted(folder)], {"model": folder}, known)
     content = {name: seen.sha256 for (_, name), seen in now.items()}

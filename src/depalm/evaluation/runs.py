@@ -7,7 +7,7 @@ from typing import Any
 
 from depalm.datasets.annotations import read_csv
 from depalm.errors import DepalmError
-from depalm.files import read_json
+from depalm.files import read_checked
 
 Run = Mapping[str, Any]  # the content of one scores.json
 Published = Mapping[tuple[str, ...], float]  # by method, dataset, fraction and metric
@@ -26,7 +26,7 @@ def read_runs(paths: Iterable[Path | str]) -> dict[str, Run]:
     """
     runs: dict[tuple[Any, ...], tuple[Path | str, Run]] = {}
     for path in paths:
-        run = read_json(path)
+        run = read_checked(path)
         lacking = [key for key in IDENTITY if key not in run]
         if lacking:
             raise TableError(f"{path} has no {', '.join(lacking)}: not a scores.json of depalm")

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from depalm.datasets.manifest import Sample
 from depalm.evaluation.measured import Values
 from depalm.evaluation.metrics import METRICS, Score
 from depalm.evaluation.runs import TableError
 from depalm.files import atomic_file
+from depalm.parquet import read_parquet, write_parquet
 
 TYPES = ("question_type", "answer_type")
 COUNTS = ".counts"
@@ -60,19 +60,19 @@ def write_sample_scores(
             width = found.counts.shape[1]
             flat = pa.array(found.counts.ravel())
             columns[_counts(name)] = pa.FixedSizeListArray.from_arrays(flat, width)
-    with atomic_file(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+    write_parquet(path, pa.table(columns))
 
 
 def read_sample_scores(path: Path | str, metrics: Sequence[str]) -> SampleScores:
-    """The scores that `write_sample_scores` wrote, of some metrics. Raises TableError."""
+    """The scores that `write_sample_scores` wrote, of some metrics. Raises TableError, and
+    DamagedFile if they are not as they were written.
+    """
     counted = {name: _counts(name) for name in metrics if METRICS[name].of_sums is not None}
     wanted = dict.fromkeys(["id", *TYPES, *metrics, *counted.values()])
     try:
-        known = pq.read_schema(path).names
-        if lacking := [name for name in wanted if name not in known]:
+        table = read_parquet(path)
+        if lacking := [name for name in wanted if name not in table.column_names]:
             raise ValueError(f"no column {', '.join(lacking)}")
-        table = pq.read_table(path, columns=list(wanted))
     except (OSError, ValueError) as error:
         raise TableError(
             f"{path} has no scores of samples ({error}): score the run again"

@@ -33,14 +33,15 @@ class ScoreJob(Job):
     samples: str
 
     def run(self) -> None:
-        """Raises MetricError."""
+        """Raises MetricError, and DamagedFile for an input that is not as it was written."""
         from depalm.datasets.manifest import read_manifest
         from depalm.datasets.splits import overlap
         from depalm.evaluation.samples import write_predictions, write_sample_scores
         from depalm.evaluation.scores import evaluate
-        from depalm.files import read_json, write_json
+        from depalm.files import read_checked, require_sha256, sha256_file, write_checked
 
-        record = read_json(self.record)
+        record, generated = read_checked(self.record), read_checked(self.generated)
+        require_sha256(self.texts, generated.get("texts_sha256"))
         shared = None
         if self.train_manifest is not None:
             shared = overlap(self.train_manifest, self.manifest)
@@ -49,13 +50,14 @@ class ScoreJob(Job):
             metrics=self.metrics,
             manifest=read_manifest(self.manifest),
             texts=self.texts,
-            generated=read_json(self.generated),
+            generated=generated,
             trained={"trainable_parameters": record["trainable_parameters"], **record["training"]},
             shared=shared,
         )
         write_predictions(self.predictions, samples, texts, scores)
         write_sample_scores(self.samples, samples, scores)
-        write_json(self.scores, summary)
+        sums = {"predictions_sha256": sha256_file(self.predictions)}
+        write_checked(self.scores, {**summary, **sums})
 
 
 @dataclass(frozen=True, kw_only=True)

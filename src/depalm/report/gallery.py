@@ -8,6 +8,7 @@ from typing import Any
 
 from depalm.datasets import lowest
 from depalm.evaluation import METRICS, Run
+from depalm.files import read_checked, require_sha256
 from depalm.media import write_preview
 from depalm.rejects import MediaError
 
@@ -128,6 +129,7 @@ def labelled(runs: Mapping[str, Run]) -> dict[str, str]:
 def read(scores: str) -> dict[str, dict[str, Any]]:
     """The predictions that lie beside a scores.json, by sample."""
     path = Path(scores.replace("scores.json", "predictions.jsonl"))
+    require_sha256(path, read_checked(scores).get("predictions_sha256"))
     with path.open(encoding="utf-8") as stream:
         return {row["id"]: row for row in map(json.loads, stream)}
 

@@ -12,7 +12,7 @@ from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample, read_manifest
 from depalm.features.base import partition
 from depalm.features.source import Source
-from depalm.files import sha256_file, write_json
+from depalm.files import sha256_file, write_checked
 from depalm.generation.generate import generate, write_texts
 from depalm.generation.partial import Partial
 from depalm.jobs.generate import GenerateJob
@@ -75,12 +75,13 @@ class _Run:
             "generate_seconds": round(partial.seconds, 1),
             "expected": job.expected,
             "samples": len(kept),
+            "texts_sha256": sha256_file(folder / "texts.jsonl"),
             "dtype": job.generate.dtype,
             "decoding": job.generate.filled(),
             "rejects": len(self.samples) - len(kept),
             **provenance(self.device),
         }
-        write_json(folder / "summary.json", summary)
+        write_checked(folder / "summary.json", summary)
         publish(folder, self.places, identity)
         partial.remove()
 

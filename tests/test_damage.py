@@ -1,0 +1,106 @@
+"""Damage to a file of the workflow's own is noticed when it is read, wherever a byte has flipped,
+and the same command makes the file anew.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from depalm.datasets.manifest import Sample, read_manifest, write_manifest
+from depalm.errors import DamagedFile, DepalmError
+from depalm.evaluation.metrics import METRICS, measure
+from depalm.evaluation.runs import TableError
+from depalm.evaluation.samples import read_sample_scores, write_sample_scores
+from depalm.files import read_checked, require_sha256, sha256_file, write_checked, write_json
+from depalm.jobs.script import set_aside
+
+SAMPLES = [
+    Sample(f"q{i}", f"{i % 7}.jpg", f"Is it {i}?", ["yes", "no"], "0" * 64) for i in range(60)
+]
+FLIPS = 400  # of the bytes of a file
+
+
+def flipped(path: Path) -> Any:
+    """The file with each of some bytes flipped in turn, evenly spread over it."""
+    content = path.read_bytes()
+    for place in np.unique(np.linspace(0, len(content) - 1, FLIPS).astype(int)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0x10
+        path.write_bytes(bytes(damaged))
+        yield int(place)
+    path.write_bytes(content)
+
+
+def test_a_flipped_byte_of_json_is_noticed(tmp_path: Path) -> None:
+    path, content = tmp_path / "scores.json", {"metrics": {"cider": 12.5}, "label": "é", "n": 3}
+    write_checked(path, content)
+    assert read_checked(path) == content
+    for place in flipped(path):
+        try:
+            found = read_checked(path)
+        except DamagedFile:
+            continue
+        # but for the name of the checksum itself, or white space
+        assert {key: found.get(key) for key in content} == content, f"byte {place}"
+
+
+def test_json_of_earlier_versions_has_no_checksum(tmp_path: Path) -> None:
+    write_json(tmp_path / "old.json", {"a": 1})
+    assert read_checked(tmp_path / "old.json") == {"a": 1}
+
+
+def test_a_flipped_byte_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    write_manifest(path, SAMPLES)
+    assert read_manifest(path) == SAMPLES
+    noticed = 0
+    for place in flipped(path):
+        try:
+            found = read_manifest(path)
+        except DepalmError:
+            noticed += 1
+        else:
+            assert found == SAMPLES, f"byte {place} of {path.stat().st_size}"
+    assert noticed > FLIPS / 2
+
+
+def test_a_flipped_byte_of_sample_scores_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    texts = {sample.id: "yes" for sample in SAMPLES}
+    scores = measure({sample.id: sample.references for sample in SAMPLES}, texts, ["vqa_accuracy"])
+    write_sample_scores(path, SAMPLES, scores)
+    expected = read_sample_scores(path, ["vqa_accuracy"]).scores["vqa_accuracy"]
+    assert "vqa_accuracy" in METRICS
+    for _ in flipped(path):
+        try:
+            found = read_sample_scores(path, ["vqa_accuracy"]).scores["vqa_accuracy"]
+        except (DamagedFile, TableError):
+            continue
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_file_whose_sha256_is_known_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("a\n")
+    known = sha256_file(path)
+    require_sha256(path, known)
+    require_sha256(path, None)  # of an earlier version
+    path.write_text("b\n")
+    with pytest.raises(DamagedFile, match=r"texts\.jsonl is damaged: its SHA-256 is .*, but was"):
+        require_sha256(path, known)
+
+
+def test_a_damaged_input_is_set_aside(tmp_path: Path) -> None:
+    """As long as it is there, Snakemake holds it for done; a file that is no input stays."""
+    inside, other = tmp_path / "in.json", tmp_path / "other.json"
+    for path in (inside, other):
+        path.touch()
+    with pytest.raises(DepalmError, match=r"give the same command again"), set_aside([inside]):
+        raise DamagedFile(inside, "its content has another checksum")
+    assert not inside.exists()
+    assert (tmp_path / "in.json.damaged").exists()
+    with pytest.raises(DamagedFile, match=r"delete it"), set_aside([inside]):
+        raise DamagedFile(other, "its content has another checksum")
+    assert other.exists()
