@@ -82,7 +82,7 @@ def test_samples_make_the_scores_of_all_and_of_any_part() -> None:
     """Corpus BLEU and METEOR of a part are those that the official programs give the part."""
     found = measure(REFERENCES, PREDICTIONS, CAPTION_METRICS)
     keys = list(REFERENCES)
-    for kept in ([0, 1, 2, 3, 4], [0, 2], [1, 3, 4], [4], [0, 0, 1]):
+    for kept in ([1, 3, 4], [4], [0, 0, 1]):  # of each, programs start anew
         names = {f"{place}{i}": keys[i] for place, i in enumerate(kept)}
         references = {name: REFERENCES[key] for name, key in names.items()}
         predictions = {name: PREDICTIONS[key] for name, key in names.items()}
@@ -91,9 +91,10 @@ def test_samples_make_the_scores_of_all_and_of_any_part() -> None:
             counts = found[name].counts
             assert counts is not None
             assert total(name, counts[kept]) == pytest.approx(official[name], abs=1e-9)
+    alone = score({"a": REFERENCES["a"]}, {"a": PREDICTIONS["a"]}, CAPTION_METRICS[:5])
     for name in CAPTION_METRICS[:5]:
-        alone = score({"a": REFERENCES["a"]}, {"a": PREDICTIONS["a"]}, [name])[name]
-        assert found[name].samples[0] == pytest.approx(alone, abs=1e-9)
+        assert found[name].samples[0] == pytest.approx(alone[name], abs=1e-9)
+        assert total(name, np.asarray(found[name].counts)) == pytest.approx(found[name].value)
     for name in CAPTION_METRICS[5:]:
         assert found[name].counts is None
         assert total(name, found[name].samples) == pytest.approx(found[name].value)

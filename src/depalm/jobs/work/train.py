@@ -89,8 +89,8 @@ class _Run:
     @cached_property
     def settings(self) -> TrainSpec:
         """How it is trained, with what tuning has chosen."""
-        chosen = {} if self.tuned is None else self.tuned["chosen"]
-        return self.job.train.with_chosen(chosen)
+        train = self.job.train
+        return train if self.tuned is None else train.with_chosen(self.tuned["chosen"])
 
     def work(self, held: Lease) -> None:
         """Train, and write the outputs; if they are there already, give them their places."""
