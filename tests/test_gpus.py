@@ -1,4 +1,4 @@
-"""Jobs on one machine never share a GPU: each takes one of two that are only named here."""
+"""Jobs on one machine never share a GPU: each takes one of those that a folder of devices has."""
 
 import os
 import subprocess
@@ -10,18 +10,31 @@ import pytest
 from depalm import gpus
 
 TAKING = """
-import sys
+import os, sys
 from pathlib import Path
 from depalm.gpus import take_gpu
-print(take_gpu("auto", ["0", "1"], Path(sys.argv[1])), flush=True)
+folder = Path(sys.argv[1])
+print(take_gpu("auto", folder, folder), os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
 sys.stdin.read()
 """
 
 
-def job(locks: Path) -> "subprocess.Popen[str]":
+@pytest.fixture
+def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two GPUs, and what else lies there."""
+    # set, and deleted: what a test sets is forgotten behind it
+    for name in (gpus.VISIBLE, gpus.ORDER):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name in ("nvidia1", "nvidia10", "nvidiactl", "nvidia-uvm", "sda"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def job(folder: Path) -> "subprocess.Popen[str]":
     """A process that takes a GPU, tells which, and keeps it until its input ends."""
     return subprocess.Popen(
-        [sys.executable, "-c", TAKING, str(locks)],
+        [sys.executable, "-c", TAKING, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -33,11 +46,11 @@ def told(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline().strip()
 
 
-def test_each_job_has_its_own_gpu_and_a_third_waits(tmp_path: Path) -> None:
-    first, second = job(tmp_path), job(tmp_path)
+def test_each_job_has_its_own_gpu_and_a_third_waits(devices: Path) -> None:
+    first, second = job(devices), job(devices)
     found = {told(first), told(second)}
-    assert found == {"0", "1"}
-    third = job(tmp_path)
+    assert found == {"1 0", "10 1"}  # by number, and as CUDA counts them
+    third = job(devices)
     with pytest.raises(subprocess.TimeoutExpired):
         third.wait(3)
     first.kill()  # however it ends, its GPU is free
@@ -47,50 +60,47 @@ def test_each_job_has_its_own_gpu_and_a_third_waits(tmp_path: Path) -> None:
         process.communicate()
 
 
-def test_a_job_sees_its_gpu_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-8f3a")
-    assert gpus.visible_gpus() == ["2", "GPU-8f3a"]
-    taken = gpus.take_gpu("cuda", locks=tmp_path)
-    assert taken == os.environ["CUDA_VISIBLE_DEVICES"] == "2"
-    assert gpus.take_gpu("auto", locks=tmp_path) == "2"  # a second job of this process
+def test_a_job_sees_its_gpu_alone_and_a_second_of_its_process_too(devices: Path) -> None:
+    assert gpus.take_gpu("cuda", devices, devices) == 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert gpus.take_gpu("auto", devices, devices) is None
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
-@pytest.fixture(autouse=True)
-def without_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(gpus.TAKEN, "")
-
-
-@pytest.mark.parametrize(
-    ("device", "names"), [("cpu", ["0"]), ("cuda:1", ["0", "1"]), ("auto", [])]
-)
-def test_no_gpu_is_taken_where_there_is_no_choice(
-    device: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert gpus.take_gpu(device, names, tmp_path) is None
+@pytest.mark.parametrize("device", ["cpu", "cuda:1"])
+def test_no_gpu_is_taken_for_the_cpu_or_a_number(devices: Path, device: str) -> None:
+    assert gpus.take_gpu(device, devices, devices) is None
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_gpus_of_a_machine_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for name in ("nvidia0", "nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm", "sda"):
-        (tmp_path / name).touch()
-    assert gpus.visible_gpus(tmp_path) == ["0", "2", "10"]
+def test_what_a_scheduler_gives_is_obeyed(devices: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jobs of a node may all see a GPU 0, and not the same one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert gpus.take_gpu("auto", devices, devices) is None
+    assert not list(devices.glob("*.lock"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus.visible_gpus(tmp_path) == []
     assert not gpus.gpu_here()
 
 
+def test_gpus_are_counted_that_one_may_open(devices: Path) -> None:
+    assert gpus.numbers(devices) == [1, 10]
+    (devices / "nvidia1").unlink()
+    (devices / "nvidia1").mkdir()  # what cannot be opened
+    assert gpus.numbers(devices) == [10]
+    assert gpus.take_gpu("auto", devices, devices) == 10
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of another user's")
-def test_the_lock_of_another_user_counts_too(tmp_path: Path) -> None:
-    lock = tmp_path / "depalm-gpu-0.lock"
+def test_the_lock_of_another_user_counts_too(devices: Path) -> None:
+    lock = devices / "depalm-gpu-1.lock"
     lock.touch()
     os.chown(lock, 12345, 12345)
     lock.chmod(0o644)
-    first = job(tmp_path)
-    assert told(first) == "0"
-    second = job(tmp_path)
-    assert told(second) == "1"
+    first = job(devices)
+    assert told(first) == "1 0"
+    second = job(devices)
+    assert told(second) == "10 1"
     for process in (first, second):
         process.communicate()

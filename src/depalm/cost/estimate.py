@@ -27,10 +27,13 @@ from depalm.cost.work import (
     llm_work,
 )
 from depalm.datasets.subsets import parse_fraction
+from depalm.errors import DamagedFile
+from depalm.files import read_checked
+from depalm.specs import TrainSpec
 from depalm.training.schedule import Schedule, TrainingError
 
 STAGES = ("extract", "tune", "train", "generate")
-BATCH = {"cpu": 16, "gpu": 64}  # of `batch_size: auto`, about
+BATCH = 64  # of `batch_size: auto`, about
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ class CostPlan:
         if rows is None:
             return None
         rows = rows.part(float(parse_fraction(plan.run.fraction)))
-        train, (adapter, llm) = plan.train, self.work(plan, rows)
+        train, (adapter, llm) = _settings(plan), self.work(plan, rows)
         grouped = train.texts_per_image > 1
         units = rows.media if grouped else rows.samples
         texts = min(train.texts_per_image, rows.samples / rows.media) if grouped else 1.0
@@ -167,7 +170,9 @@ class CostPlan:
         batch = min(train.batch_size, units) * train.accumulate
         text = llm.forward + llm.backward + (rows.answer + 1) * 2 * llm.head
         text += 3 * adapter.position * rows.text
-        shared = 3 * adapter.media + (backbone_work(plan.backbone.shape) if plan.online else 0.0)
+        shared = 3 * adapter.media
+        if plan.online and plan.reads_backbone:
+            shared += backbone_work(plan.backbone.shape)
         operations = steps * batch * (texts * text + shared)
         speed = self.rates.assumed(train.dtype, self.config.settings.threads.train)
         assumed = operations / speed
@@ -197,8 +202,9 @@ class CostPlan:
         tune, one = plan.tune, self.training(plan)
         if tune is None or one is None:
             return None
-        trials = [replace(plan, train=plan.train.with_chosen(of)) for of in tune.candidates]
-        costs = [cost for trial in trials if (cost := self.training(trial)) is not None]
+        given = [plan.train.with_chosen(candidate) for candidate in tune.candidates]
+        trials = [self.training(replace(plan, train=train, tune=None)) for train in given]
+        costs = [cost for cost in trials if cost is not None]
         times = sum(count * share for count, share in tune.rounds)
         return replace(
             one,
@@ -218,11 +224,11 @@ class CostPlan:
         adapter, llm = self.work(plan, rows, training=False)
         generate = settings.generate
         tokens = min(generate.max_new_tokens, rows.answer + 1)
-        prompt = rows.prompt / rows.text * llm.forward + adapter.media
+        prompt = llm.forward + adapter.media
         weights = llm_weights(plan.llm)
         token = generate.beams * (2.0 * weights + adapter.position)
         operations = rows.samples * (prompt + tokens * token)
-        batch = BATCH[self.device] if generate.batch_size == "auto" else generate.batch_size
+        batch = BATCH if generate.batch_size == "auto" else generate.batch_size
         steps = rows.samples / batch * tokens
         size = memory.BYTES[generate.dtype] * weights
         assumed = max(
@@ -250,9 +256,12 @@ class CostPlan:
         return {"memory": computing, "main_memory": main}
 
     def work(self, plan: RunPlan, rows: Rows, training: bool = True) -> tuple[AdapterWork, LLMWork]:
-        """The arithmetic of a run's adapter on a sample, and of its LLM on a text."""
+        """The arithmetic of a run's adapter on a sample, and of its LLM on a text, or in generation
+        on a prompt.
+        """
         adapter = adapter_work(plan.method, plan.layout, plan.llm, training)
-        return adapter, llm_work(plan.method, plan.layout, plan.llm, adapter.tokens, rows.text)
+        text = rows.text if training else 1 + rows.prompt
+        return adapter, llm_work(plan.method, plan.layout, plan.llm, adapter.tokens, text)
 
 
 def expected(cost: Cost | None) -> dict[str, float]:
@@ -262,6 +271,14 @@ def expected(cost: Cost | None) -> dict[str, float]:
     if cost is None:
         return {}
     return {"seconds": round(cost.work, 1), "operations": float(round(cost.operations))}
+
+
+def _settings(plan: RunPlan) -> TrainSpec:
+    """How a run is trained, with what tuning has chosen if it is done."""
+    for file in map(Path, plan.tuned_file):
+        with suppress(OSError, DamagedFile):  # not there yet; damaged: who reads it says so
+            return plan.train.with_chosen(read_checked(file)["chosen"])
+    return plan.train
 
 
 def _is_done(arrays: set[str], place: Mapping[str, Any]) -> bool:

@@ -45,7 +45,7 @@ def _job(
     operations = told.get("expected", {}).get("operations")
     if seconds is None or operations is None or device_of(told) != device:
         return
-    whole = _benchmark(file).get("s", 0.0)
+    whole = _seconds(file) or 0.0
     yield Measured(key, operations, seconds, whole - seconds if whole > seconds else None)
 
 
@@ -57,13 +57,13 @@ def _extractions(config: Config, device: str) -> Iterator[Measured]:
         for report in folder.glob("*/*.json"):
             shard, _, shards = report.stem.partition("-of-")
             names = {**place, "layers": report.parent.name, "shard": shard, "shards": shards}
-            taken = _benchmark(Path(paths.BENCHMARK_EXTRACT.format(**names)))
+            taken = _seconds(Path(paths.BENCHMARK_EXTRACT.format(**names)))
             told = _read(report)
             # files that the store had already cost nothing
             if taken and told.get("new") and device_of(told) == device:
                 operations = told["new"] * backbone_work(spec.shape)
                 key = ("extract", spec.modality, place["backbone"])
-                yield Measured(key, operations, max(taken["s"] - START, taken["s"] / 10))
+                yield Measured(key, operations, max(taken - START, taken / 10))
 
 
 def device_of(told: dict[str, Any]) -> str:
@@ -79,19 +79,10 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _benchmark(path: Path) -> dict[str, float]:
-    """The numbers in the first row of a benchmark file of Snakemake's; empty if there is none."""
+def _seconds(path: Path) -> float | None:
+    """Those in the first row of a benchmark file of Snakemake's; None if it has none."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            row = next(csv.DictReader(file, delimiter="\t"), {})
-    except OSError:
-        return {}
-    return {key: float(row[key]) for key in ("s", "max_rss") if _is_number(row.get(key))}
-
-
-def _is_number(text: str | None) -> bool:
-    try:
-        float(text or "")
-    except ValueError:
-        return False
-    return True
+            return float(next(csv.DictReader(file, delimiter="\t"))["s"])
+    except (OSError, StopIteration, LookupError, ValueError):
+        return None

@@ -1,7 +1,7 @@
 """The memory of a job on the device that computes, in bytes: weights, optimizer, activations.
 
 What libraries take besides, the fragments of an allocator and the batches on their way are one
-constant. Right within a factor of two; what earlier jobs took is exact, and taken instead.
+constant. Right within a factor of two.
 """
 
 from depalm.config.plan import RunPlan

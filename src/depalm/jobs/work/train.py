@@ -14,7 +14,7 @@ from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample, read_manifest
 from depalm.features.base import partition
 from depalm.features.source import Source
-from depalm.files import read_json, sha256_file, sha256_json
+from depalm.files import read_checked, sha256_file, sha256_json
 from depalm.identity import run_settings
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.train import TrainJob
@@ -44,7 +44,7 @@ def train_run(job: TrainJob) -> None:
     """Do the job; what is needed to go on after a kill is removed once the run is whole."""
     device = use_processors(job, job.train.dtype)
     folder = Path(job.adapter).parent / "training"
-    tuned = None if job.tuned is None else read_json(job.tuned)
+    tuned = None if job.tuned is None else read_checked(job.tuned)
     run = _Run(job, device, made_by(job), chosen_samples(job), folder, tuned)
     while_owned(folder, run.work)
 

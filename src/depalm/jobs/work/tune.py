@@ -15,7 +15,7 @@ from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample
 from depalm.features.base import partition
 from depalm.features.source import Source
-from depalm.files import first_difference, read_json, write_json
+from depalm.files import first_difference, read_json, write_checked, write_json
 from depalm.identity import run_settings
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.tune import TuneJob
@@ -90,7 +90,7 @@ class _Tuning:
             **provenance(self.device),
         }
         logger.info("chosen: %s", json.dumps(left[0]))
-        write_json(self.folder / "tuned.json", result)
+        write_checked(self.folder / "tuned.json", result)
         publish(self.folder, places, identity)
 
     def trial(
