@@ -93,14 +93,24 @@ def fallen(plan: RunPlan) -> str:
     """
     if not Path(plan.scores).is_file():
         return "it has no scores"
-    try:
-        found = read_checked(plan.scores).get("config_sha256")
-    except DamagedFile:
-        return "its scores are damaged"
+    if told := damage(plan):
+        return told
+    found = read_checked(plan.scores).get("config_sha256")
     if not plan.checkpoint and found != plan.settings_sha256:
         return "its scores are of other settings"
     gone = [file for file in [*plan.reads_files(), *plan.writes()] if not Path(file).exists()]
     return f"{gone[0]} is to be made again" if gone else ""
+
+
+def damage(plan: RunPlan) -> str:
+    """What is wrong with the file of a run's scores; empty if it is whole, or not there."""
+    try:
+        read_checked(plan.scores)
+    except FileNotFoundError:
+        return ""
+    except DamagedFile as error:
+        return f"its scores are damaged: {error.why}"
+    return ""
 
 
 def add_tables(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

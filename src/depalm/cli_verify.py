@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from depalm.cli_options import add_configfile
-from depalm.cli_tables import fallen
+from depalm.cli_tables import damage, fallen
 from depalm.config.experiment import Config
 from depalm.config.load import load_files
 from depalm.config.plan import RunPlan, manifest
@@ -66,8 +66,13 @@ def add_verify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _verify(options: argparse.Namespace) -> None:
     config = load_files(options.configfile, [Path()])
     wrong = verified = 0
-    for plan in chosen(config, [name for name in options.runs if name != "all"]):
+    plans = chosen(config, [name for name in options.runs if name != "all"])
+    for plan in plans:
         print(plan.run.path, flush=True)
+        if told := damage(plan):
+            print(f"  {told}", flush=True)
+            wrong += 1
+            continue
         if reason := fallen(plan):
             print(f"  not verified: {reason}", flush=True)
             continue
@@ -75,10 +80,10 @@ def _verify(options: argparse.Namespace) -> None:
         for finding in findings(config, plan, options.samples):
             print(f"  {finding}", flush=True)
             wrong += bool(finding.wrong)
-    if not verified:
+    if not (verified or wrong):
         raise VerifyError("no run has scores of this configuration")
     if wrong:
-        raise VerifyError(f"{wrong} things differ in {verified} runs")
+        raise VerifyError(f"{wrong} things differ in {len(plans)} runs")
 
 
 def chosen(config: Config, names: Sequence[str]) -> list[RunPlan]:

@@ -25,7 +25,7 @@ from depalm.config.load import load_files
 from depalm.cost import CostPlan, as_table
 from depalm.datasets.manifest import Sample, read_manifest
 from depalm.evaluation.scores import read_texts
-from depalm.files import read_json, sha256_file, write_json
+from depalm.files import read_checked, read_json, sha256_file, write_checked, write_json
 from tests.support.clones import clone, snakemake_in
 from tests.support.workflow import ROOT, RUN, SMOKE, build, command, planned, snakemake
 
@@ -180,13 +180,13 @@ def test_an_adapter_elsewhere_finds_its_models_or_says_what_it_lacks(
     decoding = {"max_new_tokens": 5, "dtype": "float32"}
     assert expected is not None
     assert load_adapter(moved, resources=done, **decoding).decoding.max_new_tokens == 5
-    record = read_json(moved / "adapter.json")
+    record = read_checked(moved / "adapter.json")
     record["llm"]["sha256"] = "0" * 64
-    write_json(moved / "adapter.json", record)
+    write_checked(moved / "adapter.json", record)
     with pytest.raises(AdapterError, match="trained with another llm"):
         load_adapter(moved, resources=done)
     del record["usage"]
-    write_json(moved / "adapter.json", record)
+    write_checked(moved / "adapter.json", record)
     with pytest.raises(AdapterError, match="does not say how the adapter is used"):
         load_adapter(moved, resources=done)
 

@@ -1,5 +1,6 @@
 """`depalm verify`: results that are made again are equal, and what was changed is found."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_what_was_changed_is_found(folder: Path, arguments: list[str]) -> None:
     found = verify(folder, RUN, *arguments)
     assert found.returncode == 1
     assert "texts, generated: 1 of 8 are others: " in found.stdout
-    assert "differ; scores by at most" in found.stdout or "predictions.jsonl" in found.stdout
+    assert re.search(r"^  scores: .*test\.texts\.jsonl is damaged", found.stdout, re.MULTILINE)
     assert "tokens of media, through the backbone: 7 equal" in found.stdout
     assert "2 things differ in 1 runs" in found.stderr
 
@@ -73,6 +74,12 @@ def test_what_was_changed_is_found(folder: Path, arguments: list[str]) -> None:
     found = verify(folder, RUN, *arguments)
     assert "adapter, by its checksum: its SHA-256 is" in found.stdout
     assert "adapter.safetensors is damaged" in found.stdout
+
+    scores = folder / RUN / "test.scores.json"
+    scores.write_text(scores.read_text().replace('"samples": 8', '"samples": 9'))
+    found = verify(folder, RUN, *arguments)
+    assert found.returncode == 1
+    assert "its scores are damaged: its content has another checksum" in found.stdout
 
 
 def test_a_row_that_was_changed_is_found(folder: Path, arguments: list[str]) -> None:
