@@ -25,7 +25,7 @@ from depalm.config.load import load_files
 from depalm.cost import CostPlan, as_table
 from depalm.datasets.manifest import Sample, read_manifest
 from depalm.evaluation.scores import read_texts
-from depalm.files import read_checked, read_json, sha256_file, write_checked, write_json
+from depalm.files import read_checked, read_json, sha256_file, write_checked
 from tests.support.clones import clone, snakemake_in
 from tests.support.workflow import ROOT, RUN, SMOKE, build, command, planned, snakemake
 
