@@ -159,3 +159,12 @@ def test_cost_on_the_command_line(
         hours[device] = float(last.split()[4].replace(",", ""))
         assert f"{device.upper()} hours" in shown
     assert hours["gpu"] < hours["cpu"] / 50
+
+
+def test_thousands_of_hours_are_told_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_files([ROOT / "config/paper.yaml"], [ROOT], runs_here=False)
+    told = line(CostPlan(config, "gpu"))
+    assert re.search(r"^about \d,\d{3} GPU hours are left to do \(extraction .*, training ", told)

@@ -45,11 +45,11 @@ def line(plan: CostPlan) -> str:
     unknown = plan.unknown()
     if not left:
         return f"the cost is not known before there is {', '.join(unknown)}" if unknown else ""
-    each = {
-        NAMES[stage]: _hours([cost for cost in left if cost.stage == stage], plan.device)
+    parts = ", ".join(
+        f"{NAMES[stage]} {_hours(found, plan.device)}"
         for stage in STAGES
-    }
-    parts = ", ".join(f"{name} {value}" for name, value in each.items() if float(value))
+        if (found := [cost for cost in left if cost.stage == stage])
+    )
     disk = in_units(round(sum(cost.disk for cost in left)))
     more = f"; not counted: what {', '.join(unknown)} will list" if unknown else ""
     return (
