@@ -1,6 +1,5 @@
 """Parquet files of our own, with a checksum of every page that is verified when they are read."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,13 +15,12 @@ def write_parquet(path: Path | str, table: pa.Table) -> None:
         pq.write_table(table, temporary, write_page_checksum=True)
 
 
-def read_parquet(path: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table, or some columns of it. Raises OSError for a file that cannot be opened, and
-    DamagedFile for one that is not as it was written.
+def read_parquet(path: Path | str) -> pa.Table:
+    """The table. Raises OSError for a file that cannot be opened, and DamagedFile for one that is
+    not as it was written.
     """
     try:
-        wanted = None if columns is None else list(columns)
-        return pq.read_table(path, columns=wanted, page_checksum_verification=True)
+        return pq.read_table(path, page_checksum_verification=True)
     except FileNotFoundError:  # which pyarrow raises without its errno
         raise
     except (OSError, ValueError) as error:  # pyarrow's own are such, and have none either

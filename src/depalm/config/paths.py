@@ -25,11 +25,11 @@ VIEW = f"{RESULTS}/{{dataset}}/cache/{{backbone}}/view{{view}}/{{split}}"
 RECEIPT = f"{VIEW}/{{layers}}.json"
 EXTRACTIONS = f"{VIEW}/extraction"
 EXTRACTION = f"{EXTRACTIONS}/{{layers}}/{{shard}}-of-{{shards}}.json"
-CELL = "{fraction}/{backbone}+{llm}/{method}/seed{seed}"
+CELLS = "{fraction}/{backbone}+{llm}/{method}"  # of all seeds
+CELL = f"{CELLS}/seed{{seed}}"
 RUN = f"{RESULTS}/{{dataset}}/runs/{CELL}"
 TABLE = f"{RESULTS}/tables/{{table}}"
-# what tuning has chosen for all seeds of a cell
-CELLS = "{fraction}/{backbone}+{llm}/{method}"
+# what tuning has chosen
 TUNED = f"{RESULTS}/{{dataset}}/tuned/{CELLS}/tuned.json"
 # what jobs took, by Snakemake
 BENCHMARK_EXTRACT = (
