@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from depalm.cache.store import read_receipt
 from depalm.datasets.manifest import Sample, read_manifest, write_manifest
 from depalm.errors import DamagedFile, DepalmError
 from depalm.evaluation.metrics import METRICS, measure
 from depalm.evaluation.runs import TableError
 from depalm.evaluation.samples import read_sample_scores, write_sample_scores
 from depalm.files import read_checked, require_sha256, sha256_file, write_checked, write_json
+from depalm.identity import folder_identity
 from depalm.jobs.script import set_aside
 
 SAMPLES = [
@@ -43,6 +45,32 @@ def test_a_flipped_byte_of_json_is_noticed(tmp_path: Path) -> None:
         except DamagedFile:
             continue
         # but for the name of the checksum itself, or white space
+        assert {key: found.get(key) for key in content} == content, f"byte {place}"
+
+
+def test_a_flipped_byte_of_where_a_model_is_from_is_noticed(tmp_path: Path) -> None:
+    """It would make tokens of the same weights those of others; the folder is what to delete."""
+    write_checked(tmp_path / "source.json", {"uri": "hf://a/b", "sha256": "0" * 64})
+    known = folder_identity(tmp_path)
+    noticed = 0
+    for _ in flipped(tmp_path / "source.json"):
+        try:
+            assert folder_identity(tmp_path) == known
+        except DamagedFile as error:
+            noticed += 1
+            assert error.path == tmp_path
+    assert noticed > 100
+
+
+def test_a_flipped_byte_of_a_receipt_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "11.json"
+    content = {"store": "vit-0/view0", "arrays": ["cls"], "sha256": "0" * 64, "rejected": {}}
+    write_checked(path, content)
+    for place in flipped(path):
+        try:
+            found = read_receipt(path)
+        except DamagedFile:
+            continue
         assert {key: found.get(key) for key in content} == content, f"byte {place}"
 
 

@@ -13,7 +13,6 @@ from depalm.process import full_disk, multiplies, reported
     [
         (OSError(errno.ENOSPC, "No space left on device", "a/b.json"), " for a/b.json"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), ""),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), ""),
         (OSError(errno.EACCES, "Permission denied", "a"), None),
         (ValueError("28"), None),
     ],

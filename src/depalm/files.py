@@ -18,7 +18,9 @@ from typing import Any
 
 from depalm.errors import DamagedFile, DepalmError
 
+SHA256_DIGITS = 64
 CHECKSUM = "checksum"  # of the other keys of a JSON object, in it
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, or of what a user may have of it
 MAX_NAME, MAX_PATH = 255, 4095  # bytes that a file's name and a path may have, on Linux
 
 
@@ -71,10 +73,11 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     temporary = _temporary(path)
     temporary.touch(exist_ok=False)  # who may read and write it is the umask's matter
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with naming(path):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -90,13 +93,32 @@ def atomic_directory(path: Path | str) -> Iterator[Path]:
     temporary = _temporary(path)
     temporary.mkdir()
     try:
-        yield temporary
-        _sync_tree(temporary)
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
-        sync(path.parent)
+        with naming(path):
+            yield temporary
+            _sync_tree(temporary)
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.replace(path)
+            sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let the error of a full disk, or of a quota, name the file that there is no room for. Such an
+    error of a write to an open file names none, and safetensors, which writes in Rust, raises one
+    of its own.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    except Exception as error:
+        if code := next((code for code in FULL if f"(os error {code})" in str(error)), None):
+            raise OSError(code, os.strerror(code), str(path)) from error
+        raise
 
 
 def _temporary(path: Path) -> Path:
@@ -171,9 +193,21 @@ def read_checked(path: Path | str) -> dict[str, Any]:
         known = content.pop(CHECKSUM, None)
     except (ValueError, AttributeError, TypeError) as error:
         raise DamagedFile(path, f"it is not a JSON object: {error}") from error
+    if known is None and (name := _misnamed(content)) is not None:
+        raise DamagedFile(path, f"its checksum is called {name!r}")
     if known is not None and known != sha256_json(content):
         raise DamagedFile(path, "its content has another checksum than it tells")
     return dict(content)
+
+
+def _misnamed(content: Mapping[str, Any]) -> str | None:
+    """The key of a checksum whose name is damaged; None if the object has none."""
+    for key, value in content.items():
+        if isinstance(value, str) and len(value) == SHA256_DIGITS:
+            rest = {other: content[other] for other in content if other != key}
+            if value == sha256_json(rest):
+                return key
+    return None
 
 
 def require_sha256(path: Path | str, known: str | None) -> None:

@@ -1,23 +1,31 @@
 """GPUs of this machine: each for one job at a time, whoever starts it.
 
-A job holds a lock on a file of the GPU's for as long as its process lives, and sees that GPU alone
-(CUDA_VISIBLE_DEVICES). Where that is set already, a scheduler or a user has decided, and is obeyed.
+A job holds a lock on a file of each of its GPUs for as long as its process lives, and sees those
+alone (CUDA_VISIBLE_DEVICES). Where that is set already, a scheduler or a user has decided, and is
+obeyed.
 """
 
 import fcntl
 import os
+import random
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from depalm.errors import DepalmError
 from depalm.progress import logger
 
 DEVICES = Path("/dev")
 LOCKS = Path(tempfile.gettempdir())  # of this machine, for all its users
 LOOK, NOTICE = 1.0, 60.0  # seconds between two looks, and between two messages of a job that waits
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+
+
+class GPUError(DepalmError):
+    """A job that is to have more GPUs than there are."""
 
 
 def gpu_here() -> bool:
@@ -48,31 +56,53 @@ def numbers(devices: Path = DEVICES) -> list[int]:
     return sorted(found)
 
 
-def take_gpu(device: str, devices: Path = DEVICES, locks: Path = LOCKS) -> int | None:
-    """Take a GPU that no other job has, for as long as this process lives, and hide the others; it
-    waits until there is one. Returns its number.
+def take_gpus(
+    device: str, count: int = 1, devices: Path = DEVICES, locks: Path = LOCKS
+) -> list[int]:
+    """Take `count` GPUs that no other job has, for as long as this process lives, and hide the
+    others; it waits until there are so many. Returns their numbers.
 
     Nothing is taken for a `device` that is the CPU or a GPU by number, where CUDA_VISIBLE_DEVICES
     says what to take, or where there is no GPU of NVIDIA's. It must be called before CUDA starts.
+    Raises GPUError where there are fewer.
     """
     there = numbers(devices)
     if device not in ("auto", "cuda") or VISIBLE in os.environ or not there:
-        return None
+        return []
+    if count > len(there):
+        raise GPUError(f"a job is to have {count} GPUs, and this machine has {len(there)}")
     told = 0.0
     while True:
-        for place, number in enumerate(there):
-            if _locked(locks / f"depalm-gpu-{number}.lock"):
-                # as CUDA counts those that this process may open
-                os.environ[VISIBLE], os.environ[ORDER] = str(place), "PCI_BUS_ID"
-                return number
+        # all or none, lest jobs that each have some wait for each other
+        if len(taken := _take(there, count, locks)) == count:
+            # as CUDA counts those that this process may open
+            os.environ[VISIBLE] = ",".join(str(there.index(number)) for number in taken)
+            os.environ[ORDER] = "PCI_BUS_ID"
+            return taken
         if not told or time.monotonic() - told >= NOTICE:
-            logger.info("other jobs have all %d GPUs: waiting for one", len(there))
+            logger.info("waiting for %d of %d GPUs, which other jobs have", count, len(there))
             told = time.monotonic()
-        time.sleep(LOOK)
+        time.sleep(LOOK * (1 + random.random()))
 
 
-def _locked(path: Path) -> bool:
-    """Lock a file until this process ends. Another user's file can be locked, not written."""
+def _take(there: Sequence[int], count: int, locks: Path) -> list[int]:
+    """Lock `count` of the GPUs that are `there`, or none."""
+    files: dict[int, int] = {}
+    for number in there:
+        file = _locked(locks / f"depalm-gpu-{number}.lock")
+        if file is not None:
+            files[number] = file
+        if len(files) == count:
+            return list(files)
+    for file in files.values():
+        os.close(file)
+    return []
+
+
+def _locked(path: Path) -> int | None:
+    """Lock a file until this process ends or closes it; None if another process has. That of
+    another user can be locked, not written.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -81,5 +111,5 @@ def _locked(path: Path) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(file)
-        return False
-    return True
+        return None
+    return file

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from depalm.backbones.files import weight_files
-from depalm.files import read_json, sha256_file, sha256_json, sha256_tree
+from depalm.errors import DamagedFile
+from depalm.files import read_checked, sha256_file, sha256_json, sha256_tree
 from depalm.media.decoders import load_decoder
 from depalm.sources.model_folder import model_files
 from depalm.specs import BackboneSpec, LLMSpec, MethodSpec, PromptSpec, TrainSpec, TuneSpec
@@ -70,14 +71,25 @@ def run_settings(
     }
 
 
+def fetched_from(folder: Path) -> dict[str, Any] | None:
+    """The content of a folder's source.json; None if nobody fetched the folder. Raises DamagedFile
+    of the folder.
+    """
+    try:
+        return read_checked(folder / "source.json")
+    except FileNotFoundError:
+        return None
+    except DamagedFile as error:
+        raise DamagedFile(folder, f"of its source.json, {error.why}") from error
+
+
 def weights_identity(weights: Path) -> str:
     """What tells these weights of a backbone from others: SHA-256 of the content of source.json
     (where they are from, and their checksum there), or of the files if nobody fetched them. Raises
     BackboneError if there are none.
     """
-    source = weights / "source.json"
-    if source.is_file():
-        return sha256_json(read_json(source))
+    if (source := fetched_from(weights)) is not None:
+        return sha256_json(source)
     weight_files(weights)
     return folder_identity(weights)
 
@@ -86,9 +98,8 @@ def folder_identity(folder: Path) -> str:
     """What tells a model's folder from others: SHA-256 of the content of source.json, or over the
     names and contents of the files that decide what it computes, its tokenizer's among them.
     """
-    source = folder / "source.json"
-    if source.is_file():
-        return sha256_json(read_json(source))
+    if (source := fetched_from(folder)) is not None:
+        return sha256_json(source)
     return sha256_json({name: sha256_file(folder / name) for name in model_files(folder)})
 
 
@@ -101,9 +112,8 @@ def model_source(directory: Path) -> dict[str, Any]:
     safetensors (if there are several: sha256_json of {name: sha256}; if there are none: of all its
     files).
     """
-    path = directory / "source.json"
-    if path.is_file():
-        return {"name": directory.name, **read_json(path)}
+    if (source := fetched_from(directory)) is not None:
+        return {"name": directory.name, **source}
     weights = {file.name: sha256_file(file) for file in sorted(directory.glob("*.safetensors"))}
     digest = sha256_json(weights) if weights else sha256_tree(directory)
     if len(weights) == 1:

@@ -19,7 +19,7 @@ from depalm.config import paths
 from depalm.datasets.manifest import Sample
 from depalm.features.base import FeatureSource, NoFeatures
 from depalm.features.online import Media, OnlineFeatures, online_features
-from depalm.files import read_json
+from depalm.files import read_checked
 from depalm.generation.generate import generate
 from depalm.llms.base import LLM
 from depalm.llms.load import load_llm
@@ -189,7 +189,7 @@ def decoding_of(folder: Path) -> dict[str, Any]:
     """The keys of `generate` by which the adapter's run was tested, if it was."""
     summaries = [folder / f"{split}.generate.json" for split in ("test", "val")]
     there = next((path for path in summaries if path.is_file()), None)
-    decoding = {} if there is None else read_json(there).get("decoding", {})
+    decoding = {} if there is None else read_checked(there).get("decoding", {})
     return {key: value for key, value in decoding.items() if key != "batch_size"}
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from depalm.errors import DepalmError
+from depalm.files import FULL
 from depalm.progress import log_to, logger
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -76,10 +77,9 @@ def full_disk(error: BaseException) -> str | None:
     """The file that a full disk, or a quota, has no room for, as part of a sentence; None for
     another error.
     """
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return f" for {error.filename}" if error.filename else ""
-    # what safetensors, which writes in Rust, raises
-    return "" if f"(os error {errno.ENOSPC})" in str(error) else None
+    return None
 
 
 def not_ours(folder: Path) -> str:

@@ -27,6 +27,12 @@ def log_to(path: Path | str | None) -> None:
     logger.setLevel(logging.INFO)
 
 
+def log_file() -> Path | None:
+    """The file that `log_to` was given."""
+    files = [h.baseFilename for h in logger.handlers if isinstance(h, logging.FileHandler)]
+    return Path(files[0]) if files else None
+
+
 class Progress:
     """Logs count, rate and time left, at most every `interval` seconds and once at the end."""
 

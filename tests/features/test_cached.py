@@ -12,6 +12,7 @@ import torch
 from depalm.adapters.errors import AdapterError
 from depalm.adapters.layout import Layout, layout
 from depalm.cache.errors import CacheError
+from depalm.errors import DamagedFile
 from depalm.cache.formats import arrays_of
 from depalm.cache.store import open_folder, write_receipt
 from depalm.cache.writer import write_shard
@@ -99,7 +100,7 @@ def test_rows_that_were_removed_are_named_before_anything_is_trained(tmp_path: P
     with pytest.raises(CacheError, match=message):
         open_views(fitted(METHOD), cached, KEYS, VIT)
     Path(cached.receipts[0]).write_text("{")
-    with pytest.raises(CacheError, match=r"view1\.json is missing or damaged"):
+    with pytest.raises(DamagedFile, match=r"view1\.json is damaged"):
         open_views(fitted(METHOD), cached, KEYS, VIT)
 
 

@@ -19,7 +19,7 @@ from depalm.features.base import read
 from depalm.features.encoder import Encoder
 from depalm.features.extract import Extraction, extract
 from depalm.features.online import Media, online_features
-from depalm.files import read_json, sha256_file
+from depalm.files import read_json, sha256_file, write_checked
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.train import TrainJob
 from depalm.media.decoders import load_decoder, view_seed
@@ -49,7 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_llm(root / "llm")
     tiny_vit(root / "vit")
     write_images(root, MEDIA)
-    (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in samples(root)))
+    write_checked(root / "subset.json", {"ids": [sample.id for sample in samples(root)]})
     prepare(root)
     return root
 
@@ -103,7 +103,7 @@ def train(
 ) -> dict[str, torch.Tensor]:
     TrainJob(
         **common(files, folder, method, online),
-        subset=str(files / "subset.txt"),
+        subset=str(files / "subset.json"),
         train=settings,
         seed=0,
         curve=str(folder / "train.jsonl"),

@@ -14,7 +14,9 @@ from depalm.adapters.record import DamagedAdapter
 from depalm.cache.errors import CacheError
 from depalm.files import read_json, sha256_file, write_json
 from depalm.identity import model_source
-from tests.support.runs import LLM, METHOD, SAMPLES, SETTINGS, generate, train, write_files
+from depalm.jobs.train import TrainSeedsJob
+from depalm.jobs.work import models
+from tests.support.runs import LLM, METHOD, SAMPLES, SETTINGS, common, generate, train, write_files
 from tests.support.tiny import METHODS, replace_weights
 from tests.support.vit import SPEC
 
@@ -57,6 +59,34 @@ def test_an_adapter_generates_for_the_models_it_was_trained_with(
     assert len(generate(files, trained)) == len(SAMPLES)
     moved = shutil.copytree(files, tmp_path / "moved")  # the same models at another place
     assert generate(moved, trained, {**METHOD, "version": 2}) == generate(files, trained)
+
+
+def test_seeds_of_one_job_share_the_llm_and_nothing_else(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if a run tunes the LLM's norms meanwhile."""
+    loads = []
+    load = models.load_llm
+    monkeypatch.setattr(models, "load_llm", lambda *given: loads.append(given) or load(*given))
+    method = {**METHOD, "finetune": {"llm": {"norms": True}}}
+    for seed in range(2):
+        train(files, tmp_path / f"apart{seed}", method, seed=seed)
+    folders = [tmp_path / f"together{seed}" for seed in range(2)]
+    given = common(files, tmp_path, method, "llm", "vit")
+    outputs = {
+        "adapter": "adapter.safetensors",
+        "record": "adapter.json",
+        "curve": "train.jsonl",
+        "rejects": "train.rejects.parquet",
+    }
+    listed = {key: [str(f / name) for f in folders] for key, name in outputs.items()}
+    loads.clear()
+    job = {**given, **listed, "subset": [str(files / "subset.json")] * 2, "seeds": [0, 1]}
+    TrainSeedsJob(**job, train=SETTINGS).run()
+    assert len(loads) == 1
+    for seed, folder in enumerate(folders):
+        for name in ("adapter.safetensors", "train.rejects.parquet"):
+            assert sha256_file(folder / name) == sha256_file(tmp_path / f"apart{seed}" / name)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def job(files: Path, folder: Path, tune: TuneSpec = TUNE, name: str = "qp_l0") -
     given = common(files, folder, method, "llm", "vit")
     return TuneJob(
         **{key: value for key, value in given.items() if key not in ("adapter", "record")},
-        subset=str(files / "subset.txt"),
+        subset=str(files / "subset.json"),
         train=LENGTH.over(SETTINGS),
         tune=tune,
         seed=0,
@@ -147,7 +147,7 @@ def test_a_run_trains_with_what_was_chosen(files: Path, tmp_path: Path) -> None:
         folder = tmp_path / name
         TrainJob(
             **common(files, folder, METHOD, "llm", "vit"),
-            subset=str(files / "subset.txt"),
+            subset=str(files / "subset.json"),
             curve=str(folder / "train.jsonl"),
             rejects=str(folder / "train.rejects.parquet"),
             seed=3,

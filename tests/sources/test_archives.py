@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from depalm.files import read_json, sha256_file
+from depalm.files import read_checked, sha256_file
 from depalm.sources.kept import SourceError
 
 FILES = {"train/1.jpg": b"one" * 1000, "train/deep/2.jpg": b"two", "labels.json": b"{}"}
@@ -46,7 +46,7 @@ def test_an_archive_gives_its_contents(tmp_path, get, name, write):
     part = get(uri, sha256_file(archive), unpack=True)
     assert contents(part) == FILES
     record = {"uri": uri, "sha256": sha256_file(archive), "revision": None}
-    assert read_json(part / "source.json") == record
+    assert read_checked(part / "source.json") == record
 
 
 @pytest.mark.parametrize("write", [write_zip, write_tar])
@@ -70,7 +70,7 @@ def test_several_sources_lie_together(tmp_path, get):
     more = {"uri": uris[1]}
     part = get(uris[0], None, more, unpack=True)
     assert contents(part) == {**FILES, "captions.json": b"[]"}
-    sources = read_json(part / "source.json")["sources"]
+    sources = read_checked(part / "source.json")["sources"]
     assert [source["uri"] for source in sources] == uris
     assert sources[1]["sha256"] == sha256_file(tmp_path / "captions.json")
 

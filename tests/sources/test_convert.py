@@ -24,7 +24,7 @@ from transformers.models.whisper.modeling_whisper import sinusoids
 
 from depalm.backbones.load import load_backbone
 from depalm.config.schema import load_yaml
-from depalm.files import read_json, sha256_file, write_json
+from depalm.files import read_checked, read_json, sha256_file, write_json
 from depalm.sources.conversion import ConvertError
 from depalm.sources.convert import convert
 from depalm.sources.dinov2 import DINOV2_SMALL
@@ -47,7 +47,7 @@ def download(tmp_path):
 def convert_in(download, converter):
     output = download.parent / "model"
     convert(download, output, converter)
-    assert read_json(output / "source.json") == {**SOURCE, "converter": converter}
+    assert read_checked(output / "source.json") == {**SOURCE, "converter": converter}
     return output
 
 

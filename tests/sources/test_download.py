@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from depalm.files import read_json, sha256_json
+from depalm.files import read_checked, sha256_json
 from depalm.sources.kept import SourceError
 
 CONTENT = bytes(range(256)) * 12_000  # 3 MB: several reads
@@ -83,7 +83,7 @@ def test_url_ends_as_a_directory_with_its_provenance(site, get):
     part = get(uri, sha256(CONTENT))
     assert (part / "data.bin").read_bytes() == CONTENT
     assert sorted(path.name for path in part.iterdir()) == ["data.bin", "source.json"]
-    assert read_json(part / "source.json") == {
+    assert read_checked(part / "source.json") == {
         "uri": uri,
         "sha256": sha256(CONTENT),
         "revision": None,
@@ -259,7 +259,7 @@ def test_hub_gives_what_is_needed_at_a_pinned_commit(hub, get):
     names = ["config.json", "model.safetensors", "source.json", "tokenizer.json"]
     assert sorted(path.name for path in part.iterdir()) == names
     assert (part / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
-    assert read_json(part / "source.json") == {
+    assert read_checked(part / "source.json") == {
         "uri": "hf://tiny/model@v1",
         "sha256": sha256(hub.files["model.safetensors"]),
         "revision": COMMIT,
@@ -279,7 +279,7 @@ def test_hub_main_branch_sharded_weights(hub, get):
     )
     part = get("hf://tiny/model", expected)
     assert (part / "model.safetensors.index.json").exists()
-    assert read_json(part / "source.json")["sha256"] == expected
+    assert read_checked(part / "source.json")["sha256"] == expected
 
 
 def test_hub_model_that_is_kept_needs_no_network(hub, get):
@@ -329,7 +329,7 @@ def test_hub_weights_that_are_named(hub, get, uri, weights):
     assert sorted(path.name for path in part.iterdir()) == names
     digests = {name: sha256(hub.files[name]) for name in weights}
     expected = sha256_json(digests) if len(weights) > 1 else digests[weights[0]]
-    assert read_json(part / "source.json")["sha256"] == expected
+    assert read_checked(part / "source.json")["sha256"] == expected
 
 
 def test_hub_weights_that_are_named_but_not_there(hub, get):  # noqa: ARG001
@@ -359,7 +359,7 @@ def test_hub_dataset_gives_its_parquet_files_in_their_folders(hub, get):
     files = [str(path.relative_to(part)) for path in part.rglob("*") if path.is_file()]
     assert sorted(files) == [*names, "source.json"]
     assert (part / names[0]).read_bytes() == b"train"
-    assert read_json(part / "source.json")["revision"] == COMMIT
+    assert read_checked(part / "source.json")["revision"] == COMMIT
     hub.close()
     assert (get("hf://datasets/tiny/model@v1") / names[1]).read_bytes() == b"val"
 

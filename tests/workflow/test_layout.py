@@ -12,7 +12,7 @@ from tests.support.clones import clone, snakemake_in
 from tests.support.workflow import ROOT, SMOKE, build, planned
 
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
-TARGET = "results/shapes-vqa/subsets/100pct/seed0.txt"  # one manifest, and what is drawn from it
+TARGET = "results/shapes-vqa/subsets/100pct/seed0.json"  # one manifest, and what is drawn from it
 MODULE = re.compile(r'```python title="workflow/Snakefile"\n(.*?)```', re.S)
 
 pytestmark = pytest.mark.dag

@@ -1,5 +1,6 @@
 """The shipped profile on a real Slurm of one node, which keeps no accounts (slurm_site.py)."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(builder, cwd=folder, check=True)
     receipt = "results/shapes-vqa/cache/vit-tiny/view0/train/11.json"
     manifest = "results/coco-tiny/manifest/test.parquet"
-    subset = "results/shapes-vqa/subsets/100pct/seed0.txt"
+    subset = "results/shapes-vqa/subsets/100pct/seed0.json"
     outcome = snakemake_in(folder, *SMOKE, "--", receipt, manifest, subset)
     assert outcome.returncode == 0, outcome.stderr
     return folder
@@ -61,12 +62,17 @@ def run_on_slurm(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
 
 @pytest.mark.usefixtures("site")
 def test_the_shipped_profile_ends_where_there_is_no_accounting(folder: Path) -> None:
-    """Two jobs, of which the second reads what the first wrote."""
-    ids = "results/shapes-captions/subsets/100pct/seed0.txt"
-    outcome = run_on_slurm(folder, "--", ids)
+    """Jobs that read what others wrote; what takes seconds is not submitted."""
+    scores = f"{RUN}/test.scores.json"
+    outcome = run_on_slurm(folder, "--", scores)
     assert outcome.returncode == 0, outcome.stderr
-    assert (folder / ids).is_file()
-    assert outcome.stderr.count("has been submitted with SLURM jobid") == 2
+    assert (folder / scores).is_file()
+    submitted = re.findall(r"Job \d+ has been submitted with SLURM jobid", outcome.stderr)
+    done = re.findall(r"^rule (\w+):|^localrule (\w+):", outcome.stderr, re.MULTILINE)
+    rules, local = ({name for name in names if name} for names in zip(*done, strict=True))
+    assert rules == {"extract", "train", "generate"}
+    assert len(submitted) == 3
+    assert local >= {"manifest", "receipt", "score"}
 
 
 @pytest.mark.usefixtures("site")

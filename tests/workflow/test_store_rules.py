@@ -228,7 +228,7 @@ def test_a_dataset_of_a_test_split_alone_tests_an_adapter(folder: Path, tmp_path
 def test_an_edited_photo_is_one_row_and_the_runs_that_read_it(
     arguments: list[str], folder: Path
 ) -> None:
-    ids = (folder / "results/shapes-vqa/subsets/50pct/seed0.txt").read_text().split()
+    ids = read_json(folder / "results/shapes-vqa/subsets/50pct/seed0.json")["ids"]
     left_out = next(
         i for i in range(24) if {f"train-{2 * i}", f"train-{2 * i + 1}"}.isdisjoint(ids)
     )

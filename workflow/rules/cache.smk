@@ -16,8 +16,8 @@ rule extract:
         "../../envs/depalm.yaml"
     threads: SETTINGS.threads.extract
     resources:
-        gpu=counted_gpus,
-        gres=slurm_gpus,
+        gpu=counted_gpus(),
+        gres=slurm_gpus(),
         workers=CACHE.workers,
         runtime=request(minutes, "extract", extraction),
         mem_mb=request(megabytes, "extract", extraction),

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -45,9 +46,9 @@ wildcard_constraints:
 
 
 # which executor there is Snakemake knows only after it has read this file
-def gpus() -> int:
-    """The GPUs of a job."""
-    return int(gpu_for(SETTINGS.device, workflow.non_local_exec))
+def gpus(count=1) -> int:
+    """The GPUs of a job that may have so many."""
+    return count * gpu_for(SETTINGS.device, workflow.non_local_exec)
 
 
 @cache
@@ -60,16 +61,21 @@ def on_slurm() -> bool:
     return workflow.non_local_exec and workflow.executor_plugin.name == "slurm"
 
 
-def counted_gpus(wildcards) -> int:
+def counted_gpus(count=1):
     """Resource function: GPUs of a job, out of those that the profile of this machine counts, or as
     an executor is asked for them; Slurm is asked in words of its own.
     """
-    return 0 if on_slurm() else gpus()
+    return lambda wildcards: 0 if on_slurm() else gpus(count)
 
 
-def slurm_gpus(wildcards) -> str:
+def slurm_gpus(count=1):
     """Resource function: what a job asks Slurm for."""
-    return "gpu:1" if on_slurm() and gpus() else ""
+    return lambda wildcards: f"gpu:{gpus(count)}" if on_slurm() and gpus() else ""
+
+
+def processes(count) -> dict:
+    """The processes of a job, by its fields."""
+    return {"processes": count, "shard_llm": SETTINGS.gpus.sharded(count)}
 
 
 def request(ask, stage, cost):

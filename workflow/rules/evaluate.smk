@@ -11,10 +11,10 @@ rule generate:
         paths.BENCHMARK_GENERATE
     conda:
         "../../envs/depalm.yaml"
-    threads: SETTINGS.threads.generate
+    threads: SETTINGS.threads.generate * SETTINGS.gpus.generate
     resources:
-        gpu=counted_gpus,
-        gres=slurm_gpus,
+        gpu=counted_gpus(SETTINGS.gpus.generate),
+        gres=slurm_gpus(SETTINGS.gpus.generate),
         workers=CACHE.workers,
         runtime=request(minutes, "generate", generation),
         mem_mb=request(megabytes, "generate", generation),
@@ -22,7 +22,11 @@ rule generate:
         settings=lambda wildcards: plan(wildcards).testing_settings(wildcards.split),
         generate=SETTINGS.generate.given(),
         # with `threads` it counts as derived: no reason to generate again
-        how=lambda wildcards, threads: {"expected": expected(generation(wildcards))},
+        how=lambda wildcards, threads: {
+            "expected": expected(generation(wildcards)),
+            "threads": max(1, threads // SETTINGS.gpus.generate),
+            **processes(SETTINGS.gpus.generate),
+        },
         device=SETTINGS.device,
     script:
         "../scripts/generate.py"
@@ -51,6 +55,7 @@ rule score:
         samples=f"{paths.RUN}/{{split}}.samples.parquet",
     log:
         f"logs/score/{{dataset}}/{paths.CELL}/{{split}}.log",
+    localrule: True
     conda:
         "../../envs/depalm.yaml"
     resources:

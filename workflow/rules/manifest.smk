@@ -7,6 +7,7 @@ rule manifest:
         rejects=paths.MANIFEST.replace(".parquet", ".rejects.parquet"),
     log:
         "logs/manifest/{dataset}/{split}.log",
+    localrule: True
     conda:
         "../../envs/depalm.yaml"
     resources:
@@ -27,6 +28,7 @@ rule subset:
         ids=paths.SUBSET,
     log:
         "logs/subset/{dataset}/{fraction}/seed{seed}.log",
+    localrule: True
     conda:
         "../../envs/depalm.yaml"
     resources:

@@ -21,6 +21,7 @@ rule table:
         pairs=f"{paths.TABLE}.pairs.csv",
     log:
         "logs/table/{table}.log",
+    localrule: True
     conda:
         "../../envs/depalm.yaml"
     resources:

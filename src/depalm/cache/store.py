@@ -16,7 +16,8 @@ from typing import Any
 from depalm.cache.errors import CacheError
 from depalm.cache.formats import FORMATS
 from depalm.cache.reader import TokenCache
-from depalm.files import read_json, sha256_json, write_json
+from depalm.errors import DamagedFile
+from depalm.files import read_checked, read_json, sha256_json, write_checked, write_json
 from depalm.lease import Lease, lease
 from depalm.progress import logger
 
@@ -126,18 +127,18 @@ def write_receipt(
         "sha256": cache.digest(media.values(), arrays),
         "rejected": rejected,
     }
-    write_json(path, receipt)
+    write_checked(path, receipt)
     return rejected
 
 
 def read_receipt(path: Path | str) -> dict[str, Any]:
-    """Raises CacheError if it is missing or damaged."""
+    """Raises CacheError if it is missing, DamagedFile if it is damaged."""
     try:
-        receipt = read_json(path)
-        if not isinstance(receipt["store"], str):
-            raise ValueError("its store is no text")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        receipt = read_checked(path)
+    except OSError as error:
         raise CacheError(
-            f"{path} is missing or damaged ({error}); remove it, and run Snakemake again"
+            f"{path} cannot be read ({error.strerror}); run Snakemake again"
         ) from error
-    return dict(receipt)
+    if not isinstance(receipt.get("store"), str):
+        raise DamagedFile(path, "its store is no text")
+    return receipt

@@ -7,7 +7,6 @@ media that could not be decoded, with the reasons. Values are float16 or bfloat1
 (they hardly compress). `FORMATS` says how a shard is laid out; what is read does not depend on it.
 """
 
-import errno
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from depalm.cache.errors import CacheError
 from depalm.cache.formats import CLS, array_rows, format_of, in_units
 from depalm.cache.reader import DTYPES
 from depalm.cache.shard import Bits, RowWriter, checksum
+from depalm.files import FULL
 
 # neither zarr nor npy has bfloat16: its bits instead
 STORED_DTYPES = {"float16": "float16", "bfloat16": "uint16"}
@@ -115,7 +115,7 @@ def disk_full(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise CacheError(
             f"{path}: no space left on the disk; what was written of it is removed. Make room, or "

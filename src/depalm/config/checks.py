@@ -33,7 +33,13 @@ def check(config: Config, runs_here: bool = True) -> None:
     for rule in config.settings.overrides:
         _check_where(config, rule.where)
     for run in config.runs:
-        _check_run(config.plan(run))
+        plan = config.plan(run)
+        _check_run(plan)
+        if config.settings.gpus.shard_llm and plan.method.finetune.llm.any:
+            raise ConfigError(
+                f"method {run.method!r} tunes the LLM, whose layers gpus.shard_llm spreads over "
+                "processes; leave one of them out"
+            )
     for table in config.settings.tables:
         _check_table(config, table)
     if runs_here:

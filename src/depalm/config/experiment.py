@@ -1,8 +1,9 @@
 """A checked configuration: the settings, the parts that they name, and the plan of each run."""
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, reduce
 from itertools import product
 from pathlib import Path
@@ -44,6 +45,19 @@ class Config:
             for values in product(*(getattr(block, f"{axis}s") for axis in AXES)):
                 runs[Run(*values)] = None
         return list(runs)
+
+    def seeds_of_a_job(self) -> list[list[Run]]:
+        """The runs of the grid that train an adapter, as far as a job trains several: those that
+        differ in the seed, `seeds_per_job` at a time.
+        """
+        size, cells = self.settings.seeds_per_job, defaultdict(list)
+        if size == 1:
+            return []
+        for run in self.runs:
+            if not self.plan(run).checkpoint:
+                cells[replace(run, seed=0)].append(run)
+        jobs = [runs[i : i + size] for runs in cells.values() for i in range(0, len(runs), size)]
+        return [runs for runs in jobs if len(runs) > 1]
 
     def plan(self, run: Run) -> RunPlan:
         """The plan of a run. Raises ConfigError if the run is not possible."""

@@ -14,7 +14,7 @@ MODEL = "resources/models/{kind}/{part}"  # what was downloaded, converted
 DOWNLOAD_RECORD = "resources/downloads/.records/{kind}/{part}.json"
 MODEL_RECORD = "resources/models/.records/{kind}/{part}.json"
 MANIFEST = f"{RESULTS}/{{dataset}}/manifest/{{split}}.parquet"
-SUBSET = f"{RESULTS}/{{dataset}}/subsets/{{fraction}}/seed{{seed}}.txt"
+SUBSET = f"{RESULTS}/{{dataset}}/subsets/{{fraction}}/seed{{seed}}.json"
 # The states of what a manifest is made of, and of the files of a user's own model. Each is alone in
 # its folder: Snakemake lists a folder once, and takes what is written there later for missing.
 STATE = f"{RESULTS}/{{dataset}}/state/{{split}}/files.json"

@@ -41,8 +41,8 @@ class Cost:
     """Jobs of one stage that are alike, but for what they are about.
 
     key: see depalm.cost.rates. operations: of matrix products, in all jobs. work, start: seconds of
-    a job. memory, main_memory: bytes of a job on the device that computes, and of the machine.
-    disk: bytes that all leave.
+    a job. processes: of a job, each with a GPU, or `threads` of the CPU. memory, main_memory: bytes
+    of a process on the device that computes, and of the machine. disk: bytes that all leave.
     """
 
     stage: str
@@ -56,6 +56,7 @@ class Cost:
     main_memory: float
     disk: float = 0.0
     done: bool = False
+    processes: int = 1
 
     @property
     def seconds(self) -> float:
@@ -174,7 +175,8 @@ class CostPlan:
         if plan.online and plan.reads_backbone:
             shared += backbone_work(plan.backbone.shape)
         operations = steps * batch * (texts * text + shared)
-        speed = self.rates.assumed(train.dtype, self.config.settings.threads.train)
+        settings, processes = self.config.settings, self.config.settings.gpus.train
+        speed = self.rates.assumed(train.dtype, settings.threads.train) * processes
         assumed = operations / speed
         if self.device == "gpu":
             assumed = max(assumed, steps * train.accumulate * plan.llm.shape.layers * GPU_STEP)
@@ -186,7 +188,8 @@ class CostPlan:
             operations=operations,
             work=self.rates.seconds(key, operations, assumed),
             start=self.rates.start,
-            threads=self.config.settings.threads.train,
+            threads=settings.threads.train,
+            processes=processes,
             **self._memory(
                 memory.of_training(plan, adapter, rows.text, self.device),
                 memory.BYTES[train.dtype] * llm_weights(plan.llm),
@@ -236,6 +239,8 @@ class CostPlan:
             steps * size / MEMORY[self.device],
             steps * plan.llm.shape.layers * (GPU_TOKEN if self.device == "gpu" else 0.0),
         )
+        processes = settings.gpus.generate
+        assumed /= 1 if settings.gpus.shard_llm else processes
         key = ("generate", plan.run.llm, plan.run.backbone, plan.run.method, plan.run.dataset)
         return Cost(
             stage="generate",
@@ -245,12 +250,13 @@ class CostPlan:
             work=self.rates.seconds(key, operations, assumed),
             start=self.rates.start,
             threads=settings.threads.generate,
+            processes=processes,
             **self._memory(memory.of_generation(plan, adapter, rows, batch, generate.dtype), size),
             done=Path(plan.scores).exists(),
         )
 
-    def _memory(self, computing: float, weights: float, workers: int = 0) -> dict[str, float]:
-        """The memory of a job: beside a GPU's, the main memory is that of loading the weights."""
+    def _memory(self, computing: float, weights: float, workers: int = 0) -> dict[str, Any]:
+        """The memory of a process: beside a GPU's, main memory is that of loading the weights."""
         beside = memory.BASE * (1 + workers)
         main = computing + beside if self.device == "cpu" else memory.BASE + weights + beside
         return {"memory": computing, "main_memory": main}

@@ -19,7 +19,7 @@ def megabytes(cost: Cost | None, stage: str, attempt: int) -> int:
     """
     if cost is None:
         return UNKNOWN.get(stage, OTHERWISE)[0]
-    wanted = MARGIN_OF_MEMORY * cost.main_memory / 1e6
+    wanted = MARGIN_OF_MEMORY * cost.processes * cost.main_memory / 1e6
     return _rounded(max(LEAST_MEGABYTES, wanted), 1000) * 2 ** (attempt - 1)
 
 

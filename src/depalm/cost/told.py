@@ -74,7 +74,8 @@ def _cells(costs: Sequence[Cost], device: str) -> list[str]:
 
 def _hours(costs: Iterable[Cost], device: str) -> str:
     """Hours of a GPU that a job has for itself, or of CPU threads."""
-    hours = sum(cost.seconds * (1 if device == "gpu" else cost.threads) for cost in costs) / 3600
+    threads = (1 if device == "gpu" else cost.threads for cost in costs)
+    hours = sum(c.seconds * c.processes * t for c, t in zip(costs, threads, strict=True)) / 3600
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2f}"
 
 

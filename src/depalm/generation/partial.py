@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from depalm.files import first_difference
+from depalm.files import first_difference, naming
 from depalm.progress import logger
 
 
@@ -16,14 +16,17 @@ class Partial:
 
     A line of the file is a batch: [CRC-32 of the rest, indices, texts, seconds]; the first line has
     the `identity` of the generation instead. The texts of another identity are not used, and what
-    follows a cut or damaged line is not either.
+    follows a cut or damaged line is not either. A process that leaves the file to another one only
+    reads it (`writes`).
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]):
-        self.path = path
+    def __init__(self, path: Path, identity: Mapping[str, Any], writes: bool = True):
+        self.path, self.writes = path, writes
         self.texts: dict[int, str] = {}
         self.seconds = 0.0
         whole = self._read(json.loads(json.dumps(identity)))
+        if not writes:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as stream:
             stream.truncate(whole)
@@ -32,7 +35,8 @@ class Partial:
 
     def add(self, indices: Sequence[int], texts: Sequence[str], seconds: float) -> None:
         """Keep the texts of a batch, which took so many seconds."""
-        self._append([list(indices), list(texts), seconds])
+        if self.writes:
+            self._append([list(indices), list(texts), seconds])
         self._take(indices, texts, seconds)
 
     def _take(self, indices: Sequence[int], texts: Sequence[str], seconds: float) -> None:
@@ -43,7 +47,7 @@ class Partial:
         self.path.unlink(missing_ok=True)
 
     def _append(self, content: list[Any]) -> None:
-        with self.path.open("ab") as stream:
+        with naming(self.path), self.path.open("ab") as stream:
             stream.write(json.dumps([_checksum(content), *content]).encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())

@@ -76,11 +76,11 @@ class ExtractJob(RowsJob):
         from depalm.datasets.manifest import media_keys, read_manifest
         from depalm.features.encoder import Encoder
         from depalm.features.extract import Extraction, extract, media_of_shard
-        from depalm.gpus import take_gpu
+        from depalm.gpus import take_gpus
         from depalm.provenance import choose_device, device_name
 
         torch.set_num_threads(self.threads)
-        take_gpu(self.device)
+        take_gpus(self.device)
         device = choose_device(self.device)
         keys = media_keys(read_manifest(self.manifest))
         part = media_of_shard(list(keys), self.index, self.shards)
@@ -187,9 +187,9 @@ class ReceiptJob(RowsJob):
 
 def write_report(path: str, place: str, media: int, forwarded: int, **told: str) -> None:
     """Write where in the store the rows of so many media are, and how many of them were new."""
-    from depalm.files import write_json
+    from depalm.files import write_checked
 
-    write_json(path, {"store": place, "media": media, "new": forwarded, **told})
+    write_checked(path, {"store": place, "media": media, "new": forwarded, **told})
 
 
 def read_place(reports: list[str]) -> str:

@@ -20,7 +20,9 @@ class GenerateJob(RunJob):
     `prompt` and `generate` the settings of prompts and generation. Outputs are the `texts` in the
     order of the manifest (one JSON object a line), a `summary` (seconds, counts, versions), and in
     `rejects` the samples without features. `device` and `threads` say where it runs, `expected`
-    what was predicted of the job: seconds and operations.
+    what was predicted of the job: seconds and operations. With several `processes` each has a GPU,
+    or `threads` of the CPU, and a part of the samples; with `shard_llm` a part of the LLM's layers
+    instead.
     """
 
     command: ClassVar[str] = "generate"
@@ -32,6 +34,13 @@ class GenerateJob(RunJob):
     summary: str
     rejects: str
     expected: dict[str, Any] = field(default_factory=dict)
+    processes: int = 1
+    shard_llm: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """That of the LLM."""
+        return self.generate.dtype
 
     def run(self) -> None:
         """Raises AdapterError (an adapter of another method, backbone or LLM) and otherwise as

@@ -55,8 +55,8 @@ class ManifestJob(Job):
 class SubsetJob(Job):
     """Draw the training subset of a fraction and seed.
 
-    `fraction` (such as 10pct) of the samples of `manifest` are drawn by `seed`. Output is `ids`,
-    one sample id a line.
+    `fraction` (such as 10pct) of the samples of `manifest` are drawn by `seed`. Output is the file
+    `ids`: {"ids": those of the samples}, with a checksum.
     """
 
     command: ClassVar[str] = "subset"
@@ -70,11 +70,10 @@ class SubsetJob(Job):
         """Raises ManifestError."""
         from depalm.datasets.manifest import read_manifest
         from depalm.datasets.subsets import draw_subset
-        from depalm.files import atomic_file
+        from depalm.files import write_checked
         from depalm.progress import logger
 
         ids = [sample.id for sample in read_manifest(self.manifest)]
         subset = draw_subset(ids, self.fraction, self.seed)
-        with atomic_file(self.ids) as temporary:
-            temporary.write_text("".join(f"{name}\n" for name in subset), encoding="utf-8")
+        write_checked(self.ids, {"ids": subset})
         logger.info("%d of %d samples", len(subset), len(ids))

@@ -8,7 +8,7 @@ from depalm.jobs.job import Job
 from depalm.jobs.manifest import ManifestJob, SubsetJob
 from depalm.jobs.report import ReportJob
 from depalm.jobs.sources import ConvertJob, FetchJob
-from depalm.jobs.train import TrainJob
+from depalm.jobs.train import TrainJob, TrainSeedsJob
 from depalm.jobs.tune import TuneJob
 
 # in the order of the workflow
@@ -25,6 +25,7 @@ JOBS: dict[str, type[Job]] = {
         ReceiptJob,
         TuneJob,
         TrainJob,
+        TrainSeedsJob,
         GenerateJob,
         ScoreJob,
         TableJob,

@@ -26,12 +26,12 @@ class FetchJob(Job):
 
     def run(self) -> None:
         """Raises SourceError, DownloadError, ArchiveError or OutsideError."""
-        from depalm.files import read_json, write_json
+        from depalm.files import read_checked, write_checked
         from depalm.sources.fetch import fetch
 
         sources = self.source if isinstance(self.source, list) else [self.source]
         fetch(sources, Path(self.directory), downloads=Path(self.downloads))
-        write_json(self.record, read_json(Path(self.directory, "source.json")))
+        write_checked(self.record, read_checked(Path(self.directory, "source.json")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ class ConvertJob(Job):
 
     def run(self) -> None:
         """Raises ConvertError, of a dataset AnnotationError."""
-        from depalm.files import read_json, write_json
+        from depalm.files import read_checked, write_checked
         from depalm.sources.convert import convert
 
         convert(Path(self.download), Path(self.directory), converter=self.convert)
-        write_json(self.record, read_json(Path(self.directory, "source.json")))
+        write_checked(self.record, read_checked(Path(self.directory, "source.json")))

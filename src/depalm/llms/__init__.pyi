@@ -8,3 +8,4 @@ from .kv_cache import FixedCache as FixedCache
 from .llama import LlamaLLM as LlamaLLM
 from .load import load_llm as load_llm
 from .registry import FAMILIES as FAMILIES
+from .sharded import shard_layers as shard_layers

@@ -5,7 +5,7 @@ No code that a file may hold is run: PyTorch's pickles are read as tensors and p
 
 from pathlib import Path
 
-from depalm.files import atomic_directory, read_json, write_json
+from depalm.files import atomic_directory, read_checked, write_checked
 from depalm.progress import logger
 from depalm.sources.conversion import ConvertError
 from depalm.sources.model_folder import ModelFolderError, check_model_folder
@@ -31,7 +31,7 @@ def convert(download: Path, output: Path, converter: str) -> None:
     except ModelFolderError as error:
         raise ConvertError(str(error)) from error
     logger.info("convert %s by %s", download, converter)
-    source = {**read_json(download / "source.json"), "converter": converter}
+    source = {**read_checked(download / "source.json"), "converter": converter}
     with atomic_directory(output) as directory:
         CONVERTERS[converter](download, directory)
-        write_json(directory / "source.json", source)
+        write_checked(directory / "source.json", source)

@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 from huggingface_hub import HfApi
 from urllib3.exceptions import HTTPError
 
-from depalm.files import inside, sha256_file
+from depalm.files import inside, naming, sha256_file
 from depalm.progress import Progress
 from depalm.sources.http import (
     MEBIBYTE,
@@ -81,7 +81,7 @@ def _receive(client: HttpClient, url: str, partial: Path) -> None:
         progress = Progress(
             total=-(-(total or 0) // MEBIBYTE), what=partial.stem, unit="MiB", done=done // MEBIBYTE
         )
-        with partial.open("ab") as stream:
+        with naming(partial), partial.open("ab") as stream:
             for piece in content_of(response, done):
                 stream.write(piece)
                 if total is not None:

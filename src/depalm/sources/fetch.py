@@ -14,11 +14,11 @@ from depalm.files import (
     OutsideError,
     atomic_directory,
     inside,
-    read_json,
+    read_checked,
     sha256_file,
     sha256_json,
     sha256_tree,
-    write_json,
+    write_checked,
 )
 from depalm.progress import logger
 from depalm.sources.archives import ArchiveError, unpack
@@ -66,7 +66,7 @@ def fetch(sources: Sequence[DatasetSource], destination: Path, downloads: Path) 
     with atomic_directory(destination) as directory:
         records = [_fetch_into(directory, source, downloads) for source in sources]
         content = records[0] if len(records) == 1 else {"sources": records}
-        write_json(directory / "source.json", content)
+        write_checked(directory / "source.json", content)
 
 
 def _fetch_into(directory: Path, source: DatasetSource, downloads: Path) -> dict[str, Any]:
@@ -117,8 +117,8 @@ def fetch_hub(uri: str, directory: Path, sha256: str | None, downloads: Path) ->
             )
             for name in (listing["revision"], *listing["files"]):
                 inside(directory, name)
-            write_json(listing_path, listing)
-        listing = read_json(listing_path)
+            write_checked(listing_path, listing)
+        listing = read_checked(listing_path)
         commit: str = listing["revision"]
         repo_type = "dataset" if kind else "model"
         kept = inside(folder, commit)
@@ -192,7 +192,7 @@ def _fetch_archive(
     """The contents of the one file that `uri` is."""
     with keeping(downloads, f"{uri} unpacked") as folder:
         contents, record = folder / "contents", folder / "record.json"
-        known = (None, read_json(record)["sha256"]) if record.exists() else ()
+        known = (None, read_checked(record)["sha256"]) if record.exists() else ()
         if sha256 not in known or uri.startswith("file://"):  # which may have changed meanwhile
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
                 fetcher = FETCHERS[uri.partition("://")[0]]
@@ -207,12 +207,12 @@ def _fetch_archive(
                     except ArchiveError as error:
                         forget(downloads, uri)
                         raise SourceError(f"{uri}: {error}") from error
-            write_json(record, {"sha256": published})
+            write_checked(record, {"sha256": published})
         for path in [path for path in contents.rglob("*") if path.is_file()]:
             target = directory / path.relative_to(contents)
             target.parent.mkdir(parents=True, exist_ok=True)
             place(path, target)
-        return read_json(record)["sha256"], None
+        return read_checked(record)["sha256"], None
 
 
 def _unpack(uri: str, wheel: Path, wanted: str, directory: Path) -> None:

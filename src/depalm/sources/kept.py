@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from depalm.errors import DepalmError
-from depalm.files import read_json, sha256_file, sha256_json, write_json
+from depalm.files import read_checked, sha256_file, sha256_json, write_checked
 from depalm.sources.contents import require_contents
 from depalm.sources.http import DownloadError
 
@@ -48,7 +48,7 @@ def once(
     What was downloaded first is remembered: without a `sha256` later downloads have to be the same.
     """
     first = path.with_name(f"{path.name}.first.json")
-    known = sha256 or (read_json(first)["sha256"] if first.exists() else None)
+    known = sha256 or (read_checked(first)["sha256"] if first.exists() else None)
     published = sha256_file(path) if path.exists() else None
     if published is None or known not in (None, published):
         download(what, path)
@@ -62,7 +62,7 @@ def once(
             f"fetched. If the publisher has changed it, delete {first} and run again"
         )
     if not first.exists():
-        write_json(first, {"sha256": published})
+        write_checked(first, {"sha256": published})
     return published
 
 

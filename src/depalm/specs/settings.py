@@ -206,6 +206,28 @@ class ThreadsSpec(Spec):
     generate: Positive = 4
 
 
+class GPUsSpec(Spec):
+    """GPUs of a job, each with a process of its own; where the device is the CPU, processes."""
+
+    train: Positive = Field(1, description="each takes a part of every batch")
+    generate: Positive = Field(1, description="each takes a part of the samples")
+    shard_llm: bool = Field(
+        False, description="each has a part of the LLM's layers: for one larger than a GPU"
+    )
+
+    @model_validator(mode="after")
+    def _check_several(self) -> Self:
+        if self.shard_llm and self.train == self.generate == 1:
+            raise fault(
+                "an LLM is sharded over several GPUs; set train and generate", at="shard_llm"
+            )
+        return self
+
+    def sharded(self, processes: int) -> bool:
+        """Whether the LLM of a job of so many processes is sharded."""
+        return self.shard_llm and processes > 1
+
+
 class SettingsSpec(Spec):
     """The runs and how they run. The shortest useful settings are a grid with its lists."""
 
@@ -235,6 +257,10 @@ class SettingsSpec(Spec):
         "auto", description="the GPU if there is one; or cpu, cuda, cuda:1"
     )
     threads: ThreadsSpec = ThreadsSpec()
+    gpus: GPUsSpec = GPUsSpec()
+    seeds_per_job: Positive = Field(
+        1, description="seeds of a run that one job trains, with one copy of the LLM in memory"
+    )
     container: str | None = Field(
         None,
         description="image that jobs run in with --sdm apptainer: depalm.sif, or docker://...",
@@ -242,6 +268,19 @@ class SettingsSpec(Spec):
     tracking: Literal["trackio", "wandb"] | None = Field(
         None, description="library that gets learning curves too; it must be installed"
     )
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> Self:
+        if ":" in self.device and max(self.gpus.train, self.gpus.generate) > 1:
+            raise fault(
+                f"{self.device!r} is one GPU, and gpus asks for more; set cuda", at="device"
+            )
+        if self.seeds_per_job > 1 and self.gpus.train > 1:
+            raise fault("a job of several processes trains one seed", at="seeds_per_job")
+        # each process would find another size, and the steps of all must be the same
+        if self.gpus.sharded(self.gpus.generate) and self.generate.batch_size == "auto":
+            raise fault("an LLM that is sharded needs a number", at="generate.batch_size")
+        return self
 
     @model_validator(mode="after")
     def _check_tables(self) -> Self:

@@ -1,6 +1,8 @@
 from .batches import IGNORED as IGNORED
 from .batches import Batch as Batch
 from .batches import encode as encode
+from .group import ALONE as ALONE
+from .group import Group as Group
 from .loop import answer_loss as answer_loss
 from .loop import attention_on as attention_on
 from .loop import train as train

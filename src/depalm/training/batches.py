@@ -58,8 +58,10 @@ class TrainingSet:
 @dataclass(frozen=True)
 class Batch:
     """B rows: feature keys, token_ids [B, S] padded on the right, labels [B, S] (the next token or
-    IGNORED); the epoch that reads them, the number of their samples, and if a row has several
-    texts, the number of each token's in `texts` [B, S] (-1 at padding).
+    IGNORED); the epoch that reads them, the number of their samples and of their tokens, padding
+    among them, and if a row has several texts, the number of each token's in `texts` [B, S] (-1 at
+    padding). Of a part of a batch, `share` is its part of the batch's labels, and the numbers are
+    those of the whole batch.
     """
 
     media: list[str]
@@ -67,7 +69,9 @@ class Batch:
     labels: Tensor
     epoch: int = 0
     samples: int = 0
+    tokens: int = 0
     texts: Tensor | None = None
+    share: float = 1.0
 
 
 def encode(
@@ -168,7 +172,8 @@ def collate(
             start = end
     media = [data.media[row[0][0]] for row in rows]
     several = texts if data.texts_per_image > 1 else None
-    return Batch(media, token_ids, labels, samples=sum(map(len, rows)), texts=several)
+    counts = {"samples": sum(map(len, rows)), "tokens": token_ids.numel()}
+    return Batch(media, token_ids, labels, **counts, texts=several)
 
 
 def batch_stream(

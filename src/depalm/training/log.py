@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from depalm.files import atomic_file
+from depalm.files import atomic_file, naming
 from depalm.training.tracking import Tracker
 
 
@@ -40,7 +40,7 @@ class TrainingLog:
         lines = path.read_text().splitlines(keepends=True) if path.is_file() and step else []
         with atomic_file(path) as temporary:
             temporary.write_text("".join(lines[:step]))
-        self.stream = path.open("a")
+        self.path, self.stream = path, path.open("a")
         if not step:
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self.last: Taken | None = None
@@ -56,7 +56,8 @@ class TrainingLog:
         }
         if taken.validation is not None:
             scalars["validation_loss"] = taken.validation
-        self.stream.write(json.dumps({"step": taken.step, **scalars, **counts}) + "\n")
+        with naming(self.path):
+            self.stream.write(json.dumps({"step": taken.step, **scalars, **counts}) + "\n")
         if self.last is not None and taken.seconds > self.last.seconds:
             rate = (taken.tokens - self.last.tokens) / (taken.seconds - self.last.seconds)
             scalars["tokens_per_second"] = rate
@@ -67,15 +68,33 @@ class TrainingLog:
             self.tracker.log(scalars, step=taken.step)
 
     def flush(self) -> None:
-        self.stream.flush()
-        os.fsync(self.stream.fileno())
-        self.board.flush()
+        with naming(self.path):
+            self.stream.flush()
+            os.fsync(self.stream.fileno())
+            self.board.flush()
 
     def __enter__(self) -> "TrainingLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stream.close()
-        self.board.close()
+        with naming(self.path):
+            self.stream.close()
+            self.board.close()
         if self.tracker is not None:
             self.tracker.finish()
+
+
+class NoLog:
+    """The log of a process that leaves it to another one."""
+
+    def write(self, taken: Taken) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> "NoLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing."""

@@ -24,7 +24,8 @@ from depalm.precision import float32_products, on_its_way
 from depalm.progress import Progress, logger
 from depalm.specs import TrainSpec
 from depalm.training.batches import IGNORED, Batch, TrainingSet, batch_stream
-from depalm.training.log import TrainingLog
+from depalm.training.group import ALONE, Group
+from depalm.training.log import NoLog, TrainingLog
 from depalm.training.schedule import Schedule, TrainingError
 from depalm.training.state import CHECKPOINT, Training
 from depalm.training.step import Steps
@@ -69,6 +70,7 @@ def train(
     before_writing: Callable[[], None] = lambda: None,
     held: TrainingSet | None = None,
     tracker: Tracker | None = None,
+    group: Group = ALONE,
 ) -> Training:
     """Train `adapter` on `data`; checkpoints, log and TensorBoard scalars go to `folder`. `held` is
     what `settings.validation` validates on; `tracker` gets the curve too.
@@ -76,7 +78,8 @@ def train(
     A run that was killed goes on from its last checkpoint and ends with the same bytes as an
     undisturbed one; `identity` is everything that decides those bytes, as JSON. `before_writing` is
     called in each step, and ends training by what it raises. Raises TrainingError for a loss or
-    gradient that is not finite; the last good checkpoint is kept.
+    gradient that is not finite; the last good checkpoint is kept. A `group` of several processes
+    takes the same steps on the same batches as one process alone.
     """
     if not len(data):
         raise TrainingError(
@@ -89,6 +92,7 @@ def train(
     checkpoint = folder / CHECKPOINT
     if run.load(checkpoint, identity):
         logger.info("resumed at step %d of %d", run.step, total)
+    group.wait()  # nobody writes a checkpoint before all have read
     started = saved = looked = time.monotonic()
     earlier = run.seconds
     progress = Progress(total, "train", "step", done=run.step)
@@ -96,7 +100,7 @@ def train(
     device = run.device
     multiple = MULTIPLE if device.type == "cuda" else 1
     batches = batch_stream(data, settings.batch_size, seed, skip, schedule.batches, multiple)
-    due = islice(batches, (total - run.step) * settings.accumulate)
+    due = map(group.part, islice(batches, (total - run.step) * settings.accumulate))
 
     loading = Lock()  # a validation loads too, while the next batch is on its way
 
@@ -105,7 +109,8 @@ def train(
             return source.load(batch.media, batch.epoch)
 
     reader = closing(read_each(due, load))
-    tuned, log = adapter.tuned("llm", llm.body), TrainingLog(folder, run.step, tracker)
+    tuned = adapter.tuned("llm", llm.body)
+    log = TrainingLog(folder, run.step, tracker) if group.leads else NoLog()
 
     def loss(
         features: Tensor | None, batch: Batch, smoothing: float = settings.label_smoothing
@@ -120,16 +125,18 @@ def train(
             due_of_held,
             lambda batch: loss(source.tokens(load(batch)), batch, smoothing=0.0),
             [llm.model],
+            group,
         )
 
     def clock() -> float:
         return earlier + time.monotonic() - started
 
-    steps = Steps(llm, run, settings, source, loss, checkpoint, clock)
+    steps = Steps(llm, run, settings, source, loss, checkpoint, clock, group)
     dropping = in_training_mode([llm.model] if settings.frozen_dropout else [])
     products = float32_products(settings.compute, device)
     with attention_on(device), products, dropping, tuned, log, reader as pairs:
         while run.step < total:
+            group.seed(seed, run.step)
             steps.take(islice(pairs, settings.accumulate), schedule.rate(run.step))
             before_writing()
             now = time.monotonic()
@@ -149,9 +156,10 @@ def train(
                 logger.info("no better validation since step %d: training ends", run.best.step)
                 break
             if saves:
-                log.flush()
-                run.save(checkpoint, identity)
                 saved = now
+                if group.leads:
+                    log.flush()
+                    run.save(checkpoint, identity)
     adapter.eval()
     if validator is not None:
         validator.settle(adapter, run.best)

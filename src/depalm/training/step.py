@@ -14,6 +14,7 @@ from depalm.features.base import FeatureSource, read
 from depalm.llms.base import LLM
 from depalm.specs import TrainSpec
 from depalm.training.batches import Batch
+from depalm.training.group import ALONE, Group
 from depalm.training.log import Taken
 from depalm.training.schedule import TrainingError
 from depalm.training.state import Training
@@ -38,7 +39,7 @@ class _Pending:
 
 class Steps:
     """The optimizer steps of `run`; `source` gives the features of a batch, `loss` its loss, and
-    `clock` the seconds that training has taken.
+    `clock` the seconds that training has taken. `group` are the processes that take them together.
 
     A step is given to the device and not waited for. If its loss or gradient is not finite, neither
     it nor any step behind it changes the adapter or the optimizer.
@@ -53,10 +54,12 @@ class Steps:
         loss: Loss,
         checkpoint: Path,
         clock: Callable[[], float],
+        group: Group = ALONE,
     ):
         self.llm, self.run, self.settings = llm, run, settings
         self.source, self.loss, self.checkpoint = source, loss, checkpoint
-        self.clock = clock
+        self.clock, self.group = clock, group
+        self.parameters = list(run.adapter.parameters())
         self.pending: list[_Pending] = []
         self.failed = torch.zeros((), device=run.device)
         # the fused step reads it on the device, as a gradient scaler would have it
@@ -68,12 +71,15 @@ class Steps:
         used, losses = [], []
         for batch, loaded in pairs:
             loss = self.loss(self.source.tokens(loaded), batch)
+            if self.group.size > 1:  # the batch's loss is the sum of its parts'
+                loss = loss * batch.share
             share = settings.accumulate if settings.accumulation == "mean" else 1
             (loss / share).backward()
             losses.append(loss.detach())
             used.append(batch)
-        norm = torch.nn.utils.clip_grad_norm_(run.adapter.parameters(), settings.clip_norm)
-        numbers = torch.stack([*losses, norm])
+        summed = self.group.add_gradients(self.parameters, torch.stack(losses))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
+        numbers = torch.cat([summed, norm[None]])
         torch.maximum(self.failed, (~numbers.isfinite()).any().float(), out=self.failed)
         for group in run.optimizer.param_groups:
             group["lr"] = rate
@@ -81,7 +87,7 @@ class Steps:
         run.optimizer.zero_grad(set_to_none=True)
         run.step, run.seconds = run.step + 1, self.clock()
         run.samples += sum(batch.samples for batch in used)
-        run.tokens += sum(batch.token_ids.numel() for batch in used)
+        run.tokens += sum(batch.tokens for batch in used)
         counts = (run.samples, run.tokens, run.seconds)
         self.pending.append(_Pending(run.step, rate, *counts, used, numbers))
 

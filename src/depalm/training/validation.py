@@ -14,6 +14,7 @@ from depalm.datasets.manifest import Sample, unique_media
 from depalm.datasets.subsets import lowest
 from depalm.specs import ValidationSpec
 from depalm.training.batches import IGNORED, Batch, Text, TrainingSet, collate
+from depalm.training.group import ALONE, Group
 from depalm.training.schedule import TrainingError
 
 
@@ -79,7 +80,8 @@ class Best:
 
 class Validator:
     """Validates as `spec` says on `batches`; `loss` gives the mean loss of a batch's learned
-    tokens, and `frozen` are the models beside the adapter.
+    tokens, and `frozen` are the models beside the adapter. `group` are the processes that share
+    the batches.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class Validator:
         batches: Sequence[Batch],
         loss: Callable[[Batch], Tensor],
         frozen: Sequence[nn.Module],
+        group: Group = ALONE,
     ):
         self.spec, self.batches, self.loss, self.frozen = spec, batches, loss, frozen
+        self.group = group
 
     def due(self, step: int, total: int) -> bool:
         return step % self.spec.every == 0 or step == total
@@ -100,16 +104,17 @@ class Validator:
         What a backbone in the loop gives is that of the first epoch. Raises TrainingError for a
         loss that is not finite.
         """
-        total, count = 0.0, 0
+        total, count = 0.0, 0.0
         with ExitStack() as modes, torch.no_grad():
             for module in (adapter, *self.frozen):
                 if module.training:
                     modes.callback(module.train)
                     module.eval()
-            for batch in self.batches:
-                tokens = int((batch.labels != IGNORED).sum())
+            for batch, counts in self.group.deal(self.batches):
+                tokens = int((batch.labels != IGNORED).sum()) * counts
                 total += float(self.loss(batch)) * tokens
                 count += tokens
+        total, count = self.group.sums([total, count], next(adapter.parameters()).device)
         mean = total / count
         if not math.isfinite(mean):
             raise TrainingError(

@@ -14,24 +14,34 @@ from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample
 from depalm.features.source import Source
 from depalm.files import sha256_json
-from depalm.gpus import take_gpu
+from depalm.gpus import GPUError, take_gpus
 from depalm.identity import PLACES, folder_identity
+from depalm.jobs.generate import GenerateJob
 from depalm.jobs.run import RunJob
 from depalm.jobs.train import TrainJob
 from depalm.llms.base import LLM
+from depalm.llms.load import load_llm
+from depalm.llms.sharded import shard_layers
 from depalm.process import multiplies
 from depalm.progress import logger
 from depalm.provenance import choose_device, machine
 from depalm.specs import Usage
 
 
-def use_processors(job: RunJob, dtype: str) -> torch.device:
-    """Take the threads of the job, and return its device, on which the LLM computes in `dtype`."""
+def use_processors(job: RunJob, dtype: str, processes: int = 1, rank: int = 0) -> torch.device:
+    """Take the threads of the job, and a GPU for each of its processes; return the device of number
+    `rank`, on which the LLM computes in `dtype`. Raises GPUError.
+    """
     torch.set_num_threads(job.threads)
     # cuBLAS reads it when it starts; with it, its sums have a fixed order
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    take_gpu(job.device)
+    take_gpus(job.device, processes)
     device = choose_device(job.device)
+    if processes > 1 and device.type == "cuda":
+        if (count := torch.cuda.device_count()) < processes:
+            raise GPUError(f"{processes} processes are to have a GPU each, but the job has {count}")
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
     if device.type == "cpu" and not multiplies(dtype):
         logger.warning(
             "this processor has no units for %s, and takes several times as long as for float32: "
@@ -44,6 +54,13 @@ def use_processors(job: RunJob, dtype: str) -> torch.device:
 def made_by(job: RunJob) -> dict[str, Any]:
     """The models that the job's adapter is made for: see `depalm.adapters.record.made_for`."""
     return made_for(job.method, job.backbone, job.weights, job.llm, Path(job.llm_directory))
+
+
+def llm_of(job: TrainJob | GenerateJob, device: torch.device) -> LLM:
+    """The job's LLM on `device`; if it is sharded, this process's part of it."""
+    where = torch.device("cpu") if job.shard_llm else device
+    llm = load_llm(job.llm, Path(job.llm_directory), job.dtype, where, job.prompt)
+    return shard_layers(llm, device) if job.shard_llm else llm
 
 
 def source_of(job: RunJob, samples: Sequence[Sample]) -> Source:

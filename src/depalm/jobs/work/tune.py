@@ -13,9 +13,10 @@ import torch
 
 from depalm.backbones.base import Backbone
 from depalm.datasets.manifest import Sample
+from depalm.errors import DamagedFile
 from depalm.features.base import partition
 from depalm.features.source import Source
-from depalm.files import first_difference, read_json, write_checked, write_json
+from depalm.files import first_difference, read_checked, write_checked
 from depalm.identity import run_settings
 from depalm.jobs.outputs import publish, publish_again
 from depalm.jobs.tune import TuneJob
@@ -131,7 +132,7 @@ class _Tuning:
             except TrainingError as error:
                 logger.warning("trial %s: %s", name, error)
                 result |= {"loss": None, "failed": str(error), "seconds": 0.0}
-        write_json(folder / TRIAL, {"identity": told, "result": result})
+        write_checked(folder / TRIAL, {"identity": told, "result": result})
         remove_checkpoints(folder)
         return result
 
@@ -165,8 +166,8 @@ def _loss(trial: Mapping[str, Any]) -> float:
 def _ended(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result of a trial of this identity that has ended in `folder`, if there is one."""
     try:
-        content = read_json(folder / TRIAL)
+        content = read_checked(folder / TRIAL)
         same = first_difference(content["identity"], json.loads(json.dumps(identity)), "") is None
         return dict(content["result"]) if same else None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, DamagedFile, LookupError, TypeError):
         return None
