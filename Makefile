@@ -35,7 +35,7 @@ smoke: $(VENV)/.installed-dev
 
 # the workers share the cores: more threads in each would wait for each other
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=40
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from tests.support.project import ROOT
+
 HEAVY = {
     "torch",
     "transformers",
@@ -36,6 +38,24 @@ def test_importing_a_list_of_names_imports_no_model_and_no_decoder(module: str) 
     command = [sys.executable, "-c", IMPORT, module, *HEAVY]
     imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert imported == []
+
+
+def test_what_reads_cached_tokens_imports_what_it_needs_alone() -> None:
+    """Every job of training and generation starts so."""
+    unused = ["torchvision", "timm", "open_clip", "torch.distributed.fsdp", "wandb", "av"]
+    code = """
+import sys
+import depalm.jobs.work.generate, depalm.jobs.work.train
+from depalm.media.decoders import load_decoder
+from pathlib import Path
+from depalm.config.schema import load_yaml
+from depalm.specs import BackboneSpec
+load_decoder(BackboneSpec.model_validate(load_yaml(Path("config/backbones/dinov2-S.yaml")))).describe()
+print(*sorted(set(sys.argv[1:]) & sys.modules.keys()))
+"""
+    command = [sys.executable, "-c", code, *unused]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
 
 
 def test_names_are_known_and_sizes_predicted_without_an_import() -> None:

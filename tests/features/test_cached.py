@@ -12,12 +12,12 @@ import torch
 from depalm.adapters.errors import AdapterError
 from depalm.adapters.layout import Layout, layout
 from depalm.cache.errors import CacheError
-from depalm.errors import DamagedFile
 from depalm.cache.formats import arrays_of
 from depalm.cache.store import open_folder, write_receipt
 from depalm.cache.writer import write_shard
 from depalm.config.plan import training_views
 from depalm.datasets.manifest import Sample
+from depalm.errors import DamagedFile
 from depalm.features.base import NoFeatures, partition, read, read_each
 from depalm.features.source import Source, open_views
 from depalm.identity import token_identity

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import v2
 
 from depalm.rejects import MediaError, require_content, undecodable
 from depalm.specs import BackboneSpec
@@ -153,6 +152,8 @@ def cropped(frames: Sequence[Image.Image], size: int) -> list[Image.Image]:
     """The frames as squares of `size` pixels, of the same random part: half to all of the area
     (bicubic), every second one flipped.
     """
+    from torchvision.transforms import v2  # a second of every job that augments nothing
+
     geometry = v2.Compose(
         [
             v2.RandomResizedCrop(

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 
 from depalm.media.frames import read_frames
 from depalm.media.image import GEOMETRY, ImageDecoder, cropped, image_decoder
@@ -93,6 +92,8 @@ def augmented(frames: Sequence[Image.Image], size: int, seed: int) -> list[Image
     """The frames as squares of `size` pixels, all cropped, flipped and changed alike; no other
     random numbers of the process change.
     """
+    from torchvision.transforms import v2  # a second of every job that augments nothing
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         squares = torch.from_numpy(np.stack([np.asarray(s) for s in cropped(frames, size)]))

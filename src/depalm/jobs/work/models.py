@@ -21,7 +21,6 @@ from depalm.jobs.run import RunJob
 from depalm.jobs.train import TrainJob
 from depalm.llms.base import LLM
 from depalm.llms.load import load_llm
-from depalm.llms.sharded import shard_layers
 from depalm.process import multiplies
 from depalm.progress import logger
 from depalm.provenance import choose_device, machine
@@ -60,7 +59,11 @@ def llm_of(job: TrainJob | GenerateJob, device: torch.device) -> LLM:
     """The job's LLM on `device`; if it is sharded, this process's part of it."""
     where = torch.device("cpu") if job.shard_llm else device
     llm = load_llm(job.llm, Path(job.llm_directory), job.dtype, where, job.prompt)
-    return shard_layers(llm, device) if job.shard_llm else llm
+    if not job.shard_llm:
+        return llm
+    from depalm.llms.sharded import shard_layers  # a second of every other job
+
+    return shard_layers(llm, device)
 
 
 def source_of(job: RunJob, samples: Sequence[Sample]) -> Source:
