@@ -91,6 +91,15 @@ def queue(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def control(*arguments: str) -> None:
+    """Call scontrol, as the administrator."""
+    subprocess.run(["scontrol", *arguments], check=True)
+
+
+def node() -> str:
+    return socket.gethostname().partition(".")[0]
+
+
 def signal(job: str, name: str) -> None:
     """Send a signal to all processes of a job."""
     subprocess.run(["scancel", f"--signal={name}", "--full", job], check=True)
@@ -106,8 +115,7 @@ def _configure(folder: Path) -> None:
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(1024))
-    host = socket.gethostname().partition(".")[0]
-    settings = CONFIGURATION.format(host=host, folder=folder, ports=_free_ports(2))
+    settings = CONFIGURATION.format(host=node(), folder=folder, ports=_free_ports(2))
     texts = (settings, "Name=gpu File=/dev/null\n")
     ETC.mkdir(exist_ok=True)
     for path, text in zip(CONFIGURATION_FILES, texts, strict=True):

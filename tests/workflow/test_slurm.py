@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -190,3 +191,69 @@ def test_a_second_job_of_a_run_harms_nothing(folder: Path, tmp_path: Path) -> No
     adapters = [sha256_file(where / RUN / outputs[0]) for where in (folder, undisturbed)]
     assert adapters[0] == adapters[1]
     assert len((folder / RUN / "train.jsonl").read_text().splitlines()) == STEPS
+
+
+def end_by_time() -> None:
+    (job,) = running()
+    slurm_site.control("update", f"JobId={job}", "TimeLimit=1")  # Slurm looks once a minute
+    wait_until(lambda: job not in running(), "the end of a job whose time is over", 200)
+
+
+def end_by_cancelling() -> None:
+    (job,) = running()
+    subprocess.run(["scancel", job], check=True)
+
+
+def end_by_the_node() -> None:
+    slurm_site.control("update", f"NodeName={slurm_site.node()}", "State=DOWN", "Reason=test")
+    wait_until(lambda: not running(), "the end of the jobs of a node that is down", 60)
+    slurm_site.control("update", f"NodeName={slurm_site.node()}", "State=RESUME")
+
+
+# what ends a job, from within or without; after a signal to the controller it is started again
+ENDINGS: list[Callable[[], None] | signal.Signals] = [
+    *(end_by_cancelling, end_by_the_node, end_by_time),
+    *(signal.SIGTERM, signal.SIGINT),
+]
+
+
+@pytest.mark.nightly
+@pytest.mark.usefixtures("site")
+def test_however_a_job_ends_it_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    """Cancelled, on a node that goes down, out of time, with its controller asked to end."""
+    (folder / "long.yaml").write_text(f"train: {{steps: {3 * STEPS}, checkpoint_seconds: 1}}\n")
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(folder, undisturbed, symlinks=True)
+    target = RUN.replace("seed0", "seed5") + "/adapter.safetensors"
+    configuration = [*SMOKE, "long.yaml"]
+    command = [*configuration, *SLURM, "--retries", "6", "--", target]
+    training = folder / target.replace("adapter.safetensors", "training")
+
+    def goes_on() -> Callable[[], bool]:
+        """Whether there is a checkpoint that was not there before."""
+        before = {path: path.stat().st_mtime_ns for path in training.glob("checkpoint.*")}
+        return lambda: any(
+            before.get(path) != path.stat().st_mtime_ns for path in training.glob("checkpoint.s*")
+        )
+
+    with started(undisturbed, *configuration, "--", target) as local:
+        waiting = list(ENDINGS)
+        while waiting:
+            with started(folder, *command) as controller:
+                while waiting:
+                    wait_until(goes_on(), f"a checkpoint before {waiting[0]}", 240)
+                    ending = waiting.pop(0)
+                    if isinstance(ending, signal.Signals):
+                        controller.send_signal(ending)
+                        assert controller.wait(timeout=120) != 0
+                        wait_until(lambda: not running(), "the end of its jobs", 60)
+                        break
+                    ending()
+        with started(folder, *command) as controller:
+            code = controller.wait(timeout=600)
+        assert code == 0, (folder / "controller.log").read_text()
+        assert local.wait(timeout=600) == 0
+    adapters = [sha256_file(where / target) for where in (folder, undisturbed)]
+    assert adapters[0] == adapters[1]
+    curve = target.replace("adapter.safetensors", "train.jsonl")
+    assert len((folder / curve).read_text().splitlines()) == 3 * STEPS
