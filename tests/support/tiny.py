@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from depalm.adapters.adapter import Adapter
 from depalm.config.schema import load_yaml
@@ -20,7 +27,8 @@ from depalm.specs.backbone import BackboneShape
 from depalm.specs.llm import LLMShape
 
 LAYERS, WIDTH, VOCABULARY = 4, 32, 41
-FAMILIES = ["llama", "opt", "opt-projected"]
+FAMILIES = ["llama", "opt", "opt-projected", "mistral"]
+WINDOW = 5  # of mistral's attention, in positions: shorter than what stands in the tests
 BACKBONE, LLM_SHAPE = {"layers": 2, "tokens": 5, "width": 8}, {"layers": LAYERS, "width": WIDTH}
 
 
@@ -41,12 +49,13 @@ class Tokenizer:
 
 
 def tiny_llm(family: str, seed: int = 0) -> LLM:
-    """LLaMA with grouped-query attention, OPT, or OPT with projections around its layers (as
-    OPT-350m).
+    """LLaMA with grouped-query attention, Mistral with its sliding window, OPT, or OPT with
+    projections around its layers (as OPT-350m).
     """
     torch.manual_seed(seed)
-    if family == "llama":
-        config = LlamaConfig(
+    if family in ("llama", "mistral"):
+        windowed = family == "mistral"
+        config = (MistralConfig if windowed else LlamaConfig)(
             vocab_size=VOCABULARY,
             hidden_size=WIDTH,
             intermediate_size=48,
@@ -54,8 +63,9 @@ def tiny_llm(family: str, seed: int = 0) -> LLM:
             num_attention_heads=4,
             num_key_value_heads=2,
             initializer_range=0.3,
+            **({"sliding_window": WINDOW} if windowed else {}),
         )
-        return LlamaLLM(LlamaForCausalLM(config), Tokenizer())
+        return LlamaLLM((MistralForCausalLM if windowed else LlamaForCausalLM)(config), Tokenizer())
     projected = family == "opt-projected"
     opt = OPTConfig(
         vocab_size=VOCABULARY,

@@ -257,3 +257,20 @@ def test_however_a_job_ends_it_goes_on_to_the_same_bytes(folder: Path, tmp_path:
     assert adapters[0] == adapters[1]
     curve = target.replace("adapter.safetensors", "train.jsonl")
     assert len((folder / curve).read_text().splitlines()) == 3 * STEPS
+
+
+@pytest.mark.nightly
+@pytest.mark.usefixtures("site")
+def test_the_smoke_comparison_takes_at_most_twice_its_local_time(tmp_path: Path) -> None:
+    """On an idle machine; the Slurm of the test is that machine too."""
+    seconds = {}
+    for place, options in (("here", ()), ("slurm", ("--profile", "slurm"))):
+        folder = clone(tmp_path / place)
+        builder = [sys.executable, "tests/smoke/build.py", "resources/smoke"]
+        subprocess.run(builder, cwd=folder, check=True)
+        started = time.monotonic()
+        outcome = snakemake_in(folder, *SMOKE, *options)
+        seconds[place] = time.monotonic() - started
+        assert outcome.returncode == 0, outcome.stderr
+    print(f"here {seconds['here']:.0f} s, by Slurm {seconds['slurm']:.0f} s")
+    assert seconds["slurm"] <= 2 * seconds["here"]

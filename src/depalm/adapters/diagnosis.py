@@ -44,7 +44,9 @@ def _first_bad(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    return bool(tensor.isfinite().all())
+    # of a sharded LLM this process's part: the others may not be asking
+    part = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return bool(part.isfinite().all())
 
 
 def _dtype(llm: LLM) -> str:

@@ -116,6 +116,10 @@ class LLM(nn.Module, ABC):
         is causal.
         """
 
+    def window(self, index: int) -> int | None:  # noqa: ARG002
+        """How many positions back layer `index` attends, its own among them; None is all."""
+        return None
+
     @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]: final norm and output embedding."""

@@ -157,7 +157,8 @@ def hidden_states(
             if injection.reader is not None and index in injection.cross:
                 hidden = hidden + injection.reader(hidden, *injection.cross[index])
             cache = None if state is None else state.cache
-            hidden = llm.layer(index, hidden, here.mask, here.positions, here.rotary, cache)
+            mask = here.masks[llm.window(index)]
+            hidden = llm.layer(index, hidden, mask, here.positions, here.rotary, cache)
         if fresh and span and index == span[-1]:
             hidden = hidden[:, count:]
     return hidden[:, hidden.shape[1] - length :]
@@ -185,13 +186,15 @@ def _places(
 
 @dataclass(frozen=True)
 class _Attention:
-    """What a layer is told of the new tokens."""
+    """What a layer is told of the new tokens; of the masks that of its window."""
 
-    mask: Tensor | None
+    masks: Mapping[int | None, Tensor | None]
     positions: Tensor
     rotary: tuple[Tensor, Tensor] | None
 
 
 def _attention(llm: LLM, hidden: Tensor, places: Places) -> _Attention:
     rotary = llm.rotary(hidden, places.positions)
-    return _Attention(places.mask(hidden.dtype), places.positions, rotary)
+    windows = {llm.window(index) for index in range(len(llm.layers))}
+    masks = {window: places.mask(hidden.dtype, window) for window in windows}
+    return _Attention(masks, places.positions, rotary)

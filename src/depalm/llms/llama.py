@@ -7,7 +7,9 @@ from depalm.llms.base import LLM
 
 
 class LlamaLLM(LLM):
-    """LLaMA, Llama 2, Vicuna, Alpaca, SmolLM2 (grouped-query attention too): rotary positions."""
+    """LLaMA, Llama 2, Vicuna, Alpaca, SmolLM2 (grouped-query attention too): rotary positions, and a
+    sliding window where the configuration has one.
+    """
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -36,6 +38,14 @@ class LlamaLLM(LLM):
         return self.layers[index](
             hidden, mask, positions, cache, use_cache=cache is not None, position_embeddings=rotary
         )
+
+    def window(self, index: int) -> int | None:
+        config = self.model.config
+        kinds = getattr(config, "layer_types", None)
+        if kinds is not None and kinds[index] != "sliding_attention":
+            return None
+        size = getattr(config, "sliding_window", None)
+        return None if size is None else int(size)
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(self.model.model.norm(hidden))

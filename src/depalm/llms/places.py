@@ -12,19 +12,22 @@ class Places:
 
     positions: [B, S], counted from 0 in the text of each.
     seen: [B, S, N] bool, what each attends to; None if that is all up to itself (S = N).
+    keys: [B, N], the positions of all tokens.
     """
 
     positions: Tensor
     seen: Tensor | None
+    keys: Tensor
 
     def behind(self, count: int, new: bool) -> "Places":
         """The places with `count` tokens in front of the row, which all others see; with `new`
         they are among the new tokens themselves.
         """
-        positions, seen = self.positions + count, self.seen
+        positions, seen, keys = self.positions + count, self.seen, self.keys + count
         batch, device = len(positions), positions.device
+        first = torch.arange(count, device=device).expand(batch, -1)
+        keys = torch.cat((first, keys), dim=1)
         if new:
-            first = torch.arange(count, device=device).expand(batch, -1)
             positions = torch.cat((first, positions), dim=1)
         if seen is not None:
             seen = torch.nn.functional.pad(seen, (count, 0), value=True)
@@ -32,30 +35,37 @@ class Places:
                 total = seen.shape[2]
                 causal = torch.ones(count, total, dtype=torch.bool, device=device).tril()
                 seen = torch.cat((causal.expand(batch, -1, -1), seen), dim=1)
-        return Places(positions, seen)
+        return Places(positions, seen, keys)
 
-    def mask(self, dtype: torch.dtype) -> Tensor | None:
-        """The additive mask [B, 1, S, N] of attention."""
-        if self.seen is None:
+    def mask(self, dtype: torch.dtype, window: int | None = None) -> Tensor | None:
+        """The additive mask [B, 1, S, N] of attention; with a `window` no token sees one that is
+        so many positions before it, or more.
+        """
+        seen = self.seen
+        if window is not None and (seen is not None or self.keys.shape[1] > window):
+            apart = self.positions[:, :, None] - self.keys[:, None, :]  # [B, S, N]
+            seen = ((apart >= 0) if seen is None else seen) & (apart < window)
+        if seen is None:
             return None
-        mask = torch.zeros(self.seen.shape, dtype=dtype, device=self.seen.device)
-        return mask.masked_fill(~self.seen, torch.finfo(dtype).min)[:, None]
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
 
 
 def in_a_row(valid: Tensor, new: int) -> Places:
     """One text in each row, `valid` [B, N] (False at padding, which nobody sees), of which the last
     `new` tokens are new.
     """
-    keys = valid.shape[1]
-    positions = (valid.long().cumsum(dim=1) - 1).clamp(min=0)[:, keys - new :]
-    own = torch.arange(keys - new, keys, device=valid.device)  # the place of each new token
-    causal = torch.arange(keys, device=valid.device) <= own[:, None]  # [S, N]
-    return Places(positions, causal & valid[:, None, :])
+    total = valid.shape[1]
+    keys = _counted(valid)
+    own = torch.arange(total - new, total, device=valid.device)  # the place of each new token
+    causal = torch.arange(total, device=valid.device) <= own[:, None]  # [S, N]
+    return Places(keys[:, total - new :], causal & valid[:, None, :], keys)
 
 
 def unpadded(batch: int, length: int, device: torch.device) -> Places:
     """Texts of `length` tokens, all new, without padding, or with padding behind them."""
-    return Places(torch.arange(length, device=device).expand(batch, -1), None)
+    positions = torch.arange(length, device=device).expand(batch, -1)
+    return Places(positions, None, positions)
 
 
 def side_by_side(texts: Tensor) -> Places:
@@ -65,7 +75,8 @@ def side_by_side(texts: Tensor) -> Places:
     length = texts.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=texts.device).tril()
     seen = (texts[:, :, None] == texts[:, None, :]) & causal
-    return Places(seen.sum(dim=2) - 1, seen)
+    positions = seen.sum(dim=2) - 1
+    return Places(positions, seen, positions)
 
 
 def branches(valid: Tensor, lineage: Tensor) -> Places:
@@ -73,6 +84,16 @@ def branches(valid: Tensor, lineage: Tensor) -> Places:
     that they share, `lineage` [B, beams, N] of what is generated, True where it is the beam's own.
     The last tokens of it are the new ones.
     """
-    prompt = valid[:, None].expand(-1, lineage.shape[1], -1)
-    positions = valid.sum(dim=1, keepdim=True) + lineage.sum(dim=2) - 1
-    return Places(positions, torch.cat((prompt, lineage), dim=2))
+    beams, generated = lineage.shape[1:]
+    prompt = valid[:, None].expand(-1, beams, -1)
+    length = valid.sum(dim=1, keepdim=True)
+    positions = length + lineage.sum(dim=2) - 1
+    # every call adds a token for each beam
+    depth = torch.arange(generated, device=valid.device) // beams
+    keys = torch.cat((_counted(valid), length + depth), dim=1)
+    return Places(positions, torch.cat((prompt, lineage), dim=2), keys)
+
+
+def _counted(valid: Tensor) -> Tensor:
+    """The positions of tokens [B, N], padding not counted."""
+    return (valid.long().cumsum(dim=1) - 1).clamp(min=0)

@@ -10,10 +10,10 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from depalm.files import sha256_json
 from depalm.training.batches import IGNORED, Batch
 
 Item = TypeVar("Item")
-STRIDE = 1_000_003  # a prime: seeds of steps and of processes stay apart
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Group:
         those of none of them. Alone, the numbers go on from step to step.
         """
         if self.size > 1:
-            torch.manual_seed((seed * STRIDE + step) * STRIDE + self.rank)
+            torch.manual_seed(int(sha256_json([seed, step, self.rank])[:15], 16))
 
     def sums(self, numbers: Sequence[float], device: torch.device) -> list[float]:
         """The sum of each number over the processes, which have their tensors on `device`."""

@@ -27,9 +27,11 @@ from depalm.provenance import choose_device, machine
 from depalm.specs import Usage
 
 
-def use_processors(job: RunJob, dtype: str, processes: int = 1, rank: int = 0) -> torch.device:
-    """Take the threads of the job, and a GPU for each of its processes; return the device of number
-    `rank`, on which the LLM computes in `dtype`. Raises GPUError.
+def use_processors(
+    job: RunJob, dtype: str, processes: int = 1, rank: int | None = None
+) -> torch.device:
+    """Take the threads of the job, and a GPU for each of its processes; return the device of
+    process `rank`, on which the LLM computes in `dtype`. Raises GPUError.
     """
     torch.set_num_threads(job.threads)
     # cuBLAS reads it when it starts; with it, its sums have a fixed order
@@ -39,8 +41,9 @@ def use_processors(job: RunJob, dtype: str, processes: int = 1, rank: int = 0) -
     if processes > 1 and device.type == "cuda":
         if (count := torch.cuda.device_count()) < processes:
             raise GPUError(f"{processes} processes are to have a GPU each, but the job has {count}")
-        device = torch.device("cuda", rank)
-        torch.cuda.set_device(device)
+        if rank is not None:
+            device = torch.device("cuda", rank)
+            torch.cuda.set_device(device)
     if device.type == "cpu" and not multiplies(dtype):
         logger.warning(
             "this processor has no units for %s, and takes several times as long as for float32: "
