@@ -7,8 +7,8 @@ from depalm.llms.base import LLM
 
 
 class LlamaLLM(LLM):
-    """LLaMA, Llama 2, Vicuna, Alpaca, SmolLM2 (grouped-query attention too): rotary positions, and a
-    sliding window where the configuration has one.
+    """LLaMA, Llama 2, Vicuna, Alpaca, SmolLM2 (grouped-query attention too): rotary positions, and
+    a sliding window where the configuration has one.
     """
 
     @property
