@@ -20,7 +20,7 @@ import yaml
 from markdown import Markdown
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+from transformers import AutoTokenizer, CohereConfig, CohereForCausalLM
 
 from depalm.adapters.registry import INJECTORS, RESAMPLERS
 from depalm.backbones.load import load_backbone
@@ -208,12 +208,12 @@ def test_an_llm_of_a_supported_family(follow: Any, tmp_path: Path) -> None:
 
 
 def test_an_llm_of_a_new_family(follow: Any, tmp_path: Path) -> None:
-    spec = follow("extend/llm.md")("config/llms/my-mistral.yaml")
+    spec = follow("extend/llm.md")("config/llms/my-cohere.yaml")
     folder = tmp_path / spec["path"]
     write_llm(folder)  # for its tokenizer
     vocabulary = len(AutoTokenizer.from_pretrained(folder))
     torch.manual_seed(0)
-    config = MistralConfig(
+    config = CohereConfig(
         vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=48,
@@ -224,7 +224,7 @@ def test_an_llm_of_a_new_family(follow: Any, tmp_path: Path) -> None:
         bos_token_id=1,
         eos_token_id=2,
     )
-    MistralForCausalLM(config).save_pretrained(folder)
+    CohereForCausalLM(config).save_pretrained(folder)
     check_loop(load_llm(llm_spec(spec), folder, "float32", "cpu"))
 
 

@@ -1,5 +1,8 @@
 """LLaMA and the families whose modules are called as its own."""
 
+from functools import cached_property
+from inspect import signature
+
 from torch import Tensor, nn
 from transformers import Cache
 
@@ -7,8 +10,8 @@ from depalm.llms.base import LLM
 
 
 class LlamaLLM(LLM):
-    """LLaMA, Llama 2, Vicuna, Alpaca, SmolLM2 (grouped-query attention too): rotary positions, and
-    a sliding window where the configuration has one.
+    """LLaMA, Llama 2, Vicuna, Alpaca, SmolLM2, and families such as Mistral and Qwen: rotary
+    positions, and a sliding window where the configuration has one.
     """
 
     @property
@@ -34,10 +37,17 @@ class LlamaLLM(LLM):
         rotary: tuple[Tensor, Tensor] | None,
         cache: Cache | None,
     ) -> Tensor:
-        # by position, for the cache's keyword differs between releases of transformers
-        return self.layers[index](
-            hidden, mask, positions, cache, use_cache=cache is not None, position_embeddings=rotary
+        told = {"attention_mask": mask, "position_ids": positions, "position_embeddings": rotary}
+        found: Tensor = self.layers[index](
+            hidden, **told, **{self.keeps: cache}, use_cache=cache is not None
         )
+        return found
+
+    @cached_property
+    def keeps(self) -> str:
+        """What a layer calls its cache, which differs between releases of transformers."""
+        parameters = signature(self.layers[0].forward).parameters
+        return next(name for name in ("cache", "past_key_values") if name in parameters)
 
     def window(self, index: int) -> int | None:
         config = self.model.config
@@ -49,3 +59,13 @@ class LlamaLLM(LLM):
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(self.model.model.norm(hidden))
+
+
+class GraniteLLM(LlamaLLM):
+    """Granite: embeddings and logits are scaled."""
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        return super().embed(token_ids) * self.model.config.embedding_multiplier
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return super().head(hidden) / self.model.config.logits_scaling

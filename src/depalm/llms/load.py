@@ -12,6 +12,7 @@ from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
 from depalm.errors import shortened
 from depalm.files import read_json
 from depalm.llms.base import LLM, LLMError
+from depalm.llms.proof import prove
 from depalm.llms.registry import FAMILIES
 from depalm.sources.download import PICKLED_SUFFIXES
 from depalm.sources.model_folder import ModelFolderError, check_model_folder
@@ -33,7 +34,7 @@ def load_llm(
 
     Only safetensors are read, and no remote code is run. Raises LLMError if the directory holds no
     usable model, asks for code of its own, or holds a model of another family or shape than `spec`
-    says.
+    says; and if the installed transformers computes it otherwise than we do (`depalm.llms.proof`).
     """
     directory = Path(directory)
     if not (directory / "config.json").is_file():
@@ -90,6 +91,7 @@ def load_llm(
     if shape != spec.shape.given():
         stated = spec.shape.given()
         raise LLMError(f"{directory} has shape {shape}, but the LLM's YAML says {stated}")
+    prove(llm)
     return llm
 
 
