@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from depalm.datasets.manifest import Sample, write_manifest
+from depalm.files import read_checked
 from depalm.jobs import JOBS
 from depalm.jobs.job import hints_of
 from depalm.jobs.manifest import SubsetJob
@@ -39,7 +40,7 @@ def job(tmp_path: Path) -> SubsetJob:
     """A job whose JSON is job.json in the folder of the test."""
     samples = [Sample(str(i), "media", "what ?", ["a"]) for i in range(8)]
     write_manifest(tmp_path / "manifest.parquet", samples)
-    job = SubsetJob(manifest="manifest.parquet", fraction="50pct", seed=1, ids="out/ids.txt")
+    job = SubsetJob(manifest="manifest.parquet", fraction="50pct", seed=1, ids="out/ids.json")
     (tmp_path / "job.json").write_text(job.to_json())
     return job
 
@@ -59,7 +60,7 @@ def test_help_lists_every_command_and_key_without_torch() -> None:
 def test_a_job_runs_and_logs(job: SubsetJob, tmp_path: Path) -> None:
     done = depalm(tmp_path, "subset", "job.json", "--log", "logs/it.log")
     assert done.returncode == 0, done.stderr
-    assert len((tmp_path / job.ids).read_text().splitlines()) == 4
+    assert len(read_checked(tmp_path / job.ids)["ids"]) == 4
     assert "4 of 8 samples" in done.stderr
     assert (tmp_path / "logs" / "it.log").read_text() == done.stderr
 

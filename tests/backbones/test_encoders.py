@@ -36,7 +36,7 @@ from depalm.backbones.load import load_backbone
 from depalm.backbones.registry import LOADERS
 from depalm.backbones.vision import ClipViT, OpenClipViT, TimmViT, build_timm, dinov2_positions
 from depalm.config.schema import check_schema, load_yaml
-from depalm.files import read_json, write_json
+from depalm.files import read_checked, write_json
 from depalm.sources.conversion import ConvertError
 from depalm.sources.convert import convert
 from depalm.sources.weight_formats import read_pytorch
@@ -489,7 +489,7 @@ def test_a_checkpoint_of_transformers(tmp_path: Path) -> None:
     convert(download, weights, "pytorch")
     names = ["config.json", "model.safetensors", "source.json"]
     assert sorted(path.name for path in weights.iterdir()) == names
-    assert read_json(weights / "source.json") == {**SOURCE, "converter": "pytorch"}
+    assert read_checked(weights / "source.json") == {**SOURCE, "converter": "pytorch"}
     assert load_backbone(backbone_spec(TIMESFORMER_SPEC), weights)(FILM).equal(expected)
 
 

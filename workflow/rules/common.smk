@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -160,3 +160,39 @@ def scores(runs) -> list[str]:
 def sample_scores(runs) -> list[str]:
     """The scores of those runs' samples."""
     return [CONFIG.plan(run).sample_scores for run in runs]
+
+
+def inputs_of_seeds(runs):
+    """Input function: what the training of runs that differ in the seed reads."""
+
+    def inputs(wildcards):
+        plans = [CONFIG.plan(run) for run in runs]
+        subsets = [plan.training_inputs()["subset"] for plan in plans]
+        return of_models({**plans[0].training_inputs(), "subset": subsets}, plans[0])
+
+    return inputs
+
+
+def settings_of_seeds(runs):
+    """Parameter function: the settings of their training."""
+    seeds = {"seeds": [run.seed for run in runs]}
+    return lambda wildcards: {**CONFIG.plan(runs[0]).training_settings(), **seeds}
+
+
+def cost_of_seeds(runs):
+    """The cost of their training as one job, by wildcards that it has none of."""
+
+    def cost(wildcards=None):
+        one = costs().training(CONFIG.plan(runs[0]))
+        return None if one is None else replace(one, work=len(runs) * one.work)
+
+    return cost
+
+
+def how_of_seeds(runs):
+    """Parameter function: what decides no result of their training."""
+    plan = CONFIG.plan(runs[0])
+    return lambda wildcards, threads: {
+        "tracking": SETTINGS.tracking,
+        "expected": expected(costs().training(plan)),
+    }
