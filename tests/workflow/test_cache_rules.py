@@ -217,6 +217,7 @@ def test_rows_come_from_a_url(done: tuple[Path, str], published: Path, tmp_path:
     assert depalm(folder, "cache", "verify").returncode == 0
 
 
+@pytest.mark.nightly
 def test_a_streamed_run_ends_with_the_bytes_of_one_from_the_disk(
     arguments: list[str], done: tuple[Path, str], published: Path, tmp_path: Path
 ) -> None:

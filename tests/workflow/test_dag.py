@@ -441,6 +441,7 @@ def _jobs(folder: Path) -> Sequence[Path]:
     return found
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="jobs end with a killed controller on Linux")
 def test_after_kills_in_every_long_job_the_bytes_are_the_same(
     done: Path, tmp_path: Path, killed: list[subprocess.Popen[bytes]]
