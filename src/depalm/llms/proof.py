@@ -24,7 +24,7 @@ def prove(llm: LLM) -> None:
     library, for whole texts, and for texts that go on token by token with the KV cache.
 
     The slice has the first layers, so many that each kind is there, in float32 on the CPU, and a
-    part of the vocabulary: it takes tenths of a second, also of a model of 7B.
+    part of the vocabulary: of the demo's LLM it takes a tenth of a second, of one of 7B four.
     """
     part = _slice(llm)
     generator = torch.Generator().manual_seed(0)
