@@ -148,6 +148,8 @@ def set_key(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_key("tables", 0, "published", value="paper.csv"), r"table demo: there is no file .*"),
         (set_key("train", "epochs", value=1), r"train needs either `steps` or `epochs`"),
         (set_key("device", value="tpu"), r"device: 'tpu' must match"),
+        (set_key("gpus", value={"shard_llm": True}), r"gpus\.shard_llm: .* over several GPUs"),
+        (set_key("seeds_per_job", value=0), r"seeds_per_job: "),
         (set_key("cache", "stream", value="maybe"), r"cache\.stream: 'maybe' must be a valid"),
         (set_key("cache", "stream", value=True), r"cache\.stream: .* set cache\.url to where"),
         (
@@ -303,6 +305,29 @@ def test_what_was_taken_without_a_word_is_an_error(
     change(settings)
     with pytest.raises(ConfigError, match=message):
         load_config(settings, [ROOT])
+
+
+SHARDED = {"gpus": {"generate": 2, "shard_llm": True}, "generate": {"batch_size": "auto"}}
+TUNED = {
+    "gpus": {"train": 2, "shard_llm": True},
+    "overrides": [{"where": {"seeds": [0]}, "method": {"finetune": {"llm": {"norms": True}}}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gpus": {"train": 2}, "device": "cuda:1"}, r"device: 'cuda:1' is one GPU, .*set cuda"),
+        ({"gpus": {"train": 2}, "seeds_per_job": 2}, r"seeds_per_job: .* trains one seed"),
+        (SHARDED, r"generate\.batch_size: .*sharded needs a number"),
+        (TUNED, r"tunes the LLM, whose layers gpus\.shard_llm spreads"),
+    ],
+)
+def test_several_gpus_that_do_not_fit_the_rest_are_an_error(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config({**copy.deepcopy(DEMO), **changes}, [ROOT])
 
 
 def test_a_key_given_twice_is_told_with_its_lines(tmp_path: Path) -> None:
