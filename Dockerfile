@@ -13,6 +13,7 @@ COPY config ./config
 COPY profiles ./profiles
 COPY src ./src
 COPY workflow ./workflow
-RUN python -m pip install -c constraints.txt -e . --no-cache-dir
+RUN python -m pip install -c constraints.txt -e '.[clap]' --no-cache-dir \
+ && python -m pip install -c constraints.txt --no-deps laion-clap --no-cache-dir
 
 CMD ["depalm", "--help"]

@@ -63,7 +63,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev,clap,slurm]'
+	$(PIP) --editable '.[dev,clap,slurm,wandb]'
+	$(PIP) --no-deps laion-clap
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

@@ -7,4 +7,5 @@ if [[ ! -f $checkout/src/depalm/__init__.py ]]; then
   echo "there is no checkout of depalm in $checkout: set DEPALM_CHECKOUT to its folder" >&2
   exit 1
 fi
-python -m pip install --constraint "$checkout/constraints.txt" --editable "$checkout"
+python -m pip install --constraint "$checkout/constraints.txt" --editable "$checkout[clap]"
+python -m pip install --constraint "$checkout/constraints.txt" --no-deps laion-clap

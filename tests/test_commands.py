@@ -19,7 +19,9 @@ INDENTED = re.compile(r"^(?:#|  ) *(\w.*)$", re.M)  # in a comment or a string
 INSTALL = re.compile(r"pip install (?P<what>[^\n]*)")
 INSTALLED = re.compile(
     r"(-c|--constraint) \"?(\$checkout/)?constraints\.txt\"? "
-    r"(-e|--editable) (\.(?=[\"\s]|$)|\"\$checkout\"|'\.\[(?P<extra>\w+)\]')"
+    r"((-e|--editable) "
+    r"(\.(?=[\"\s]|$)|\"\$checkout(\[(?P<extra_there>\w+)\])?\"|'\.\[(?P<extra>\w+)\]')"
+    r"|--no-deps (?P<package>[\w-]+)(?=[`\"\s]|$))"
 )
 
 
@@ -100,7 +102,10 @@ def test_what_python_runs_exists() -> None:
 
 
 def test_pip_installs_from_the_checkout() -> None:
-    """depalm is on no index; the versions are those of constraints.txt; extras exist."""
+    """depalm is on no index; the versions are those of constraints.txt; extras exist, and so do
+    the versions of what is installed without its requirements.
+    """
+    pins = (ROOT / "constraints.txt").read_text().replace("_", "-").splitlines()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     found = [
@@ -113,4 +118,7 @@ def test_pip_installs_from_the_checkout() -> None:
     for path, what in found:
         installed = INSTALLED.match(what)
         assert installed is not None, f"{path}: pip install {what}"
-        assert installed["extra"] in (None, *extras), f"{path}: pip install {what}"
+        for extra in (installed["extra"], installed["extra_there"]):
+            assert extra in (None, *extras), f"{path}: pip install {what}"
+        pinned = f"{installed['package']}=="
+        assert not installed["package"] or any(pin.startswith(pinned) for pin in pins), what

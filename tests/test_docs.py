@@ -5,7 +5,6 @@ that module, as a reader would; any other title is a file with that content.
 """
 
 import importlib
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -36,7 +35,7 @@ from depalm.llms.load import load_llm
 from depalm.llms.registry import FAMILIES
 from depalm.media.decoders import load_decoder
 from tests.smoke.build import write_llm
-from tests.support.project import FENCE, ROOT, project_files
+from tests.support.project import FENCE, ROOT, load_script, project_files
 from tests.support.specs import backbone_spec, llm_spec, rows_spec
 from tests.support.tiny import new_adapter
 from tests.support.vit import tiny_vit
@@ -116,12 +115,7 @@ def test_the_smallest_configuration(follow: Any) -> None:
 
 def test_the_page_and_the_schemas_of_all_options_are_those_of_the_specs() -> None:
     """If it is not, run `python docs/gen_configuration.py`."""
-    spec = importlib.util.spec_from_file_location("gen", DOCS / "gen_configuration.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for name, content in module.files().items():
+    for name, content in load_script("docs/gen_configuration.py").files().items():
         assert (DOCS / name).read_text(encoding="utf-8") == content, name
 
 

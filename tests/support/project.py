@@ -1,7 +1,9 @@
-"""The text files of the project, which cite its documentation and tell commands."""
+"""The files of the project: text that cites its documentation and tells commands, and scripts."""
 
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 CITING = (  # and files of ROOT
@@ -20,3 +22,13 @@ def project_files() -> list[Path]:
         for path in (*ROOT.iterdir(), *folders)
         if path.is_file() and path.suffix in TEXT and "__pycache__" not in path.parts
     ]
+
+
+def load_script(path: str) -> ModuleType:
+    """A script of the project, by its path in ROOT, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from tests.support.clones import clone, snakemake_in
+from tests.support.project import load_script
 from tests.support.workflow import ROOT, SMOKE, build, planned
 
 SNAKEFILE = ROOT / "workflow" / "Snakefile"
@@ -122,7 +124,7 @@ def test_a_conda_environment_gets_the_checkout(tmp_path: Path, checkout: Path | 
     """Snakemake runs a copy of the script in the working directory, here outside the checkout."""
     script = shutil.copy(ROOT / "envs/depalm.post-deploy.sh", tmp_path)
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\necho "$@" > "$0.typed"\n')
+    python.write_text('#!/bin/sh\necho "$@" >> "$0.typed"\n')
     python.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     if checkout is not None:
@@ -137,8 +139,19 @@ def test_a_conda_environment_gets_the_checkout(tmp_path: Path, checkout: Path | 
             == "there is no checkout of depalm in .: set DEPALM_CHECKOUT to its folder\n"
         )
     else:
-        typed = (tmp_path / "python.typed").read_text()
-        assert typed == f"-m pip install --constraint {ROOT}/constraints.txt --editable {ROOT}\n"
+        typed = (tmp_path / "python.typed").read_text().splitlines()
+        start = f"-m pip install --constraint {ROOT}/constraints.txt"
+        assert typed == [f"{start} --editable {ROOT}[clap]", f"{start} --no-deps laion-clap"]
+
+
+def test_the_conda_environment_has_the_pinned_versions() -> None:
+    """If it has not, run `python envs/gen_envs.py`."""
+    generated = load_script("envs/gen_envs.py").text()
+    assert (ROOT / "envs/depalm.yaml").read_text() == generated
+    *_, pip = yaml.safe_load(generated)["dependencies"]
+    installed = {Requirement(line).name.lower(): line for line in pip["pip"]}
+    assert {"torch", "zarr", "snakemake", "librosa", "jinja2", "decord"} <= installed.keys()
+    assert not {"pytest", "ruff", "mkdocs", "laion-clap", "wandb"} & installed.keys()
 
 
 def test_the_catalog_finds_what_it_asks_for() -> None:

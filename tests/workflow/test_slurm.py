@@ -107,7 +107,7 @@ def test_what_a_site_asks_for_is_in_a_file_that_git_does_not_track(folder: Path)
         assert outcome.returncode == 0, outcome.stderr
         resources = [line for line in outcome.stdout.splitlines() if "resources: " in line]
         assert len(resources) == 2
-        for setting in ("tasks_per_gpu=0", "slurm_account=mine", "slurm_partition=fast"):
+        for setting in ("slurm_account=mine", "slurm_partition=fast"):
             assert all(setting in line for line in resources)
         assert "mem_mb=64000" in resources[-1]
         site_file.write_text("default-resources: [slurm_account=mine]\n")

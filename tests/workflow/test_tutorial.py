@@ -1,6 +1,5 @@
 """docs/tutorial.md, as it is written: on the real models of the demo."""
 
-import importlib.util
 import json
 import os
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clones import clone
-from tests.support.project import ROOT
+from tests.support.project import ROOT, load_script
 
 PAGE = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
 FILES = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.M | re.S)
@@ -20,13 +19,8 @@ COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
 
 def test_the_notebook_is_that_of_the_tutorial() -> None:
     """If it is not, run `python docs/gen_notebook.py`."""
-    spec = importlib.util.spec_from_file_location("gen", ROOT / "docs/gen_notebook.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     found = (ROOT / "docs/tutorial.ipynb").read_text(encoding="utf-8")
-    assert found == module.notebook(PAGE)
+    assert found == load_script("docs/gen_notebook.py").notebook(PAGE)
 
 
 @pytest.mark.nightly

@@ -177,8 +177,9 @@ def _clap_module() -> ModuleType:
     outer = importlib.util.find_spec("laion_clap")
     if outer is None:
         raise BackboneError(
-            "the loader clap needs laion_clap; in the root of the checkout: "
-            "pip install -c constraints.txt -e '.[clap]'"
+            "the loader clap needs laion_clap; in the root of the checkout:\n"
+            "pip install -c constraints.txt -e '.[clap]'\n"
+            "pip install -c constraints.txt --no-deps laion-clap"
         )
     spec = PathFinder.find_spec("clap_module", list(outer.submodule_search_locations or []))
     if spec is None or spec.loader is None:

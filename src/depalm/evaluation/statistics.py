@@ -130,7 +130,7 @@ class Comparison:
     @property
     def tested(self) -> Flags:
         """The rows that have been compared with others [R]."""
-        return np.isfinite(self.p).any(axis=1)
+        return np.asarray(np.isfinite(self.p).any(axis=1))
 
     @property
     def seeds(self) -> Values:
