@@ -15,7 +15,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from depalm.llms.llama import LlamaLLM
+from depalm.llms.decoder import DecoderLLM
 from depalm.specs import MethodSpec
 from depalm.specs.backbone import BackboneShape
 from depalm.specs.llm import LLMShape
@@ -114,7 +114,7 @@ def product(work: Work, dtype: torch.dtype = torch.float32) -> tuple[str, float]
     return "the matrix product", counted.get_total_flops() / peak(dtype)
 
 
-def random_llm(**shape: int) -> LlamaLLM:
+def random_llm(**shape: int) -> DecoderLLM:
     """A LLaMA with random weights, float32; `shape` changes its configuration."""
     torch.manual_seed(0)
     small: dict[str, Any] = {
@@ -125,7 +125,7 @@ def random_llm(**shape: int) -> LlamaLLM:
         "num_attention_heads": 8,
         "initializer_range": 0.1,  # large enough for texts that depend on what is injected
     }
-    return LlamaLLM(LlamaForCausalLM(LlamaConfig(**small | shape)), NoText())  # type: ignore[arg-type]
+    return DecoderLLM(LlamaForCausalLM(LlamaConfig(**small | shape)), NoText())  # type: ignore[arg-type]
 
 
 def method(name: str, layers: int = 12, **changes: Any) -> MethodSpec:

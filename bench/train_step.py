@@ -38,7 +38,7 @@ from depalm.cache.reader import TokenCache
 from depalm.cache.writer import write_shard
 from depalm.llms.base import LLM
 from depalm.llms.injection import hidden_states
-from depalm.llms.llama import LlamaLLM
+from depalm.llms.decoder import DecoderLLM
 from depalm.specs import TrainSpec
 from depalm.specs.base import Compute
 from depalm.training.batches import IGNORED, Batch, TrainingSet, collate, epoch_batches
@@ -55,7 +55,7 @@ def rows() -> Iterator[Row]:
     vit.requires_grad_(False)  # frozen, as `load_backbone` returns it
     for name in METHODS:
         yield step(name, llm, llm, vit)
-    halved = LlamaLLM(deepcopy(llm.model).bfloat16(), NoText())  # type: ignore[arg-type]
+    halved = DecoderLLM(deepcopy(llm.model).bfloat16(), NoText())  # type: ignore[arg-type]
     for name in ("qp_l0", "qp_inner", "limber_all"):
         yield step(name, halved, llm, vit, compute="bfloat16")
         yield step(name, llm, llm, vit, SHARED)

@@ -19,7 +19,7 @@ import yaml
 from markdown import Markdown
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, CohereConfig, CohereForCausalLM
+from transformers import AutoTokenizer, NanoChatConfig, NanoChatForCausalLM
 
 from depalm.adapters.registry import INJECTORS, RESAMPLERS
 from depalm.backbones.load import load_backbone
@@ -30,6 +30,7 @@ from depalm.datasets.manifest import build_manifest
 from depalm.datasets.readers import READERS
 from depalm.errors import AnnotationError
 from depalm.evaluation.metrics import METRICS, score
+from depalm.llms.base import LLMError
 from depalm.llms.injection import Injection, hidden_states
 from depalm.llms.load import load_llm
 from depalm.llms.registry import FAMILIES
@@ -202,12 +203,11 @@ def test_an_llm_of_a_supported_family(follow: Any, tmp_path: Path) -> None:
 
 
 def test_an_llm_of_a_new_family(follow: Any, tmp_path: Path) -> None:
-    spec = follow("extend/llm.md")("config/llms/my-cohere.yaml")
-    folder = tmp_path / spec["path"]
+    folder = tmp_path / "models/my-nanochat"
     write_llm(folder)  # for its tokenizer
     vocabulary = len(AutoTokenizer.from_pretrained(folder))
     torch.manual_seed(0)
-    config = CohereConfig(
+    config = NanoChatConfig(
         vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=48,
@@ -218,7 +218,12 @@ def test_an_llm_of_a_new_family(follow: Any, tmp_path: Path) -> None:
         bos_token_id=1,
         eos_token_id=2,
     )
-    CohereForCausalLM(config).save_pretrained(folder)
+    NanoChatForCausalLM(config).save_pretrained(folder)
+    unknown = llm_spec({"path": str(folder), "shape": {"layers": 2, "width": 32}})
+    with pytest.raises(LLMError, match="computes 'nanochat' otherwise"):
+        load_llm(unknown, folder, "float32", "cpu")
+    spec = follow("extend/llm.md")("config/llms/my-nanochat.yaml")
+    assert tmp_path / spec["path"] == folder
     check_loop(load_llm(llm_spec(spec), folder, "float32", "cpu"))
 
 

@@ -18,7 +18,7 @@ from depalm.config.parts import Parts
 from depalm.config.report import trainable_parameters
 from depalm.config.schema import load_yaml, validated
 from depalm.cost.work import VOCABULARY, adapter_work, backbone_work, llm_work
-from depalm.llms.llama import LlamaLLM
+from depalm.llms.decoder import DecoderLLM
 from depalm.specs import MethodSpec, SettingsSpec
 from depalm.specs.backbone import BackboneShape
 from depalm.training import Batch, answer_loss
@@ -42,7 +42,7 @@ def method_of(name: str) -> MethodSpec:
 
 
 @pytest.fixture(scope="module")
-def llm() -> LlamaLLM:
+def llm() -> DecoderLLM:
     torch.manual_seed(0)
     width = LLM.shape.width
     config = LlamaConfig(
@@ -52,11 +52,11 @@ def llm() -> LlamaLLM:
         num_hidden_layers=LLM.shape.layers,
         num_attention_heads=4,
     )
-    return LlamaLLM(LlamaForCausalLM(config), Tokenizer())
+    return DecoderLLM(LlamaForCausalLM(config), Tokenizer())
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_training_step_takes_what_is_counted(llm: LlamaLLM, name: str) -> None:
+def test_a_training_step_takes_what_is_counted(llm: DecoderLLM, name: str) -> None:
     method = method_of(name)
     torch.manual_seed(0)
     adapter = Adapter(method, BACKBONE, LLM.shape, {"llm": llm.body}).train()

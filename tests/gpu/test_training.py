@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from depalm.adapters.adapter import Adapter
 from depalm.llms.base import LLM
-from depalm.llms.llama import LlamaLLM
+from depalm.llms.decoder import DecoderLLM
 from depalm.specs import TrainSpec
 from depalm.training.batches import encode
 from depalm.training.loop import train
@@ -105,7 +105,7 @@ def wide_llm(dtype: torch.dtype) -> LLM:
         num_hidden_layers=4,
         num_attention_heads=2,
     )
-    llm = LlamaLLM(LlamaForCausalLM(config), Tokenizer())  # type: ignore[arg-type]
+    llm = DecoderLLM(LlamaForCausalLM(config), Tokenizer())  # type: ignore[arg-type]
     llm.model.to(DEVICE, dtype)
     return llm
 

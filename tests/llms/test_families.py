@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from depalm.llms.base import LLM, LLMError
+from depalm.llms.decoder import DecoderLLM
 from depalm.llms.injection import DecodingState, Injection, hidden_states
-from depalm.llms.llama import LlamaLLM
 from depalm.llms.proof import prove
 from depalm.llms.registry import FAMILIES
 from tests.support.tiny import Tokenizer, tiny_llm
@@ -37,6 +37,12 @@ REAL: dict[str, dict[str, Any]] = {
         "residual_multiplier": 0.5,
         "attention_multiplier": 0.2,
     },
+    "cohere": {"logit_scale": 0.5},
+    "gemma2": {
+        "attn_logit_softcapping": 0.5,
+        "final_logit_softcapping": 0.5,
+        "query_pre_attn_scalar": 4,
+    },
     "llama": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
     "qwen3": {"tie_word_embeddings": True},
 }
@@ -47,13 +53,17 @@ def family(name: str) -> LLM:
     torch.manual_seed(0)
     plain = AutoConfig.for_model(name)
     known = {*inspect.signature(type(plain).__init__).parameters, *plain.to_dict()}
+    known |= plain.attribute_map.keys()
     sizes = {key: value for key, value in SIZES.items() if key in known}
     config = AutoConfig.for_model(name, **sizes, **REAL.get(name, {}))
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    return FAMILIES[name](model, Tokenizer())
+    model = AutoModelForCausalLM.from_config(config)
+    return FAMILIES.get(name, DecoderLLM)(model, Tokenizer())
 
 
-@pytest.mark.parametrize("name", NAMES)
+UNLISTED = ["olmoe", "gpt_bigcode", "phimoe"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *UNLISTED])
 def test_a_family_is_proved_and_injected_tokens_are_cached(name: str) -> None:
     llm = family(name)
     prove(llm)
@@ -72,14 +82,20 @@ def test_a_family_is_proved_and_injected_tokens_are_cached(name: str) -> None:
     assert float((whole - cached).norm() / whole.norm()) < 1e-4
 
 
-class Headless(LlamaLLM):
+@pytest.mark.parametrize("name", ["qwen3_5_text", "bloom", "xglm"])
+def test_a_family_that_is_built_otherwise_is_refused(name: str) -> None:
+    with pytest.raises(LLMError, match=rf"{name}'"):
+        prove(family(name))
+
+
+class Headless(DecoderLLM):
     """Forgets the norm before the head."""
 
     def head(self, hidden: Tensor) -> Tensor:
         return self.model.lm_head(hidden)
 
 
-class Blind(LlamaLLM):
+class Blind(DecoderLLM):
     """Forgets the sliding window."""
 
     def window(self, index: int) -> int | None:  # noqa: ARG002

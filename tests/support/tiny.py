@@ -20,7 +20,7 @@ from depalm.adapters.adapter import Adapter
 from depalm.config.schema import load_yaml
 from depalm.files import read_checked, sha256_file, write_checked
 from depalm.llms.base import LLM
-from depalm.llms.llama import LlamaLLM
+from depalm.llms.decoder import DecoderLLM
 from depalm.llms.opt import OptLLM
 from depalm.specs import MethodSpec
 from depalm.specs.backbone import BackboneShape
@@ -65,7 +65,9 @@ def tiny_llm(family: str, seed: int = 0) -> LLM:
             initializer_range=0.3,
             **({"sliding_window": WINDOW} if windowed else {}),
         )
-        return LlamaLLM((MistralForCausalLM if windowed else LlamaForCausalLM)(config), Tokenizer())
+        return DecoderLLM(
+            (MistralForCausalLM if windowed else LlamaForCausalLM)(config), Tokenizer()
+        )
     projected = family == "opt-projected"
     opt = OPTConfig(
         vocab_size=VOCABULARY,

@@ -6,7 +6,7 @@ is copied or patched.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from transformers import Cache, PreTrainedTokenizerBase
 
 from depalm.errors import DepalmError, shortened
 from depalm.specs.llm import PromptSpec
+
+Rotary = Mapping[str | None, tuple[Tensor, Tensor]]  # by the kind of layers; empty without any
 
 
 class LLMError(DepalmError):
@@ -72,6 +74,11 @@ class LLM(nn.Module, ABC):
         return int(self.tokenizer.eos_token_id)
 
     @property
+    def needs_mask(self) -> bool:
+        """Whether the layers' attention takes no mask for nothing being masked."""
+        return bool(self.model.config._attn_implementation == "eager")
+
+    @property
     def positions(self) -> int:
         """The tokens of a text that the model can tell apart: its longest sequence."""
         return int(self.model.config.max_position_embeddings)
@@ -97,9 +104,9 @@ class LLM(nn.Module, ABC):
         """
 
     @abstractmethod
-    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The (cos, sin) [B, S, head width] that every layer takes, where the family has rotary
-        positions.
+    def rotary(self, hidden: Tensor, positions: Tensor) -> Rotary:
+        """The (cos, sin) [B, S, head width] that each kind of layers takes, where the family has
+        rotary positions.
         """
 
     @abstractmethod
@@ -109,11 +116,11 @@ class LLM(nn.Module, ABC):
         hidden: Tensor,
         mask: Tensor | None,
         positions: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,
+        rotary: Rotary,
         cache: Cache | None,
     ) -> Tensor:
         """Run decoder layer `index` on hidden [B, S, D]; `mask` [B, 1, S, keys] is additive, None
-        is causal.
+        is causal, if `needs_mask` is not set.
         """
 
     def window(self, index: int) -> int | None:  # noqa: ARG002

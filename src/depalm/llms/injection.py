@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from depalm.errors import DepalmError
-from depalm.llms.base import LLM
+from depalm.llms.base import LLM, Rotary
 from depalm.llms.kv_cache import GrowingCache
 from depalm.llms.places import Places, branches, in_a_row, side_by_side, unpadded
 
@@ -190,11 +190,11 @@ class _Attention:
 
     masks: Mapping[int | None, Tensor | None]
     positions: Tensor
-    rotary: tuple[Tensor, Tensor] | None
+    rotary: Rotary
 
 
 def _attention(llm: LLM, hidden: Tensor, places: Places) -> _Attention:
     rotary = llm.rotary(hidden, places.positions)
     windows = {llm.window(index) for index in range(len(llm.layers))}
-    masks = {window: places.mask(hidden.dtype, window) for window in windows}
+    masks = {w: places.mask(hidden.dtype, w, needed=llm.needs_mask) for w in windows}
     return _Attention(masks, places.positions, rotary)

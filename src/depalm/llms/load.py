@@ -12,6 +12,7 @@ from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
 from depalm.errors import shortened
 from depalm.files import read_json
 from depalm.llms.base import LLM, LLMError
+from depalm.llms.decoder import DecoderLLM
 from depalm.llms.proof import prove
 from depalm.llms.registry import FAMILIES
 from depalm.sources.download import PICKLED_SUFFIXES
@@ -46,15 +47,17 @@ def load_llm(
     _require_safetensors(directory)
     config = read_json(directory / "config.json")
     found = config.get("model_type") if isinstance(config, dict) else None
-    if found != spec.family:
-        if "vision_config" in config or "audio_config" in config:
-            raise LLMError(
-                f"{directory} holds a {found!r} model, which has eyes or ears of its own: name a "
-                "language model that reads text alone, such as the one that it is built on"
-            )
+    if found is None:
+        raise LLMError(f"{directory}/config.json names no model_type")
+    if found != spec.family and {"vision_config", "audio_config"} & config.keys():
+        raise LLMError(
+            f"{directory} holds a {found!r} model, which has eyes or ears of its own: name a "
+            "language model that reads text alone, such as the one that it is built on"
+        )
+    if spec.family not in (None, found):
         raise LLMError(
             f"{directory} holds a {found!r} model, but the LLM's YAML says family "
-            f"{spec.family!r}; families: {sorted(FAMILIES)}"
+            f"{spec.family!r}; families: {sorted(FAMILIES)}, or leave `family` out"
         )
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -64,7 +67,6 @@ def load_llm(
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(
@@ -86,7 +88,7 @@ def load_llm(
     end = spec.prompt_end if prompts.end_token and spec.prompt_end else ""
     if end:
         _add_token(tokenizer, end, len(model.get_input_embeddings().weight), directory)
-    llm = FAMILIES[spec.family](model, tokenizer, spec.answer_prompt, end, prompts)
+    llm = FAMILIES.get(found, DecoderLLM)(model, tokenizer, spec.answer_prompt, end, prompts)
     shape = {"layers": len(llm.layers), "width": llm.width}
     if shape != spec.shape.given():
         stated = spec.shape.given()

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from transformers import Cache
 
-from depalm.llms.base import LLM
+from depalm.llms.base import LLM, Rotary
 
 
 class OptLLM(LLM):
@@ -23,8 +23,8 @@ class OptLLM(LLM):
         learned: Tensor = self.model.model.decoder.embed_positions(None, position_ids=positions)
         return hidden + learned
 
-    def rotary(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor] | None:  # noqa: ARG002
-        return None
+    def rotary(self, hidden: Tensor, positions: Tensor) -> Rotary:  # noqa: ARG002
+        return {}
 
     def layer(
         self,
@@ -32,7 +32,7 @@ class OptLLM(LLM):
         hidden: Tensor,
         mask: Tensor | None,
         positions: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,  # noqa: ARG002
+        rotary: Rotary,  # noqa: ARG002
         cache: Cache | None,
     ) -> Tensor:
         return self.layers[index](

@@ -37,14 +37,19 @@ class Places:
                 seen = torch.cat((causal.expand(batch, -1, -1), seen), dim=1)
         return Places(positions, seen, keys)
 
-    def mask(self, dtype: torch.dtype, window: int | None = None) -> Tensor | None:
+    def mask(
+        self, dtype: torch.dtype, window: int | None = None, needed: bool = False
+    ) -> Tensor | None:
         """The additive mask [B, 1, S, N] of attention; with a `window` no token sees one that is
-        so many positions before it, or more.
+        so many positions before it, or more. None says that each sees all up to itself, unless a
+        mask is `needed`.
         """
-        seen = self.seen
-        if window is not None and (seen is not None or self.keys.shape[1] > window):
+        seen, total = self.seen, self.keys.shape[1]
+        limit = window if window is not None and (seen is not None or total > window) else None
+        if limit is not None or (needed and seen is None):
             apart = self.positions[:, :, None] - self.keys[:, None, :]  # [B, S, N]
-            seen = ((apart >= 0) if seen is None else seen) & (apart < window)
+            seen = (apart >= 0) if seen is None else seen
+            seen = seen if limit is None else seen & (apart < limit)
         if seen is None:
             return None
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)

@@ -59,7 +59,11 @@ class LLMSpec(Spec):
     """A frozen language model."""
 
     version: Version
-    family: Annotated[str, Registered("family")] = Field(description="model_type of transformers")
+    family: Annotated[str, Registered("family")] | None = Field(
+        None,
+        description="model_type of transformers that config.json must have; without it, whatever "
+        "is there is tried when it is loaded",
+    )
     source: SourceSpec | None = Field(None, description="where it is fetched from")
     path: str | None = Field(
         None, description="Hugging Face directory on this machine, instead of source"
