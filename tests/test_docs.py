@@ -230,7 +230,7 @@ def test_an_llm_of_a_new_family(follow: Any, tmp_path: Path) -> None:
 @torch.no_grad()
 def check_loop(llm: Any) -> None:
     """The explicit loop and the library's own forward pass give the same logits."""
-    ids = torch.tensor([[llm.bos, *llm.tokenize(["what colour is it?"])[0]]])
+    ids = torch.tensor([[*llm.start, *llm.tokenize(["what colour is it?"])[0]]])
     logits = llm.head(hidden_states(llm, ids, Injection()))
     torch.testing.assert_close(logits, llm.model(ids).logits, rtol=1e-4, atol=1e-4)
 

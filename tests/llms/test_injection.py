@@ -8,6 +8,7 @@ from torch import Tensor
 from depalm.adapters.connector import CrossAttention
 from depalm.llms.base import LLM
 from depalm.llms.injection import DecodingState, Injection, InjectionError, hidden_states
+from tests.support.generation import behind_front
 from tests.support.tiny import FAMILIES, LAYERS, VOCABULARY, WIDTH, tiny_llm
 
 BATCH, LENGTH, VISUAL, PROMPT = 3, 7, 5, 2
@@ -63,22 +64,27 @@ def test_nothing_injected_is_the_plain_llm(
     llm: LLM, token_ids: Tensor, left_padded: Tensor
 ) -> None:
     ours = llm.head(hidden_states(llm, token_ids, Injection()))
-    close(ours, llm.model(token_ids).logits)
+    whole, seen = behind_front(llm, token_ids, left_padded)
+    close(ours, llm.model(whole).logits[:, -LENGTH:])
 
-    positions = (left_padded.long().cumsum(1) - 1).clamp(min=0)
-    theirs = llm.model(token_ids, attention_mask=left_padded.long(), position_ids=positions).logits
+    positions = (seen.long().cumsum(1) - 1).clamp(min=0)
+    theirs = llm.model(whole, attention_mask=seen.long(), position_ids=positions).logits
+    theirs = theirs[:, -LENGTH:]
     ours = llm.head(hidden_states(llm, token_ids, Injection(), left_padded))
     close(ours[left_padded], theirs[left_padded])
 
 
-def test_l0_tokens_are_input_embeddings(token_ids: Tensor) -> None:
-    llm = tiny_llm(
-        "llama"
-    )  # whose positions are rotary: visual tokens are embeddings like any other
+@pytest.mark.parametrize("family", ["llama", "llama-chat"])
+def test_l0_tokens_are_input_embeddings(token_ids: Tensor, family: str) -> None:
+    """In a chat they stand behind its start. Where positions are rotary, visual tokens are
+    embeddings like any other.
+    """
+    llm = tiny_llm(family)
     injection = injections()["l0 with prompt"]
     assert injection.prompt is not None
     prompt = injection.prompt.expand(BATCH, -1, -1)
-    embeddings = torch.cat((injection.tokens[0], prompt, llm.embed(token_ids)), dim=1)
+    front = llm.embed(torch.tensor(llm.front, dtype=torch.long).expand(BATCH, -1))
+    embeddings = torch.cat((front, injection.tokens[0], prompt, llm.embed(token_ids)), dim=1)
     theirs = llm.model(inputs_embeds=embeddings).logits[:, -LENGTH:]
     close(llm.head(hidden_states(llm, token_ids, injection)), theirs)
 
@@ -87,7 +93,8 @@ def test_a_gate_at_zero_is_the_plain_llm(llm: LLM, token_ids: Tensor) -> None:
     cross = CrossAttention(16, WIDTH, heads=2)  # whose gate starts at 0
     pair = cross.keys_values(torch.randn(BATCH, VISUAL, 16))
     ours = llm.head(hidden_states(llm, token_ids, Injection(cross={1: pair}, reader=cross)))
-    close(ours, llm.model(token_ids).logits)
+    whole, _ = behind_front(llm, token_ids, token_ids > 0)
+    close(ours, llm.model(whole).logits[:, -LENGTH:])
 
 
 @every_injection

@@ -64,14 +64,14 @@ def test_a_prompt_begins_with_bos_and_an_answer_ends_with_eos(tmp_path: Path, fa
     build = {"llama": llama, "opt": opt}[family]
     build(tmp_path / "model")
     llm = load_llm(llm_spec({**SPEC, "family": family}), tmp_path / "model", "float32", "cpu")
-    assert (llm.bos, llm.eos) == {"llama": (1, 2), "opt": (2, 2)}[family]
+    assert (llm.start, llm.eos) == {"llama": ([1], 2), "opt": ([2], 2)}[family]
     sample = Sample("1", "photo", TEXTS[1], [TEXTS[0], TEXTS[3]])
     data = encode(llm, [sample], 50)
     [[(prompt, first), (_, second)]] = data.texts
     answers = [first, second]
-    assert prompt[0] == llm.bos
+    assert prompt[:1] == llm.start
     for ids, text in ((prompt[1:], TEXTS[1]), (answers[0][:-1], TEXTS[0])):
-        assert not {llm.bos, llm.eos} & set(ids)
+        assert not {*llm.start, llm.eos} & set(ids)
         assert llm.tokenizer.decode(ids) == text
     assert answers[1][-1] == llm.eos
     assert llm.tokenizer.decode(answers[1], skip_special_tokens=True) == TEXTS[3]
@@ -139,9 +139,9 @@ def test_what_is_not_the_stated_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(LLMError, match=r"has shape .*'layers': 3.*YAML says .*4096"):
         load_llm(llm_spec(spec), directory, "float32", "cpu")
     (directory / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "LlamaTokenizer", "bos_token": null, "eos_token": "</s>"}'
+        '{"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": null}'
     )
-    with pytest.raises(LLMError, match="has no bos_token_id"):
+    with pytest.raises(LLMError, match="has no eos_token_id"):
         load_llm(llm_spec({**SPEC, "family": "llama"}), directory, "float32", "cpu")
     (directory / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(LLMError, match="cannot be loaded"):
@@ -185,10 +185,10 @@ def test_shapes(name: str, layers: int, width: int) -> None:
 
 def test_the_answer_prompt_stands_where_a_sample_has_none() -> None:
     llm = tiny_llm("llama")
-    plain = [llm.bos, *llm.tokenize(["what?"])[0]]
-    assert llm.prompt_ids(["", "what?"]) == [[llm.bos], plain]
+    plain = [*llm.start, *llm.tokenize(["what?"])[0]]
+    assert llm.prompt_ids(["", "what?"]) == [llm.start, plain]
     llm.answer_prompt = "a: "
-    assert llm.prompt_ids(["", "what?"]) == [[llm.bos, *llm.tokenize(["a: "])[0]], plain]
+    assert llm.prompt_ids(["", "what?"]) == [[*llm.start, *llm.tokenize(["a: "])[0]], plain]
     data = encode(llm, [Sample("1", "m", "", ["x"]), Sample("2", "m", "what?", ["y"])], 5)
     assert [texts[0][0] for texts in data.texts] == llm.prompt_ids(["", "what?"])
 

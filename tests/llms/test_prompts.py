@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from depalm.datasets.manifest import Sample
-from depalm.files import write_json
 from depalm.llms.base import LLM, LLMError
 from depalm.llms.load import load_llm
 from depalm.specs import PromptSpec
 from depalm.training.batches import encode
-from tests.support.llms import SIZES
+from tests.support.llms import SIZES, save, unigram_of_words
 from tests.support.specs import llm_spec
 
 CONFIG = Path(__file__).parents[2] / "config" / "llms"
@@ -26,17 +25,6 @@ LLAMA_IDS = {piece: number for number, piece in enumerate([*LLAMA, "▁Answer", 
 # of GPT-2's byte level, "Ġ" is a space and "Ċ" a line break
 OPT = ["<s>", "<pad>", "</s>", "<unk>", "is", "Ġit", "Ġred", "Ċ", "Answer", ":", "Ġ", "yes"]
 OPT_IDS = {piece: number for number, piece in enumerate(OPT)}
-
-
-def unigram_of_words(vocabulary: dict[str, int], unknown: str) -> models.Unigram:
-    """Whole pieces, the longer the better."""
-    scores = [(piece, float(len(piece)) ** 2) for piece in vocabulary]
-    return models.Unigram(scores, unk_id=vocabulary[unknown], byte_fallback=False)
-
-
-def save(directory: Path, tokenizer: Tokenizer, settings: dict[str, object]) -> None:
-    tokenizer.save(str(directory / "tokenizer.json"))
-    write_json(directory / "tokenizer_config.json", settings)
 
 
 def llama(directory: Path) -> None:

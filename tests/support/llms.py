@@ -5,6 +5,7 @@ from typing import Any
 
 import sentencepiece
 import torch
+from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from depalm.files import write_json
@@ -37,3 +38,15 @@ def llama(directory: Path, shard: str = "5GB") -> LlamaForCausalLM:
     model = LlamaForCausalLM(config)
     model.save_pretrained(directory, max_shard_size=shard)
     return model
+
+
+def unigram_of_words(vocabulary: dict[str, int], unknown: str) -> models.Unigram:
+    """Whole pieces, the longer the better."""
+    scores = [(piece, float(len(piece)) ** 2) for piece in vocabulary]
+    return models.Unigram(scores, unk_id=vocabulary[unknown], byte_fallback=False)
+
+
+def save(directory: Path, tokenizer: Tokenizer, settings: dict[str, object]) -> None:
+    """A tokenizer as the Hub has it."""
+    tokenizer.save(str(directory / "tokenizer.json"))
+    write_json(directory / "tokenizer_config.json", settings)

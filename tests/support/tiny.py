@@ -20,6 +20,7 @@ from depalm.adapters.adapter import Adapter
 from depalm.config.schema import load_yaml
 from depalm.files import read_checked, sha256_file, write_checked
 from depalm.llms.base import LLM
+from depalm.llms.chat import Chat
 from depalm.llms.decoder import DecoderLLM
 from depalm.llms.opt import OptLLM
 from depalm.specs import MethodSpec
@@ -27,7 +28,7 @@ from depalm.specs.backbone import BackboneShape
 from depalm.specs.llm import LLMShape
 
 LAYERS, WIDTH, VOCABULARY = 4, 32, 41
-FAMILIES = ["llama", "opt", "opt-projected", "mistral"]
+FAMILIES = ["llama", "opt", "opt-projected", "mistral", "llama-chat"]
 WINDOW = 5  # of mistral's attention, in positions: shorter than what stands in the tests
 BACKBONE, LLM_SHAPE = {"layers": 2, "tokens": 5, "width": 8}, {"layers": LAYERS, "width": WIDTH}
 
@@ -49,11 +50,11 @@ class Tokenizer:
 
 
 def tiny_llm(family: str, seed: int = 0) -> LLM:
-    """LLaMA with grouped-query attention, Mistral with its sliding window, OPT, or OPT with
-    projections around its layers (as OPT-350m).
+    """LLaMA with grouped-query attention, also in chats; Mistral with its sliding window; OPT, or
+    OPT with projections around its layers (as OPT-350m).
     """
     torch.manual_seed(seed)
-    if family in ("llama", "mistral"):
+    if family in ("llama", "mistral", "llama-chat"):
         windowed = family == "mistral"
         config = (MistralConfig if windowed else LlamaConfig)(
             vocab_size=VOCABULARY,
@@ -65,9 +66,9 @@ def tiny_llm(family: str, seed: int = 0) -> LLM:
             initializer_range=0.3,
             **({"sliding_window": WINDOW} if windowed else {}),
         )
-        return DecoderLLM(
-            (MistralForCausalLM if windowed else LlamaForCausalLM)(config), Tokenizer()
-        )
+        model = (MistralForCausalLM if windowed else LlamaForCausalLM)(config)
+        chat = Chat(front=[1, 9, 4], behind="?\n", end=3) if family == "llama-chat" else None
+        return DecoderLLM(model, Tokenizer(), chat=chat)
     projected = family == "opt-projected"
     opt = OPTConfig(
         vocab_size=VOCABULARY,

@@ -103,7 +103,7 @@ def test_rows_of_a_real_backbone_are_the_same_in_any_company(
 
 def test_the_llm_continues_a_fact(llm: LLM) -> None:
     (words,) = llm.tokenize(["The capital of France is"])
-    token_ids, valid = pad_left([[llm.bos, *words]], llm.eos)
+    token_ids, valid = pad_left([[*llm.start, *words]], llm.eos)
     for beams in (1, 3):
         decoding = GenerateSpec(beams=beams, max_new_tokens=4)
         (text,) = beam_search(llm, token_ids, valid, Injection(), decoding)

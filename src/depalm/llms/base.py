@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 
 from depalm.errors import DepalmError, shortened
+from depalm.llms.chat import Chat
 from depalm.specs.llm import PromptSpec
 
 Rotary = Mapping[str | None, tuple[Tensor, Tensor]]  # by the kind of layers; empty without any
@@ -27,10 +28,11 @@ def require_positions(llm: "LLM", samples: Sequence[Any], lengths: Sequence[int]
     """Raise LLMError naming the `samples`, each of an `id`, whose texts are of more tokens than the
     LLM has positions for.
     """
-    longer = [(s.id, n) for s, n in zip(samples, lengths, strict=True) if n > llm.positions]
+    room = llm.positions - len(llm.front)
+    longer = [(s.id, n) for s, n in zip(samples, lengths, strict=True) if n > room]
     if longer:
         raise LLMError(
-            f"{len(longer)} samples are longer than the {llm.positions} positions of the LLM: "
+            f"{len(longer)} samples are longer than the {room} positions of the LLM: "
             f"{shortened([name for name, _ in longer])}; the first has {longer[0][1]} tokens. "
             "Shorten their prompts, or leave them out"
         )
@@ -44,6 +46,7 @@ class LLM(nn.Module, ABC):
     prompt_end: a special token that stands behind each prompt, or nothing. White space around it is
         lost.
     prompts: how prompts and answers become tokens.
+    chat: what stands around them, if they are turns of a chat.
     """
 
     def __init__(
@@ -53,10 +56,11 @@ class LLM(nn.Module, ABC):
         answer_prompt: str = "",
         prompt_end: str = "",
         prompts: PromptSpec | None = None,
+        chat: Chat | None = None,
     ):
         super().__init__()
         self.answer_prompt, self.prompt_end = answer_prompt, prompt_end
-        self.prompts = prompts or PromptSpec()
+        self.prompts, self.chat = prompts or PromptSpec(), chat
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.width: int = model.config.hidden_size
@@ -66,12 +70,22 @@ class LLM(nn.Module, ABC):
         return self.model.dtype
 
     @property
-    def bos(self) -> int:
-        return int(self.tokenizer.bos_token_id)
+    def front(self) -> list[int]:
+        """Token ids that stand in front of visual tokens and text: the start of a chat."""
+        return [] if self.chat is None else self.chat.front
+
+    @property
+    def start(self) -> list[int]:
+        """Token ids that every prompt starts with: BOS, where the tokenizer has one and no chat has
+        put it in front.
+        """
+        bos = self.tokenizer.bos_token_id
+        return [] if self.chat is not None or bos is None else [int(bos)]
 
     @property
     def eos(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+        """The token that ends an answer."""
+        return int(self.tokenizer.eos_token_id) if self.chat is None else self.chat.end
 
     @property
     def needs_mask(self) -> bool:
@@ -132,12 +146,22 @@ class LLM(nn.Module, ABC):
         """[..., D] -> [..., V]: final norm and output embedding."""
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of what stands in front of each answer: BOS, the prompt, and `prompt_end`."""
-        return [[self.bos, *ids] for ids in self.tokenize([*map(self._prompt, prompts)])]
+        """Token ids of what stands in front of each answer, behind `front`: BOS, the prompt, and
+        `prompt_end` or what the chat puts there.
+
+        Raises LLMError for a prompt of no token, behind which nothing can be predicted.
+        """
+        found = [[*self.start, *ids] for ids in self.tokenize([*map(self._prompt, prompts)])]
+        if not all(found):
+            raise LLMError(
+                "this LLM's tokenizer has no BOS, so an empty prompt gives it nothing to begin "
+                "with: say `answer_prompt` in the LLM's YAML"
+            )
+        return found
 
     def answer_ids(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
         """Token ids of prompts and answers as training reads them, without EOS: for each pair those
-        in front of the first position that is learned, BOS first, and those that are learned.
+        in front of the first position that is learned, and those that are learned.
 
         Tokenized together, the prompt is as many ids as it is alone: if a token spans the boundary,
         a part of the answer is not learned.
@@ -150,13 +174,15 @@ class LLM(nn.Module, ABC):
             ids = dict(zip(answers, self.tokenize(read), strict=True))
             return [(before[prompt], ids[answer]) for prompt, answer in pairs]
         texts = [self._prompt(prompt) + answer for prompt, answer in pairs]
-        whole = [[self.bos, *ids] for ids in self.tokenize(texts)]
+        whole = [[*self.start, *ids] for ids in self.tokenize(texts)]
         counts = [len(before[prompt]) for prompt, _ in pairs]
         return [(ids[:count], ids[count:]) for ids, count in zip(whole, counts, strict=True)]
 
     def _prompt(self, prompt: str) -> str:
         """The text in front of an answer."""
         text = prompt or self.answer_prompt
+        if self.chat is not None:
+            return text.strip() + self.chat.behind
         if self.prompts.space and text and text[-1] not in " \n":
             text += " "
         return text + self.prompt_end

@@ -1,11 +1,12 @@
 """Injection of an adapter's tokens into a frozen LLM, at any layer, with its own positions, mask
 and KV cache.
 
-The sequence at a layer is ``[K visual tokens] [P prompt tokens] [S text tokens]``. The visual
-tokens stand in it only from their first target layer to their last one; at every further target
-layer they are overwritten by that layer's own tokens (DePALM, section 3;
-docs/methods.md#inner-injection). Attention is causal over whatever stands in the sequence, and
-rotary positions count from 0 over it, so they shift where tokens are inserted.
+The sequence at a layer is ``[F start of a chat] [K visual tokens] [P prompt tokens] [S text
+tokens]``; only chats have a start (`LLM.front`). The visual tokens stand in it only from their
+first target layer to their last one; at every further target layer they are overwritten by that
+layer's own tokens (DePALM, section 3; docs/methods.md#inner-injection). Attention is causal over
+whatever stands in the sequence, and rotary positions count from 0 over it, so they shift where
+tokens are inserted.
 """
 
 from collections.abc import Callable, Mapping
@@ -136,6 +137,13 @@ def hidden_states(
         places = places.behind(prompt.shape[1], new=True)
         if state is not None and state.valid is not None:
             state.valid = torch.nn.functional.pad(state.valid, (prompt.shape[1], 0), value=True)
+    front = len(llm.front) if fresh else 0
+    if front:
+        ids = torch.tensor(llm.front, device=token_ids.device).expand(len(hidden), -1)  # [B, F]
+        hidden = torch.cat((llm.embed(ids), hidden), dim=1)
+        places = places.behind(front, new=True)
+        if state is not None and state.valid is not None:
+            state.valid = torch.nn.functional.pad(state.valid, (front, 0), value=True)
     hidden = llm.add_positions(hidden, places.positions)
     outside = _attention(llm, hidden, places)
 
@@ -145,12 +153,13 @@ def hidden_states(
         inside = _attention(llm, hidden, places.behind(count, new=fresh))
     for index in range(layers):
         if fresh and index in injection.tokens:
-            text = hidden if index == span.start else hidden[:, count:]
-            hidden = torch.cat((injection.tokens[index].to(hidden.dtype), text), dim=1)
+            behind = front if index == span.start else front + count
+            tokens = injection.tokens[index].to(hidden.dtype)
+            hidden = torch.cat((hidden[:, :front], tokens, hidden[:, behind:]), dim=1)
         here = inside if index in span else outside
         if fresh and index in injection.layer_prompts:
             prompt = injection.layer_prompts[index].to(hidden.dtype).expand(len(hidden), -1, -1)
-            start = count if index in span else 0
+            start = front + count if index in span else front
             parts = (hidden[:, :start], prompt, hidden[:, start + prompt.shape[1] :])
             hidden = torch.cat(parts, dim=1)
         if hidden.shape[1]:  # nothing stands in front of the first target yet, if S is 0
@@ -160,7 +169,7 @@ def hidden_states(
             mask = here.masks[llm.window(index)]
             hidden = llm.layer(index, hidden, mask, here.positions, here.rotary, cache)
         if fresh and span and index == span[-1]:
-            hidden = hidden[:, count:]
+            hidden = torch.cat((hidden[:, :front], hidden[:, front + count :]), dim=1)
     return hidden[:, hidden.shape[1] - length :]
 
 

@@ -12,6 +12,7 @@ from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer
 from depalm.errors import shortened
 from depalm.files import read_json
 from depalm.llms.base import LLM, LLMError
+from depalm.llms.chat import ChatError, read_chat
 from depalm.llms.decoder import DecoderLLM
 from depalm.llms.proof import prove
 from depalm.llms.registry import FAMILIES
@@ -80,15 +81,18 @@ def load_llm(
             "convert it again"
         )
     _check_unused(report["unexpected_keys"], directory)
-    for token in ("bos_token_id", "eos_token_id"):
-        if getattr(tokenizer, token) is None:
-            raise LLMError(f"the tokenizer in {directory} has no {token}")
+    try:
+        chat = read_chat(tokenizer) if spec.chat else None
+    except ChatError as error:
+        raise LLMError(f"the chat template in {directory}: {error}") from error
+    if chat is None and tokenizer.eos_token_id is None:
+        raise LLMError(f"the tokenizer in {directory} has no eos_token_id")
     _check_tokens(tokenizer, len(model.get_input_embeddings().weight), directory)
     prompts = prompts or PromptSpec()
     end = spec.prompt_end if prompts.end_token and spec.prompt_end else ""
     if end:
         _add_token(tokenizer, end, len(model.get_input_embeddings().weight), directory)
-    llm = FAMILIES.get(found, DecoderLLM)(model, tokenizer, spec.answer_prompt, end, prompts)
+    llm = FAMILIES.get(found, DecoderLLM)(model, tokenizer, spec.answer_prompt, end, prompts, chat)
     shape = {"layers": len(llm.layers), "width": llm.width}
     if shape != spec.shape.given():
         stated = spec.shape.given()

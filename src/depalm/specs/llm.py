@@ -76,6 +76,11 @@ class LLMSpec(Spec):
         description="special token that `prompt.end_token` puts behind prompts; one that the "
         "tokenizer lacks gets the first id behind its vocabulary",
     )
+    chat: bool = Field(
+        False,
+        description="prompt and answer are turns of the tokenizer's chat template; visual tokens "
+        "stand where the prompt starts",
+    )
     convert: Annotated[str, Registered("converter")] | None = Field(
         None, description="conversion of the fetched weights"
     )
@@ -84,4 +89,6 @@ class LLMSpec(Spec):
     @model_validator(mode="after")
     def _check_place(self) -> Self:
         one_of_source_and("path", self)
+        if self.chat and self.prompt_end is not None:
+            raise fault("a chat has its own end of a prompt: leave prompt_end out")
         return self
