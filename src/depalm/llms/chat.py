@@ -9,8 +9,8 @@ from transformers import PreTrainedTokenizerBase
 from depalm.errors import DepalmError
 
 PROMPT, ANSWER = "depalmprompt", "depalmanswer"  # stand where they are, while a template is read
-# what templates ask for: no thoughts in front of the answer, and no day that changes the prompt
-SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+# in front of a template: a day that stays, for what is learned today is asked tomorrow
+SAME_DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 
 
 class ChatError(DepalmError):
@@ -63,7 +63,13 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]], **settings: bool) 
     if tokenizer.chat_template is None:
         raise ChatError("there is none: name a model that was made for chats, or leave `chat` out")
     try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **SETTINGS, **settings)
+        text: str = tokenizer.apply_chat_template(
+            messages,
+            chat_template=SAME_DAY + tokenizer.get_chat_template(),
+            tokenize=False,
+            enable_thinking=False,  # no thoughts in front of the answer
+            **settings,
+        )
     except (TemplateError, ValueError, TypeError) as error:
         raise ChatError(f"it cannot be read: {error}") from error
     return text
