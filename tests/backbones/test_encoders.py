@@ -34,7 +34,7 @@ from depalm.backbones.base import Backbone
 from depalm.backbones.files import BackboneError
 from depalm.backbones.load import load_backbone
 from depalm.backbones.registry import LOADERS
-from depalm.backbones.vision import ClipViT, OpenClipViT, TimmViT, build_timm, dinov2_positions
+from depalm.backbones.vision import ClipViT, OpenClipViT, build_timm, dinov2_positions, of_timm
 from depalm.config.schema import check_schema, load_yaml
 from depalm.files import read_checked, write_json
 from depalm.sources.conversion import ConvertError
@@ -331,7 +331,9 @@ def full_size(spec: dict[str, Any]) -> tuple[Backbone, Tensor]:
     pixels = torch.empty(1, 3, spec.get("image_size", 0), spec.get("image_size", 0))
     fbank = torch.empty(1, spec.get("frames", 0), spec.get("mel_bins", 0))
     if loader == "timm":
-        return TimmViT(build_timm(backbone_spec(spec))), fbank if "audio" in spec else pixels
+        timm_spec = backbone_spec(spec)
+        backbone = of_timm(timm_spec, build_timm(timm_spec))
+        return backbone, fbank if "audio" in spec else pixels
     if loader == "clip":
         patch = {257: 14, 197: 16}[shape["tokens"]]
         return ClipViT(CLIPVisionModel(CLIPVisionConfig(**sizes, patch_size=patch))), pixels

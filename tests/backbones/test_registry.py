@@ -98,8 +98,8 @@ def test_another_shape_than_stated_is_an_error(tmp_path: Path) -> None:
         ({"model": "vit_huge_nonsense"}, "timm has no 'vit_huge_nonsense' for images of 32 pixels"),
         ({"model": "resnet18"}, "timm has no 'resnet18' for images of 32 pixels"),
         (
-            {"model": "vit_little_patch16_reg4_gap_256"},
-            "is not a vision transformer with just a CLS",
+            {"model": "resmlp_12_224"},
+            "resmlp_12_224 is neither a vision transformer nor a ConvNeXt",
         ),
     ],
 )

@@ -135,7 +135,7 @@ def set_key(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (set_key("train", "lr", value="fast"), r"train\.lr: 'fast' must be a valid number"),
         (set_key("cache", "dtype", value="float61"), r"cache\.dtype: .*'float61'.*'float16'"),
         (set_key("grid", 0, "datasets", value=["easyvqa"]), r"'easyvqa'; did you mean 'easy-vqa'"),
-        (set_key("grid", 0, "backbones", value=["dino-S"]), r"'dino-S'; did you mean 'dinov2-S'"),
+        (set_key("grid", 0, "backbones", value=["dinov2S"]), r"'dinov2S'; did you mean 'dinov2-S'"),
         (set_key("grid", 0, "llms", value=["smolm2"]), r"'smolm2'; did you mean 'smollm2-"),
         (set_key("grid", 0, "methods", value=["qp_10"]), r"'qp_10'; did you mean 'qp_l0'"),
         (set_key("grid", 0, "fractions", value=["0pct"]), r"'0pct' is not a fraction"),

@@ -2,13 +2,16 @@
 
 import math
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import open_clip
 import timm
 import torch
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 from safetensors import SafetensorError
-from timm.models import eva, vision_transformer
+from timm.models import convnext, eva, vision_transformer
+from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -28,16 +31,50 @@ from depalm.specs import BackboneSpec
 
 
 class TimmViT(BlockBackbone):
-    """A vision transformer of timm, whose only prefix token, CLS, is the summary token."""
+    """A vision transformer of timm. The summary token is what its head pools of each layer: the
+    output of its attention pooling (SigLIP, PE), or CLS, or, where there is neither, the mean of
+    the patches. Registers are dropped.
+    """
 
     def __init__(self, model: VisionTransformer | Eva, mean_pool: bool = False):
-        tokens = model.num_prefix_tokens + model.patch_embed.num_patches
+        tokens = 1 + model.patch_embed.num_patches
         super().__init__(model, model.blocks, model.norm, tokens, model.embed_dim, mean_pool)
+        self.prefix = model.num_prefix_tokens
+        self.has_cls = model.cls_token is not None and model.attn_pool is None
+
+    def tokens(self, inputs: Tensor) -> Tensor:
+        found = super().tokens(inputs)  # [B, L, prefix + patches, D]
+        if self.has_cls and self.prefix == 1:
+            return found
+        summary = found[:, :, 0] if self.has_cls else self.pooled(found)
+        return torch.cat((summary.unsqueeze(2), found[:, :, self.prefix :]), dim=2)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """[B, L, T, D] -> [B, L, D], as the model pools its last layer."""
+        model: Any = self.model
+        return model.fc_norm(model.pool(tokens.flatten(0, 1))).unflatten(0, tokens.shape[:2])
 
     def run(self, inputs: Tensor) -> None:
         """Pixels [B, 3, H, W], or filterbanks [B, frames, bins], which are pictures in grey."""
         pixels = inputs if inputs.ndim == 4 else inputs.unsqueeze(1)
         self.model.forward_features(pixels)  # type: ignore[operator]
+
+
+class TimmConvNeXt(Backbone):
+    """The last map of a ConvNeXt of timm, on pixels [B, 3, H, W]; its mean is the summary token.
+    Both go through the norm of the head. It is one output; each of the `layers` is the same.
+    """
+
+    def __init__(self, model: ConvNeXt, layers: int, size: int, mean_pool: bool = False):
+        side = -(-size // model.feature_info[-1]["reduction"])
+        super().__init__(layers, 1 + side * side, model.num_features, mean_pool)
+        self.model = model
+
+    def tokens(self, inputs: Tensor) -> Tensor:
+        grid = self.model.forward_features(inputs)  # [B, D, rows, columns]
+        maps = (grid.mean(dim=(2, 3), keepdim=True), grid)
+        tokens = torch.cat([self.model.head.norm(one).flatten(2) for one in maps], dim=2)
+        return tokens.transpose(1, 2).unsqueeze(1).expand(-1, self.shape["layers"], -1, -1)
 
 
 def load_timm(spec: BackboneSpec, weights: Path) -> Backbone:
@@ -51,43 +88,64 @@ def load_timm(spec: BackboneSpec, weights: Path) -> Backbone:
     unused = [f"{model.pretrained_cfg['classifier']}."]
     if not spec.final_norm:
         unused += ["norm.", "fc_norm."]
-    library = eva if isinstance(model, Eva) else vision_transformer
     state = read_weights(weights)
     if spec.position_interpolation == "dinov2":
         rows, columns = model.patch_embed.grid_size
         state["pos_embed"] = dinov2_positions(state["pos_embed"], rows, columns)
+    library = next(library for kind, library in LIBRARIES.items() if isinstance(model, kind))
     state = library.checkpoint_filter_fn(state, model)
     used = {key: state[key] for key in state if not key.startswith(tuple(unused))}
     fill(model, used, str(spec.model), weights)
+    return of_timm(spec, model)
+
+
+def of_timm(spec: BackboneSpec, model: VisionTransformer | Eva | ConvNeXt) -> Backbone:
+    """The backbone of a model of `build_timm`."""
+    if isinstance(model, ConvNeXt):
+        assert spec.image_size is not None
+        return TimmConvNeXt(model, spec.shape.layers, spec.image_size, spec.cls_is_mean_pool)
     return TimmViT(model, spec.cls_is_mean_pool)
 
 
 def dinov2_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
-    """Position embeddings of DINOv2 [1, 1 + P, D] for a grid of another size, as its own code has
-    them: bicubic without antialiasing, scaled as if the grid were 0.1 larger. CLS has the first.
+    """Position embeddings of DINOv2 [1, P, D], or with CLS first [1, 1 + P, D], for a grid of
+    another size, as its own code has them: bicubic without antialiasing, scaled as if the grid were
+    0.1 larger.
     """
-    side = math.isqrt(positions.shape[1] - 1)
+    side = math.isqrt(positions.shape[1])
     if side == rows == columns:
         return positions
-    grid = positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1, D, side, side]
+    cls, patches = positions.split([positions.shape[1] - side * side, side * side], dim=1)
+    grid = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [1, D, side, side]
     scale = ((rows + 0.1) / side, (columns + 0.1) / side)
     resized = interpolate(grid.float(), scale_factor=scale, mode="bicubic")  # [1, D, rows, columns]
-    return torch.cat((positions[:, :1], resized.flatten(2).transpose(1, 2)), dim=1)
+    return torch.cat((cls, resized.flatten(2).transpose(1, 2)), dim=1)
 
 
-def build_timm(spec: BackboneSpec) -> VisionTransformer | Eva:
+def build_timm(spec: BackboneSpec) -> VisionTransformer | Eva | ConvNeXt:
     """The model of `load_timm` with random weights. Raises BackboneError."""
     name, on_audio = spec.model, spec.audio is not None
     size = (spec.frames, spec.mel_bins) if on_audio else spec.image_size
+    convolves = str(name).startswith("convnext")  # at any size
+    sizes = {} if convolves else {"img_size": size}
     try:
-        model = timm.create_model(name, img_size=size, num_classes=0, in_chans=1 if on_audio else 3)
+        model: Any = timm.create_model(name, num_classes=0, in_chans=1 if on_audio else 3, **sizes)
     except (RuntimeError, TypeError) as error:
         raise BackboneError(f"timm has no {name!r} for images of {size} pixels: {error}") from error
-    if not isinstance(model, VisionTransformer | Eva) or model.num_prefix_tokens != 1:
-        raise BackboneError(f"{name} is not a vision transformer with just a CLS token")
+    if not any(isinstance(model, kind) for kind in LIBRARIES) or (convolves and on_audio):
+        raise BackboneError(f"{name} is neither a vision transformer nor a ConvNeXt for images")
     if not spec.final_norm:
         model.norm = model.fc_norm = nn.Identity()
+        if convolves:
+            model.head.norm = nn.Identity()
     return model
+
+
+LIBRARIES: dict[type[nn.Module], ModuleType] = {
+    VisionTransformer: vision_transformer,
+    Eva: eva,
+    ConvNeXt: convnext,
+}
 
 
 class ClipViT(BlockBackbone):

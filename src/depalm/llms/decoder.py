@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache
 
 from depalm.llms.base import LLM, LLMError, Rotary
 
@@ -21,7 +21,7 @@ class DecoderLLM(LLM):
     (`depalm.llms.proof`). Raises LLMError, when it is made, for a model of other parts.
     """
 
-    def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any):
+    def __init__(self, model: Any, *args: Any, **kwargs: Any):
         super().__init__(model, *args, **kwargs)
         body, count = dict(self.body.named_children()), model.config.num_hidden_layers
         stacks = [
