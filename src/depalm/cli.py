@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from depalm import __version__
+from depalm.cli_add import add_add
 from depalm.cli_cache import add_commands
 from depalm.cli_chat import add_chat
 from depalm.cli_options import add_configfile
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     commands = program.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for kind in JOBS.values():
         add_job(commands, kind)
+    add_add(commands)
     add_plan(commands)
     add_tables(commands)
     add_predict(commands)

@@ -12,13 +12,16 @@ COMMIT = "d" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """`repositories` are files by name, by owner/name; `created` are the calls that made them."""
+    """`repositories` are files by name, by owner/name; `created` are the calls that made them.
+    `told` is what is said of every model besides, such as its tags.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.created: list[dict[str, object]] = []
         self.messages: list[str] = []
+        self.told: dict[str, object] = {}
 
     @property
     def url(self) -> str:
@@ -76,7 +79,8 @@ class Handler(BaseHTTPRequestHandler):
                 {"rfilename": name, "size": len(content), "blobId": blob(content)}
                 for name, content in files.items()
             ]
-            self.reply({"id": "/".join(path[:2]), "sha": COMMIT, "siblings": siblings})
+            told = {"id": "/".join(path[:2]), "sha": COMMIT, "siblings": siblings}
+            self.reply({**self.server.told, **told})
         else:
             self.send_error(404)
 

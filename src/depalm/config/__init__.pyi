@@ -9,6 +9,7 @@ from .report import as_table as as_table
 from .run import AXES as AXES
 from .run import Run as Run
 from .schema import ConfigError as ConfigError
+from .schema import check_schema as check_schema
 from .schema import json_schema as json_schema
 from .store_plan import StorePlan as StorePlan
 from .upkeep import reading as reading

@@ -1,5 +1,6 @@
 from .annotations import Annotation as Annotation
 from .annotations import read_csv as read_csv
+from .annotations import read_jsonl as read_jsonl
 from .containers import ContainerError as ContainerError
 from .containers import local_file as local_file
 from .manifest import Sample as Sample

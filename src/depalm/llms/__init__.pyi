@@ -1,11 +1,13 @@
 from .base import LLM as LLM
 from .base import LLMError as LLMError
 from .base import require_positions as require_positions
+from .chat import read_chat as read_chat
 from .decoder import DecoderLLM as DecoderLLM
 from .injection import DecodingState as DecodingState
 from .injection import Injection as Injection
 from .injection import hidden_states as hidden_states
 from .kv_cache import FixedCache as FixedCache
 from .load import load_llm as load_llm
+from .proof import prove_family as prove_family
 from .registry import FAMILIES as FAMILIES
 from .sharded import shard_layers as shard_layers

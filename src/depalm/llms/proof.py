@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from depalm.llms.base import LLM, LLMError
+from depalm.llms.decoder import DecoderLLM
 from depalm.llms.injection import DecodingState, Injection, hidden_states
+from depalm.llms.registry import FAMILIES
 
 LAYERS, ROWS = 2, 64  # of the slice, at least; rows of its vocabulary
 SAMPLES, LENGTH, PROMPT = 2, 12, 5  # texts, tokens of each, and how many of them come at once
@@ -72,19 +75,19 @@ def _cached(part: LLM, token_ids: Tensor) -> Any:
         yield part.head(hidden_states(part, token_ids[:, start:end], Injection(), state=state))
 
 
+def prove_family(config: Any) -> None:
+    """The same for random weights of a model of this configuration. Raises LLMError."""
+    try:
+        model = AutoModelForCausalLM.from_config(_smaller(config, ROWS), dtype=torch.float32).eval()
+    except Exception as error:  # of the library's code, which may raise anything
+        raise LLMError(f"transformers builds no causal language model of it: {error}") from error
+    tokenizer: Any = None  # none is needed to compute
+    prove(FAMILIES.get(config.model_type, DecoderLLM)(model, tokenizer))
+
+
 def _slice(llm: LLM) -> LLM:
     """A model of the first layers, and the first rows of the vocabulary, of `llm`."""
-    config = copy.deepcopy(llm.model.config)
-    kinds = getattr(config, KINDS, None)
-    count = min(LAYERS, len(llm.layers))
-    if kinds is not None:
-        count = max(count, *(kinds.index(kind) + 1 for kind in kinds))
-        setattr(config, KINDS, kinds[:count])
-    config.num_hidden_layers = count
-    config.vocab_size = min(ROWS, len(llm.model.get_input_embeddings().weight))
-    config.pad_token_id = config.bos_token_id = config.eos_token_id = None
-    if getattr(config, "sliding_window", None) is not None:
-        config.sliding_window = WINDOW
+    config = _smaller(llm.model.config, len(llm.model.get_input_embeddings().weight))
     with no_init_weights():
         model = type(llm.model)._from_config(config, dtype=torch.float32).eval()
     whole = llm.model.state_dict(keep_vars=True)
@@ -93,3 +96,19 @@ def _slice(llm: LLM) -> LLM:
             source = whole[name]
             target.copy_(source[tuple(slice(size) for size in target.shape)])
     return type(llm)(model, llm.tokenizer)
+
+
+def _smaller(config: Any, rows: int) -> Any:
+    """A configuration of the first layers, so many that each kind is there, and of few tokens."""
+    smaller = copy.deepcopy(config)
+    kinds = getattr(smaller, KINDS, None)
+    count = min(LAYERS, smaller.num_hidden_layers)
+    if kinds is not None:
+        count = max(count, *(kinds.index(kind) + 1 for kind in kinds))
+        setattr(smaller, KINDS, kinds[:count])
+    smaller.num_hidden_layers = count
+    smaller.vocab_size = min(ROWS, rows)
+    smaller.pad_token_id = smaller.bos_token_id = smaller.eos_token_id = None
+    if getattr(smaller, "sliding_window", None) is not None:
+        smaller.sliding_window = WINDOW
+    return smaller

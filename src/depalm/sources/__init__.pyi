@@ -2,7 +2,9 @@ from .conversion import ConvertError as ConvertError
 from .download import PICKLED_SUFFIXES as PICKLED_SUFFIXES
 from .download import download_hub_file as download_hub_file
 from .download import download_url as download_url
+from .download import hub_terms as hub_terms
 from .download import list_hub_model as list_hub_model
+from .fetch import HUB_URI as HUB_URI
 from .http import CONNECTIONS as CONNECTIONS
 from .http import UNSATISFIABLE as UNSATISFIABLE
 from .http import DownloadError as DownloadError

@@ -111,10 +111,14 @@ def download_wheel(requirement: str, path: Path) -> None:
 
 
 def list_hub_model(
-    repository: str, revision: str | None, wanted_weights: str | None = None
+    repository: str,
+    revision: str | None,
+    wanted_weights: str | None = None,
+    pickled: str | None = None,
 ) -> dict[str, Any]:
     """{"revision": commit, "files": {name: digest}, "weights": [name]} of a model's config,
-    tokenizer and weights: those called `wanted_weights`, or the safetensors.
+    tokenizer and weights: those called `wanted_weights`, or the safetensors, or where there are
+    none those called `pickled`.
 
     The commit is what `revision` (a branch, tag or commit; None: the main branch) stands for now.
     The hub's digests are of two kinds, see `hub_digest`.
@@ -129,6 +133,8 @@ def list_hub_model(
         for file in info.siblings or []
         if "/" not in file.rfilename
     }
+    if pickled is not None and not any(name.endswith(".safetensors") for name in digests):
+        wanted_weights = wanted_weights or pickled
     weights = sorted(_hub_weights(digests, wanted_weights))
     wanted = sorted({name for name in digests if name.endswith(HUB_SUFFIXES)} | {*weights})
     files = {name: digests[name] for name in wanted}
@@ -152,6 +158,19 @@ def _hub_weights(names: Iterable[str], wanted: str | None) -> list[str]:
         )
     # beside model*.safetensors, other names hold the same weights in another layout
     return [name for name in weights if name.startswith("model")] or weights
+
+
+def hub_terms(repository: str, revision: str) -> str:
+    """The licence of a model, as its card says, and whether it has to be accepted first; empty if
+    the card says nothing. Raises DownloadError.
+    """
+    try:
+        info = _hub().model_info(repository, revision=revision)
+    except Exception as error:  # as above
+        raise DownloadError(_hub_refusal(error)) from error
+    found = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
+    gated = ["accept the terms on the hub, then `hf auth login`"] if info.gated else []
+    return "; ".join([*found, *gated])
 
 
 def list_hub_dataset(repository: str, revision: str | None) -> dict[str, Any]:
