@@ -38,7 +38,7 @@ from depalm.media.decoders import load_decoder
 from tests.smoke.build import write_llm
 from tests.support.project import FENCE, ROOT, load_script, project_files
 from tests.support.specs import backbone_spec, llm_spec, rows_spec
-from tests.support.tiny import new_adapter
+from tests.support.tiny import new_adapter, tiny_llm
 from tests.support.vit import tiny_vit
 
 DOCS = ROOT / "docs"
@@ -248,6 +248,16 @@ def test_a_method_as_yaml(follow: Any) -> None:
     assert {tokens.shape for tokens in injection.tokens.values()} == {(2, 8, 64)}
     assert injection.prompt is not None
     assert injection.prompt.shape == (4, 64)
+
+
+def test_a_method_with_lora(follow: Any) -> None:
+    method = follow("extend/method.md")("config/methods/limber_all_lora.yaml")
+    check_schema(method, "method", "limber_all_lora.yaml")
+    for family in ("llama", "opt"):
+        llm = tiny_llm(family)
+        shape = {"layers": len(llm.layers), "width": llm.width}
+        adapter = new_adapter(method, BACKBONE, shape, {"llm": llm.body})
+        assert len(adapter.tuning["llm"].loras) == 2 * len(llm.layers)
 
 
 def test_a_method_with_a_new_resampler(follow: Any) -> None:

@@ -4,6 +4,7 @@ from copy import deepcopy
 from itertools import chain
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import Tensor, nn
@@ -324,6 +325,79 @@ def test_a_backbone_is_tuned_by_the_same_block() -> None:
         assert value.grad is not None, name
     assert all(value.grad is None for value in vit.parameters())
     assert torch.equal(vit(pixels), plain)
+
+
+LORA = {"rank": 3, "alpha": 12.0, "targets": ["q_proj", "down_proj"]}
+
+
+def with_peft(llm: LLM, adapter: Adapter) -> LLM:
+    """A copy of the LLM with peft's LoRA, whose A and B are those of the adapter."""
+    copy = deepcopy(llm)
+    config = peft.LoraConfig(r=3, lora_alpha=12, target_modules=LORA["targets"], lora_dropout=0.0)
+    peft.inject_adapter_in_model(config, copy.body)
+    tuning = adapter.tuning["llm"]
+    with torch.no_grad():
+        for key, part in tuning.loras.items():
+            theirs = copy.body.get_submodule(tuning.names[key])
+            theirs.lora_A["default"].weight.copy_(part.a)
+            theirs.lora_B["default"].weight.copy_(part.b)
+    return copy
+
+
+def test_lora_is_that_of_peft() -> None:
+    """Logits and gradients; what is added starts at nothing, and the LLM stays as it is."""
+    llm = tiny_llm("llama")
+    method = {**METHODS["blind"], "finetune": {"llm": {"lora": LORA}}}
+    token_ids = batch()[0].token_ids
+    plain = llm.model(token_ids).logits
+    new = new_adapter(method, BACKBONE, LLM_SHAPE, {"llm": llm.body})
+    with torch.inference_mode(), new.tuned("llm", llm.body):
+        assert torch.equal(llm.model(token_ids).logits, plain)
+
+    adapter = random_adapter(method, llm=llm.body)
+    theirs = with_peft(llm, adapter)
+    with adapter.tuned("llm", llm.body):
+        found = llm.model(token_ids).logits
+    expected = theirs.model(token_ids).logits
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, plain)
+    (gradient,) = torch.autograd.grad(
+        found.square().mean(), adapter.tuning["llm"].loras["layers-1-mlp-down_proj"].a
+    )
+    peers = theirs.body.get_submodule("layers.1.mlp.down_proj").lora_A["default"].weight
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.square().mean(), peers)[0])
+    assert not any(module._forward_hooks for module in llm.modules())
+
+
+def test_generation_is_that_of_the_llm_with_lora() -> None:
+    llm = tiny_llm("llama")
+    method = {**METHODS["qp_inner"], "finetune": {"llm": {"lora": LORA}}}
+    adapter = random_adapter(method, llm=llm.body)
+    samples = [Sample(str(i), f"media-{i}", "abc"[i], []) for i in range(3)]
+    decoding = GenerateSpec(beams=2, max_new_tokens=6)
+    tuned = generate(llm, adapter, samples, RandomFeatures(adapter), decoding)
+    theirs = with_peft(llm, adapter)
+    adapter.finetune, adapter.tuning = {}, nn.ModuleDict()
+    assert tuned == generate(theirs, adapter, samples, RandomFeatures(adapter), decoding)
+    assert tuned != generate(llm, adapter, samples, RandomFeatures(adapter), decoding)
+
+
+def test_the_parameters_of_lora_are_counted() -> None:
+    with torch.device("meta"):
+        llm = tiny_llm("llama")
+        method = {**METHODS["blind"], "finetune": {"llm": {"lora": LORA}}}
+        adapter = new_adapter(method, BACKBONE, LLM_SHAPE, {"llm": llm.body})
+    prompt = adapter.prompt
+    assert prompt is not None
+    per_layer = 3 * (32 + 32) + 3 * (48 + 32)  # q_proj, down_proj
+    assert adapter.trainable_parameters == prompt.numel() + 4 * per_layer
+
+
+def test_what_lora_asks_for_must_be_there() -> None:
+    llm = tiny_llm("llama")
+    method = {**METHODS["blind"], "finetune": {"llm": {"lora": {"targets": ["qkv_proj"]}}}}
+    with pytest.raises(AdapterError, match="no Linear 'qkv_proj'; it has down_proj, gate_proj, k_"):
+        new_adapter(method, BACKBONE, LLM_SHAPE, {"llm": llm.body})
 
 
 def test_what_is_tuned_must_be_there() -> None:

@@ -68,7 +68,7 @@ def test_seeds_of_one_job_share_the_llm_and_nothing_else(
     loads = []
     load = models.load_llm
     monkeypatch.setattr(models, "load_llm", lambda *given: loads.append(given) or load(*given))
-    method = {**METHOD, "finetune": {"llm": {"norms": True}}}
+    method = {**METHOD, "finetune": {"llm": {"norms": True, "lora": {"rank": 2}}}}
     for seed in range(2):
         train(files, tmp_path / f"apart{seed}", method, seed=seed)
     folders = [tmp_path / f"together{seed}" for seed in range(2)]
@@ -131,13 +131,27 @@ def test_a_blind_adapter_asks_for_no_backbone(files: Path, tmp_path: Path) -> No
     assert len(generate(files, folder, blind, vit="other-vit")) == len(SAMPLES)
 
 
-def test_a_tuned_llm_comes_back_with_the_adapter(files: Path, tmp_path: Path) -> None:
-    method = {**METHOD, "finetune": {"llm": {"linears": True, "norms": True}}}
-    settings = SETTINGS.model_copy(update={"lr": 0.3, "steps": 8})
+@pytest.mark.parametrize(
+    ("kinds", "lr", "prefix", "count"),
+    [
+        ({"linears": True, "norms": True}, 0.3, "tuning.llm.parts.", 4 * (7 * 2 + 2) + 1),
+        (
+            {"lora": {"rank": 2}},
+            0.03,
+            "tuning.llm.loras.",
+            4 * 2 * 2,
+        ),  # A and B of two Linears a layer
+    ],
+)
+def test_a_tuned_llm_comes_back_with_the_adapter(
+    files: Path, tmp_path: Path, kinds: dict[str, Any], lr: float, prefix: str, count: int
+) -> None:
+    method = {**METHOD, "finetune": {"llm": kinds}}
+    settings = SETTINGS.model_copy(update={"lr": lr, "steps": 8})
     folder = train(files, tmp_path, method, settings)
     tensors = load_file(folder / "adapter.safetensors")
-    tuned = {name for name in tensors if name.startswith("tuning.llm.parts.")}
-    assert len(tuned) == 4 * (7 * 2 + 2) + 1
+    tuned = {name for name in tensors if name.startswith(prefix)}
+    assert len(tuned) == count
     before = generate(files, folder, method)
     zeros = {name: value * (name not in tuned) for name, value in tensors.items()}
     replace_weights(folder, zeros)

@@ -8,11 +8,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from depalm.adapters.bias_tuning import Tuning
 from depalm.adapters.connector import Connector
 from depalm.adapters.errors import AdapterError
 from depalm.adapters.layout import Sources, inner_width, layout
 from depalm.adapters.registry import INJECTORS
+from depalm.adapters.tuning import Tuning
 from depalm.llms.injection import Injection
 from depalm.precision import autocast, autocasting
 from depalm.specs import MethodSpec
@@ -71,7 +71,7 @@ class Adapter(nn.Module):
         self.finetune = {part: kinds for part, kinds in tuned.items() if kinds.any}
         self.tuning = nn.ModuleDict(
             {
-                part: Tuning(model, self.finetune[part].linears, self.finetune[part].norms)
+                part: Tuning(model, self.finetune[part])
                 for part, model in (models or {}).items()
                 if part in self.finetune
             }

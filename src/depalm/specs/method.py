@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
+from annotated_types import MinLen
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from depalm.specs.base import (
@@ -10,6 +11,7 @@ from depalm.specs.base import (
     Number,
     Positive,
     Probability,
+    Rate,
     Registered,
     Spec,
     Version,
@@ -225,15 +227,26 @@ InjectSpec = Annotated[
 ]
 
 
+class LoRASpec(Spec):
+    """LoRA: changes of low rank of a frozen model's Linears."""
+
+    rank: Positive = Field(8, description="of what is added to a weight")
+    alpha: Rate = Field(16.0, description="what is added is scaled by alpha / rank")
+    targets: Annotated[list[str], MinLen(1)] = Field(
+        ["q_proj", "v_proj"], description="the last parts of the names of Linears"
+    )
+
+
 class TuningSpec(Spec):
-    """Bias tuning of a frozen model."""
+    """Tuning of a frozen model."""
 
     linears: bool = Field(False, description="a scale and a bias behind every Linear")
     norms: bool = Field(False, description="scale and bias of every norm")
+    lora: LoRASpec | None = Field(None, description="changes of low rank")
 
     @property
     def any(self) -> bool:
-        return self.linears or self.norms
+        return self.linears or self.norms or self.lora is not None
 
 
 class FinetuneSpec(Spec):
