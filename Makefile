@@ -63,7 +63,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) --editable '.[dev,clap,slurm,wandb]'
+	$(PIP) --editable '.[dev,clap,quantize,slurm,wandb]'
 	$(PIP) --no-deps laion-clap
 	touch $@
 

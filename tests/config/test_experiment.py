@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from depalm.cache.formats import array_names
 from depalm.config.experiment import Config
@@ -376,3 +377,27 @@ def test_texts_of_the_command_line_are_read_by_what_belongs_there() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             load_config({"grid": DEMO["grid"], "cache": {"shards": wrong}}, [ROOT])
+
+
+@pytest.fixture
+def quantized(tmp_path: Path) -> dict[str, Any]:
+    """The demo with its LLM in 4 bits, a file of one's own."""
+    (tmp_path / "llms").mkdir()
+    llm = load_yaml(ROOT / "config/llms/smollm2-135m.yaml")
+    (tmp_path / "llms/small.yaml").write_text(yaml.safe_dump({**llm, "quantize": "int4"}))
+    grid = [{**row, "llms": ["small"]} for row in DEMO["grid"]]
+    return {**copy.deepcopy(DEMO), "grid": grid, "parts": [str(tmp_path), "config"]}
+
+
+def test_a_quantized_llm_is_not_sharded(quantized: dict[str, Any]) -> None:
+    load_config(quantized, [ROOT])
+    with pytest.raises(ConfigError, match=r"llm 'small' is quantized, and gpus\.shard_llm"):
+        load_config({**quantized, "gpus": {"train": 2, "shard_llm": True}}, [ROOT])
+
+
+def test_a_quantized_llm_needs_its_library(
+    quantized: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("depalm.config.checks.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"llm 'small' is quantized by bitsandbytes, which is"):
+        load_config(quantized, [ROOT])

@@ -84,7 +84,8 @@ class Tuning(nn.Module):
                     name = above  # it does not call its Linear, but that one's output is its own
                 key = name.replace(".", "-")  # a module's name must not have dots
                 self.names[key] = name
-                self.parts[key] = Affine(weight.shape[0], bias)
+                width = module.out_features if isinstance(module, nn.Linear) else len(weight)
+                self.parts[key] = Affine(width, bias)
         for kind, asked in (("linears", linears), ("norms", norms)):
             if asked and not found[kind]:
                 raise AdapterError(f"{type(model).__name__} has no {kind} to tune")

@@ -40,6 +40,11 @@ def check(config: Config, runs_here: bool = True) -> None:
                 f"method {run.method!r} tunes the LLM, whose layers gpus.shard_llm spreads over "
                 "processes; leave one of them out"
             )
+        if config.settings.gpus.shard_llm and plan.llm.quantize is not None:
+            raise ConfigError(
+                f"llm {run.llm!r} is quantized, and gpus.shard_llm spreads whole weights over "
+                "processes; leave one of them out"
+            )
     for table in config.settings.tables:
         _check_table(config, table)
     if runs_here:
@@ -56,6 +61,12 @@ def _check_here(config: Config) -> None:
     if library is not None and find_spec(library) is None:
         raise ConfigError(
             f"tracking: {library} is not installed: install depalm with the extra [{library}]"
+        )
+    quantized = {run.llm for run in config.runs if config.plan(run).llm.quantize is not None}
+    if quantized and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"llm {min(quantized)!r} is quantized by bitsandbytes, which is not installed: install "
+            "depalm with the extra [quantize]"
         )
     for run in config.runs:  # last, for a wrong name is the likelier reason
         _check_files(config, config.plan(run))

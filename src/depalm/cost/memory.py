@@ -6,8 +6,8 @@ constant. Right within a factor of two.
 
 from depalm.config.plan import RunPlan
 from depalm.cost.counts import Rows
-from depalm.cost.work import AdapterWork, backbone_weights, llm_weights
-from depalm.specs import BackboneShape
+from depalm.cost.work import LAYER_WEIGHTS, AdapterWork, backbone_weights, llm_weights
+from depalm.specs import BackboneShape, LLMSpec
 
 BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
 BASE = 1e9  # torch, its kernels, and what is on its way
@@ -24,6 +24,13 @@ def of_encoder(shape: BackboneShape, batch: int | str) -> float:
     )
 
 
+def of_llm(llm: LLMSpec, size: int) -> float:
+    """The weights of an LLM, `size` bytes each where they are not quantized."""
+    in_layers = LAYER_WEIGHTS * llm.shape.layers * llm.shape.width**2
+    of_layers = {None: size, "int8": 1, "int4": 0.5}[llm.quantize]
+    return of_layers * in_layers + size * (llm_weights(llm) - in_layers)
+
+
 def of_training(plan: RunPlan, adapter: AdapterWork, text: float, device: str) -> float:
     """Of a step's batch, all of which goes through the LLM at once."""
     shape, size = plan.llm.shape, BYTES[plan.train.dtype]
@@ -37,7 +44,7 @@ def of_training(plan: RunPlan, adapter: AdapterWork, text: float, device: str) -
         read = plan.layout.sources
         sources = read.count * read.tokens * read.width * KEPT
     batch = plan.train.batch_size * (size * shape.layers * layer + 4.0 * sources)
-    return BASE + size * llm_weights(plan.llm) + OPTIMIZED * adapter.parameters + batch
+    return BASE + of_llm(plan.llm, size) + OPTIMIZED * adapter.parameters + batch
 
 
 def of_generation(plan: RunPlan, adapter: AdapterWork, rows: Rows, batch: int, dtype: str) -> float:
@@ -47,7 +54,7 @@ def of_generation(plan: RunPlan, adapter: AdapterWork, rows: Rows, batch: int, d
     cache = 2.0 * shape.layers * positions * shape.width
     return (
         BASE
-        + size * llm_weights(plan.llm)
+        + of_llm(plan.llm, size)
         + 4.0 * adapter.parameters
         + batch * size * (cache + KEPT * positions * shape.width)
     )

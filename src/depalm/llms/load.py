@@ -15,6 +15,7 @@ from depalm.llms.base import LLM, LLMError
 from depalm.llms.chat import ChatError, read_chat
 from depalm.llms.decoder import DecoderLLM
 from depalm.llms.proof import prove
+from depalm.llms.quantized import quantize
 from depalm.llms.registry import FAMILIES
 from depalm.sources.download import PICKLED_SUFFIXES
 from depalm.sources.model_folder import ModelFolderError, check_model_folder
@@ -64,7 +65,7 @@ def load_llm(
         model, report = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=getattr(torch, dtype),
-            device_map={"": str(device)},
+            device_map={"": "cpu" if spec.quantize else str(device)},
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -98,6 +99,8 @@ def load_llm(
         stated = spec.shape.given()
         raise LLMError(f"{directory} has shape {shape}, but the LLM's YAML says {stated}")
     prove(llm)
+    if spec.quantize is not None:
+        quantize(llm, spec.quantize, device)
     return llm
 
 

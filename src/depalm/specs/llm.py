@@ -81,6 +81,9 @@ class LLMSpec(Spec):
         description="prompt and answer are turns of the tokenizer's chat template; visual tokens "
         "stand where the prompt starts",
     )
+    quantize: Literal["int8", "int4"] | None = Field(
+        None, description="weights of the layers in so many bits, by bitsandbytes"
+    )
     convert: Annotated[str, Registered("converter")] | None = Field(
         None, description="conversion of the fetched weights"
     )
