@@ -57,15 +57,15 @@ def add_dataset(
     name = name or part_name(target.stem if target.is_file() else str(target.resolve()))
     folder = data / name
     part = _part(table, name, folder, media_root, splits, columns)
+    part.check(config, force)
     if folder.exists() and not force:
         raise AddError(f"{folder} is there already: give another --name, or --force")
-    path = part.write(config, force)
     folder.mkdir(parents=True, exist_ok=True)
     for split, samples in splits.items():
         with atomic_file(folder / f"manifest.{split}.jsonl") as temporary:
             lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
             temporary.write_text("".join(lines), encoding="utf-8")
-    return path, _told(columns, media_root, splits)
+    return part.write(config, force), _told(columns, media_root, splits)
 
 
 def _table(target: Path) -> Path:
@@ -105,8 +105,10 @@ def _columns(rows: Sequence[Mapping[str, Any]], table: Path) -> Columns:
             f"call it one of {', '.join(names)}"
         )
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row.get(media), str) or not _texts(row.get(text)):
-            raise AddError(f"{table}, row {number}: {media} and {text} are needed: {dict(row)}")
+        if not isinstance(row.get(media), str):
+            raise AddError(f"{table}, row {number} names no {media}: {dict(row)}")
+    if not any(_texts(row.get(text)) for row in rows):  # of some, the manifest job lists the others
+        raise AddError(f"{table}: {text} is empty in every row")
     return Columns(media, text, find(QUESTION), find(SPLIT))
 
 
@@ -176,6 +178,8 @@ def _part(
     suffixes = Counter(Path(one).suffix.lower() for one in media)
     counts = {kind: sum(suffixes[suffix] for suffix in known) for kind, known in KINDS.items()}
     modality = max(counts, key=lambda kind: counts[kind])
+    if not counts[modality]:
+        raise AddError(f"{', '.join(suffixes)} are no images, sounds or videos that are known")
     captions = columns.question is None
     sizes = {
         split: {"samples": len(samples), "media": len({sample["media"] for sample in samples})}

@@ -45,13 +45,19 @@ class Part:
         """Write it below `folder`, in its kind's; the file's path. Raises AddError if there is one
         already, ConfigError.
         """
-        path = folder / f"{self.kind}s" / f"{self.name}.yaml"
-        if path.exists() and not force:
-            raise AddError(f"{path} is there already: give another --name, or --force")
-        text = self.text()
+        path, text = self.check(folder, force), self.text()
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+        return path
+
+    def check(self, folder: Path, force: bool) -> Path:
+        """The path of the file below `folder`. Raises AddError if there is one already and it must
+        not be written over.
+        """
+        path = folder / f"{self.kind}s" / f"{self.name}.yaml"
+        if path.exists() and not force:
+            raise AddError(f"{path} is there already: give another --name, or --force")
         return path
 
 
