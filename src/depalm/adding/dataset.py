@@ -54,7 +54,7 @@ def add_dataset(
     columns = _columns(rows, table)
     media_root = _media_root(table.parent, [str(row[columns.media]) for row in rows])
     splits = _split(rows, columns)
-    name = name or part_name(target.stem if target.is_file() else str(target.resolve()))
+    name = name or part_name(target.stem if target.is_file() else str(target))
     folder = data / name
     part = _part(table, name, folder, media_root, splits, columns)
     part.check(config, force)

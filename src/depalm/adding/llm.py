@@ -1,6 +1,5 @@
 """The file of an LLM, from its config.json and tokenizer."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,12 +47,7 @@ def _part(target: str, source: ModelSource, name: str | None, chat: bool | None)
     elif tokenizer.bos_token_id is None:
         entries.append(("answer_prompt", "Answer:", "of captions: the tokenizer has no BOS"))
     shape = {"layers": config.num_hidden_layers, "width": config.hidden_size}
-    return Part("llm", name or part_name(_last(target)), about, [*entries, ("shape", shape, "")])
-
-
-def _last(target: str) -> str:
-    """What a target is called: the repository's name, or the folder's."""
-    return target.partition("@")[0] if "://" in target else str(Path(target).resolve())
+    return Part("llm", name or part_name(target), about, [*entries, ("shape", shape, "")])
 
 
 def _size(config: Any) -> str:

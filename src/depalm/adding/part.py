@@ -80,5 +80,6 @@ def _line(text: str) -> str:
 
 def part_name(origin: str) -> str:
     """A name for what comes from a folder, a file or an address: its last part, in lower case."""
-    last = re.split(r"[/\\]", origin.rstrip("/\\"))[-1]
+    address = "://" in origin
+    last = origin.partition("@")[0].split("/")[-1] if address else Path(origin).resolve().name
     return re.sub(r"[^a-z0-9._-]+", "_", last.lower()).strip("._-") or "new"
