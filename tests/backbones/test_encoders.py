@@ -25,6 +25,12 @@ from transformers import (
     CLIPVisionModel,
     TimesformerConfig,
     TimesformerModel,
+    VideoMAEConfig,
+    VideoMAEModel,
+    VJEPA2Config,
+    VJEPA2Model,
+    WavLMConfig,
+    WavLMModel,
     WhisperConfig,
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -34,6 +40,8 @@ from depalm.backbones.base import Backbone
 from depalm.backbones.files import BackboneError
 from depalm.backbones.load import load_backbone
 from depalm.backbones.registry import LOADERS
+from depalm.backbones.speech import WaveformEncoder
+from depalm.backbones.video import VJEPA2, FrameByFrame, VideoMAE
 from depalm.backbones.vision import ClipViT, OpenClipViT, build_timm, dinov2_positions, of_timm
 from depalm.config.schema import check_schema, load_yaml
 from depalm.files import read_checked, write_json
@@ -333,6 +341,10 @@ def full_size(spec: dict[str, Any]) -> tuple[Backbone, Tensor]:
     if loader == "timm":
         timm_spec = backbone_spec(spec)
         backbone = of_timm(timm_spec, build_timm(timm_spec))
+        if spec["modality"] == "video":
+            average = spec.get("time_average", False)
+            film = pixels.unsqueeze(1).expand(-1, spec["frames"], -1, -1, -1)
+            return FrameByFrame(backbone, spec["frames"], average), film
         return backbone, fbank if "audio" in spec else pixels
     if loader == "clip":
         patch = {257: 14, 197: 16}[shape["tokens"]]
@@ -343,11 +355,26 @@ def full_size(spec: dict[str, Any]) -> tuple[Backbone, Tensor]:
     if loader == "ast":
         return AST(ASTModel(ASTConfig(**sizes))), fbank
     if loader == "whisper":
-        config = WhisperConfig(d_model=384, encoder_layers=4, encoder_attention_heads=6)
-        return Whisper(WhisperEncoder(config)), torch.empty(1, 80, 3000)
+        heads = shape["width"] // 64
+        config = WhisperConfig(
+            d_model=shape["width"],
+            encoder_layers=shape["layers"],
+            encoder_attention_heads=heads,
+            num_mel_bins=spec["mel_bins"],
+        )
+        return Whisper(WhisperEncoder(config)), torch.empty(1, spec["mel_bins"], 3000)
+    if loader == "waveform":
+        samples = spec["seconds"] * spec["sampling_rate"]
+        encoder = WaveformEncoder(WavLMModel(WavLMConfig(**sizes)), samples, normalise=True)
+        return encoder, torch.empty(1, samples)
+    film = pixels.unsqueeze(1).expand(-1, spec["frames"], -1, -1, -1)
+    if loader == "videomae":
+        return VideoMAE(VideoMAEModel(VideoMAEConfig(**sizes, num_frames=spec["frames"]))), film
+    if loader == "vjepa2":
+        of_clip = VJEPA2Config(**sizes, crop_size=spec["image_size"])
+        return VJEPA2(VJEPA2Model(of_clip), spec["frames"]), film
     assert loader == "timesformer"
     model = TimesformerModel(TimesformerConfig(**sizes, num_frames=8))
-    film = pixels.unsqueeze(1).expand(-1, spec["frames"], -1, -1, -1)
     return TimeSformer(model, spec["frames"], spec.get("time_average", False)), film
 
 

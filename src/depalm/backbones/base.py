@@ -81,6 +81,38 @@ class BlockBackbone(Backbone):
         return torch.stack([norm(output) for output in outputs], dim=1)
 
 
+class PooledBackbone(BlockBackbone):
+    """A transformer whose blocks give `prefix` tokens in front of `patches`. The summary token is
+    the first of them, if that is CLS (`has_cls`), or else what `pooled` makes of each layer; the
+    others, registers, are dropped.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Iterable[nn.Module],
+        norm: Callable[[Tensor], Tensor],
+        patches: int,
+        width: int,
+        mean_pool: bool = False,
+        prefix: int = 0,
+        has_cls: bool = False,
+    ):
+        super().__init__(model, blocks, norm, 1 + patches, width, mean_pool)
+        self.prefix, self.has_cls = prefix, has_cls
+
+    def tokens(self, inputs: Tensor) -> Tensor:
+        found = super().tokens(inputs)  # [B, L, prefix + patches, D]
+        if self.has_cls and self.prefix == 1:
+            return found
+        summary = found[:, :, 0] if self.has_cls else self.pooled(found)
+        return torch.cat((summary.unsqueeze(2), found[:, :, self.prefix :]), dim=2)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """[B, L, T, D] -> [B, L, D]; by default the mean of the patches."""
+        return tokens[:, :, self.prefix :].mean(dim=2)
+
+
 @contextmanager
 def recorded(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
     """The output [B, T, D] of each of `blocks`, as they run within the context."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from depalm.backbones.base import Backbone
 from depalm.backbones.files import BackboneError
-from depalm.backbones.registry import LOADERS
+from depalm.backbones.registry import LOADERS, PICTURES
 from depalm.sources.model_folder import ModelFolderError, check_model_folder
 from depalm.specs import BackboneSpec
 
@@ -25,7 +25,14 @@ def load_backbone(spec: BackboneSpec, weights: Path) -> Backbone:
         check_model_folder(weights)
     except ModelFolderError as error:
         raise BackboneError(str(error)) from error
-    backbone = loader(spec, weights).eval().requires_grad_(False)
+    backbone = loader(spec, weights)
+    if spec.modality == "video" and spec.loader in PICTURES:
+        from depalm.backbones.video import FrameByFrame
+
+        assert spec.frames is not None
+        taken = spec.frames, spec.time_average, spec.cls_is_mean_pool
+        backbone = FrameByFrame(backbone, *taken)
+    backbone.eval().requires_grad_(False)
     stated = {name: getattr(spec.shape, name) for name in backbone.shape}
     if backbone.shape != stated:
         raise BackboneError(

@@ -10,6 +10,8 @@ from depalm.specs import BackboneSpec
 if TYPE_CHECKING:
     from depalm.backbones.base import Backbone
 
+# what loads encoders of pictures, which see a video frame by frame
+PICTURES = ("timm", "clip", "open_clip", "siglip", "dinov3")
 LOADERS: Registry["Callable[[BackboneSpec, Path], Backbone]"] = Registry(
     {
         "timm": "depalm.backbones.vision:load_timm",
@@ -18,6 +20,11 @@ LOADERS: Registry["Callable[[BackboneSpec, Path], Backbone]"] = Registry(
         "ast": "depalm.backbones.audio_video:load_ast",
         "clap": "depalm.backbones.audio_video:load_clap",
         "whisper": "depalm.backbones.audio_video:load_whisper",
+        "waveform": "depalm.backbones.speech:load_waveform_encoder",
+        "siglip": "depalm.backbones.transformers_vision:load_siglip",
+        "dinov3": "depalm.backbones.transformers_vision:load_dinov3",
+        "videomae": "depalm.backbones.video:load_videomae",
+        "vjepa2": "depalm.backbones.video:load_vjepa2",
         "timesformer": "depalm.backbones.audio_video:load_timesformer",
         "disabled": "depalm.backbones.load:load_disabled",
     }

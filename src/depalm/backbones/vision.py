@@ -21,6 +21,7 @@ from transformers import CLIPVisionModel
 from depalm.backbones.base import (
     Backbone,
     BlockBackbone,
+    PooledBackbone,
     fill,
     load_transformers,
     read_weights,
@@ -30,24 +31,16 @@ from depalm.files import read_json
 from depalm.specs import BackboneSpec
 
 
-class TimmViT(BlockBackbone):
+class TimmViT(PooledBackbone):
     """A vision transformer of timm. The summary token is what its head pools of each layer: the
     output of its attention pooling (SigLIP, PE), or CLS, or, where there is neither, the mean of
     the patches. Registers are dropped.
     """
 
     def __init__(self, model: VisionTransformer | Eva, mean_pool: bool = False):
-        tokens = 1 + model.patch_embed.num_patches
-        super().__init__(model, model.blocks, model.norm, tokens, model.embed_dim, mean_pool)
-        self.prefix = model.num_prefix_tokens
-        self.has_cls = model.cls_token is not None and model.attn_pool is None
-
-    def tokens(self, inputs: Tensor) -> Tensor:
-        found = super().tokens(inputs)  # [B, L, prefix + patches, D]
-        if self.has_cls and self.prefix == 1:
-            return found
-        summary = found[:, :, 0] if self.has_cls else self.pooled(found)
-        return torch.cat((summary.unsqueeze(2), found[:, :, self.prefix :]), dim=2)
+        parts = model, model.blocks, model.norm, model.patch_embed.num_patches, model.embed_dim
+        has_cls = model.cls_token is not None and model.attn_pool is None
+        super().__init__(*parts, mean_pool, model.num_prefix_tokens, has_cls)
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """[B, L, T, D] -> [B, L, D], as the model pools its last layer."""

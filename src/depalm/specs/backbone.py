@@ -82,7 +82,9 @@ class BackboneSpec(Spec):
     cls_is_mean_pool: bool = Field(
         False, description="the mean of the tokens in the place of the CLS token"
     )
-    time_average: bool = Field(False, description="timesformer: the mean over the frames")
+    time_average: bool = Field(
+        False, description="the mean over the frames (timesformer, and pictures frame by frame)"
+    )
     token_order: Literal["frames", "patches"] = Field(
         "frames",
         description="timesformer: frame by frame, or all frames of a patch together as the model "
