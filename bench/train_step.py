@@ -37,8 +37,8 @@ from depalm.cache.formats import CLS, array_names
 from depalm.cache.reader import TokenCache
 from depalm.cache.writer import write_shard
 from depalm.llms.base import LLM
-from depalm.llms.injection import hidden_states
 from depalm.llms.decoder import DecoderLLM
+from depalm.llms.injection import hidden_states
 from depalm.specs import TrainSpec
 from depalm.specs.base import Compute
 from depalm.training.batches import IGNORED, Batch, TrainingSet, collate, epoch_batches
