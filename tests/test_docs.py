@@ -4,6 +4,7 @@ A fenced block with a title is an example. If the title is a module of src/, the
 that module, as a reader would; any other title is a file with that content.
 """
 
+import csv
 import importlib
 import json
 import re
@@ -118,6 +119,20 @@ def test_the_page_and_the_schemas_of_all_options_are_those_of_the_specs() -> Non
     """If it is not, run `python docs/gen_configuration.py`."""
     for name, content in load_script("docs/gen_configuration.py").files().items():
         assert (DOCS / name).read_text(encoding="utf-8") == content, name
+
+
+@pytest.mark.parametrize("table", sorted(path.stem for path in (DOCS / "study").glob("*.csv")))
+def test_the_study_tells_the_scores_that_are_committed(table: str) -> None:
+    """Every mean of its tables, and of its captions."""
+    page = (DOCS / "study.md").read_text(encoding="utf-8")
+    with (DOCS / "study" / f"{table}.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows
+    for row in rows:
+        if "mean" in row:
+            assert f"{float(row['mean']):.2f} ± {float(row['std']):.2f}" in page
+        else:
+            assert row["first"] != row["second"]
 
 
 def test_a_dataset_of_ones_own(follow: Any, tmp_path: Path) -> None:

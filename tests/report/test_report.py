@@ -14,6 +14,7 @@ from PIL import Image
 from depalm.datasets.manifest import Sample
 from depalm.evaluation.metrics import Score
 from depalm.evaluation.samples import sample_file, write_predictions, write_sample_scores
+from depalm.evaluation.statistics import Comparison
 from depalm.evaluation.tables import build_table
 from depalm.files import write_json
 from depalm.media.preview import write_preview
@@ -21,7 +22,7 @@ from depalm.rejects import MediaError
 from depalm.report.conclusions import conclusions
 from depalm.report.gallery import build_gallery, picked
 from depalm.report.page import write_report
-from depalm.report.plots import plots_of
+from depalm.report.plots import order_diagram, plots_of
 from depalm.specs import TableSpec
 from depalm.specs.settings import ReportPart
 from tests.support.browser import opened
@@ -269,3 +270,21 @@ def test_previews_of_images_videos_and_sounds(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"x")
     with pytest.raises(MediaError):
         write_preview(tmp_path / "b.png", "image", tmp_path / "out" / "3")
+
+
+def test_a_method_between_others_is_not_drawn_as_one_of_them() -> None:
+    """The first is better than the second, and neither can be told from the third: the group of the
+    first and the third passes over the second.
+    """
+    better = np.zeros((3, 3), dtype=bool)
+    better[0, 1] = True
+    none = np.zeros((3, 3))
+    comparison = Comparison(
+        **{"difference": none, "low": none, "high": none, "p": none, "better": better},
+        **{"intervals": np.zeros((3, 2)), "one_seed": none, "lasting": none},
+    )
+    plot = order_diagram(["A", "B", "C"], "Accuracy", comparison, np.array([3.0, 2.0, 1.0]))
+    assert plot is not None
+    assert sorted(comparison.letters) == ["a", "ab", "b"]
+    assert plot.svg.count("stroke-width: 3") == 4  # two groups of two
+    assert plot.svg.count("stroke-width: 0.8;") >= 2  # a line for each

@@ -56,11 +56,13 @@ def plots_of(table: Table) -> list[Plot]:
             found.append(_against(table, column, title, about, cost))
         if column in table.compared:
             labels, comparison = row_labels(table), table.compared[column]
-            found.append(_diagram(labels, title, comparison, comparison.intervals.mean(axis=1)))
+            found.append(
+                order_diagram(labels, title, comparison, comparison.intervals.mean(axis=1))
+            )
     found += _by_fraction(table, main)
     if table.overall is not None:
         means = np.array(table.average_scores)
-        found.append(_diagram(row_labels(table), "Average score", table.overall, means))
+        found.append(order_diagram(row_labels(table), "Average score", table.overall, means))
     return [plot for plot in found if plot is not None]
 
 
@@ -99,24 +101,27 @@ def _by_fraction(table: Table, main: Sequence[Column]) -> list[Plot]:
         columns = [c for c in main if (c.dataset, c.split, c.metric) == key]
         if len(columns) < 2:
             continue
+        x = [float(column.fraction.removesuffix("pct")) for column in columns]
         with drawn() as (axes, svg):
             for i, (row, label) in enumerate(zip(table.rows, row_labels(table), strict=True)):
                 means = [table.cells[row, column].mean for column in columns]
-                x = [float(column.fraction.removesuffix("pct")) for column in columns]
                 y = [np.nan if mean is None else mean for mean in means]
                 axes.plot(x, y, marker=MARKERS[i % len(MARKERS)], label=label)
             axes.set_xscale("log")
+            axes.set_xticks(x, [f"{part:g}" for part in x])
+            axes.minorticks_off()
             axes.set_xlabel("Training samples (%)")
             axes.set_ylabel(column_titles([columns[0]])[0])
-            axes.legend(fontsize=7, frameon=False)
+            # beside the axes, where it hides no point
+            axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         found.append(Plot(f"{key[0]}: score against the part of the training samples.", svg[0]))
     return found
 
 
-def _diagram(
+def order_diagram(
     labels: Sequence[str], title: str, comparison: Comparison, means: Values
 ) -> Plot | None:
-    """The rows in the order of their means; a bar joins those that cannot be told apart."""
+    """The rows in the order of their means; those that cannot be told apart have bars on a line."""
     there = [i for i in np.argsort(-means) if np.isfinite(means[i])]
     if len(there) < 2:
         return None
@@ -136,11 +141,13 @@ def _diagram(
         step = (axes.get_xlim()[1] - left) * 0.015
         for number, places in enumerate(g for g in groups.values() if len(g) > 1):
             x = left + step * (number + 1)
-            axes.plot([x, x], [places[0] - 0.2, places[-1] + 0.2], lw=3, color="tab:blue")
+            axes.plot([x, x], [places[0], places[-1]], lw=0.8, color="tab:blue")
+            for place in places:  # a method between them may not be one of them
+                axes.plot([x, x], [place - 0.25, place + 0.25], lw=3, color="tab:blue")
     tested = (
         "no two were told apart"
         if not comparison.better.any()
-        else ("a bar joins methods that the tests cannot tell apart")
+        else ("bars on one line: the tests cannot tell these methods apart")
     )
     if not all(comparison.tested[i] for i in there):
         tested += "; a hollow mark was not tested, for it has one seed"
