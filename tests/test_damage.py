@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from depalm.cache.store import read_receipt
@@ -18,6 +20,7 @@ from depalm.evaluation.samples import read_sample_scores, write_sample_scores
 from depalm.files import read_checked, require_sha256, sha256_file, write_checked, write_json
 from depalm.identity import folder_identity
 from depalm.jobs.script import set_aside
+from depalm.parquet import digest, read_parquet, write_parquet
 
 SAMPLES = [
     Sample(f"q{i}", f"{i % 7}.jpg", f"Is it {i}?", ["yes", "no"], "0" * 64) for i in range(60)
@@ -130,3 +133,38 @@ def test_a_damaged_input_is_set_aside(tmp_path: Path) -> None:
     with pytest.raises(DamagedFile, match=r"delete it"), set_aside([inside]):
         raise DamagedFile(other, "its content has another checksum")
     assert other.exists()
+
+
+def test_the_digest_of_a_table_is_of_its_values_alone() -> None:
+    """Not of its chunks; a value, its place, its type and whether it is there do count."""
+    table = pa.table(
+        {
+            "text": ["ab", None, "", "ünï"],
+            "list": [["x", "yz"], [], None, [None]],
+            "number": [1, None, 0, -5],
+            "flag": [True, False, None, True],
+        }
+    )
+    known = digest(table)
+    cut = pa.concat_tables([table.slice(0, 1), table.slice(1, 2), table.slice(3)])
+    assert digest(cut) == digest(cut.combine_chunks()) == known
+    others = [
+        table.set_column(0, "text", pa.array(["a", None, "b", "ünï"])),
+        table.set_column(0, "text", pa.array(["ab", "", None, "ünï"])),
+        table.set_column(1, "list", pa.array([["xy", "z"], [], None, [None]])),
+        table.set_column(1, "list", pa.array([["x"], ["yz"], None, [None]])),
+        table.set_column(2, "number", pa.array([1, 0, None, -5])),
+        table.set_column(2, "number", pa.array([1, None, 0, -5], pa.int32())),
+        table.rename_columns(["text", "list", "number", "flags"]),
+        table.slice(0, 3),
+    ]
+    assert len({known, *map(digest, others)}) == 1 + len(others)
+    assert digest(table.slice(0, 0)) != digest(table.slice(0, 0).rename_columns(list("abcd")))
+
+
+def test_parquet_of_others_has_no_digest(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2]})
+    pq.write_table(table, tmp_path / "theirs.parquet")
+    write_parquet(tmp_path / "ours.parquet", table)
+    for name in ("theirs", "ours"):
+        assert read_parquet(tmp_path / f"{name}.parquet").equals(table, check_metadata=True)

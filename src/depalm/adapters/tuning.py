@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from torch.utils.hooks import RemovableHandle
 
 from depalm.adapters.errors import AdapterError
-from depalm.specs.method import LoRASpec, TuningSpec
+from depalm.specs import LoRASpec, TuningSpec
 
 Hook = Callable[[nn.Module, Any, Any], Any]
 

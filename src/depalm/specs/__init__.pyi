@@ -23,6 +23,7 @@ from .method import GroupResampler as GroupResampler
 from .method import InnerInjection as InnerInjection
 from .method import L0Injection as L0Injection
 from .method import LayersSpec as LayersSpec
+from .method import LoRASpec as LoRASpec
 from .method import MapperResampler as MapperResampler
 from .method import MapperSpec as MapperSpec
 from .method import MethodFile as MethodFile
@@ -32,6 +33,7 @@ from .method import OtherInjection as OtherInjection
 from .method import OtherResampler as OtherResampler
 from .method import ResamplerSpec as ResamplerSpec
 from .method import SubsetResampler as SubsetResampler
+from .method import TuningSpec as TuningSpec
 from .settings import CacheSpec as CacheSpec
 from .settings import GenerateSpec as GenerateSpec
 from .settings import OverrideSpec as OverrideSpec
