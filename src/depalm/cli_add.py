@@ -53,5 +53,5 @@ def _add(options: argparse.Namespace) -> None:
             else backbone_part(options.target, options.name, options.image_size)
         )
         path = part.write(config, options.force)
-    print(textwrap.indent(path.read_text(encoding="utf-8"), "  ", lambda line: bool(line.strip())))
+    print(textwrap.indent(path.read_text(encoding="utf-8"), "  "))
     print("\n".join([*lines, f"written: {path}"]))

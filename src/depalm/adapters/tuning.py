@@ -117,7 +117,7 @@ class Tuning(nn.Module):
         """Let `model`, of the same architecture, run with this tuning until the handles are
         removed.
         """
-        hooks = [*((key, _beside(part)) for key, part in self.loras.items())]
+        hooks = [(key, _beside(part)) for key, part in self.loras.items()]
         hooks += [(key, _behind(part)) for key, part in self.parts.items()]
         return [
             model.get_submodule(self.names[key]).register_forward_hook(hook) for key, hook in hooks

@@ -131,19 +131,13 @@ def hidden_states(
     length = token_ids.shape[1]
     hidden = llm.embed(token_ids)
     places = _places(hidden, valid, state, texts)
-    if fresh and injection.prompt is not None:
-        prompt = injection.prompt.to(hidden.dtype).expand(len(hidden), -1, -1)  # [B, P, D]
-        hidden = torch.cat((prompt, hidden), dim=1)
-        places = places.behind(prompt.shape[1], new=True)
-        if state is not None and state.valid is not None:
-            state.valid = torch.nn.functional.pad(state.valid, (prompt.shape[1], 0), value=True)
+    before = _before(llm, injection, hidden) if fresh else hidden[:, :0]  # [B, F + P, D]
     front = len(llm.front) if fresh else 0
-    if front:
-        ids = torch.tensor(llm.front, device=token_ids.device).expand(len(hidden), -1)  # [B, F]
-        hidden = torch.cat((llm.embed(ids), hidden), dim=1)
-        places = places.behind(front, new=True)
+    if added := before.shape[1]:
+        hidden = torch.cat((before, hidden), dim=1)
+        places = places.behind(added, new=True)
         if state is not None and state.valid is not None:
-            state.valid = torch.nn.functional.pad(state.valid, (front, 0), value=True)
+            state.valid = torch.nn.functional.pad(state.valid, (added, 0), value=True)
     hidden = llm.add_positions(hidden, places.positions)
     outside = _attention(llm, hidden, places)
 
@@ -169,8 +163,21 @@ def hidden_states(
             mask = here.masks[llm.window(index)]
             hidden = llm.layer(index, hidden, mask, here.positions, here.rotary, cache)
         if fresh and span and index == span[-1]:
-            hidden = torch.cat((hidden[:, :front], hidden[:, front + count :]), dim=1)
+            behind_them = hidden[:, front + count :]
+            hidden = torch.cat((hidden[:, :front], behind_them), dim=1) if front else behind_them
     return hidden[:, hidden.shape[1] - length :]
+
+
+def _before(llm: LLM, injection: Injection, hidden: Tensor) -> Tensor:
+    """What stands in front of the text [B, S, D] at the embedding: the start of a chat, and the
+    learned prompt, [B, F + P, D].
+    """
+    ids = torch.tensor(llm.front, dtype=torch.long, device=hidden.device)
+    parts = [llm.embed(ids)] if llm.front else []
+    parts += [] if injection.prompt is None else [injection.prompt.to(hidden.dtype)]
+    if not parts:
+        return hidden[:, :0]
+    return torch.cat(parts).expand(len(hidden), -1, -1)
 
 
 def _places(

@@ -35,7 +35,11 @@ def prove(llm: LLM) -> None:
     kind = llm.model.config.model_type
     try:
         part = _slice(llm)
-        tried = [one for dtype in {torch.float32, llm.dtype} for one in _computed(part, dtype)]
+        tried = [
+            one
+            for dtype in dict.fromkeys((torch.float32, llm.dtype))
+            for one in _computed(part, dtype)
+        ]
     except Exception as error:  # of the library's code, which may raise anything
         raise LLMError(
             f"the layers of {kind!r} cannot be run one by one as depalm does: "
