@@ -64,7 +64,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) --editable '.[dev,clap,quantize,slurm,wandb]'
-	$(PIP) --no-deps laion-clap
+	$(PIP) --no-deps laion-clap lmms-eval
 	touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

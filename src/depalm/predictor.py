@@ -82,27 +82,40 @@ class Predictor:
         """The answers to all `questions` about each of `media`. Files that cannot be read are
         among them, with the reason.
         """
-        pairs = [(name, question) for name in media for question in questions]
+        return self.answer_pairs([(name, question) for name in media for question in questions])
+
+    def answer_pairs(
+        self,
+        pairs: Sequence[tuple[str | Path | None, str]],
+        decoding: GenerateSpec | None = None,
+    ) -> list[Answer]:
+        """The answers to media with a question each, by `decoding` in the place of the adapter's
+        own. Files that cannot be read are among them, with the reason.
+        """
+        settings = decoding or self.decoding
         if self.backbone is None:
-            texts = self._texts([("", question) for _, question in pairs], NoFeatures())
+            asked = [("", question) for _, question in pairs]
+            texts = self._texts(asked, NoFeatures(), settings)
             return [Answer(_told(n), q, text) for (n, q), text in zip(pairs, texts, strict=True)]
         asked = [(_place(name), question) for name, question in pairs]
         with self._reading([name for name, _ in asked]) as source:
             bad = source.rejected
             good = [pair for pair in asked if pair[0] not in bad]
-            found = dict(zip(good, self._texts(good, source), strict=True))
+            found = dict(zip(good, self._texts(good, source, settings), strict=True))
         return [
             Answer(_told(name), question, found.get(pair), bad.get(pair[0]))
             for (name, question), pair in zip(pairs, asked, strict=True)
         ]
 
-    def _texts(self, asked: Sequence[tuple[str, str]], source: FeatureSource) -> list[str]:
+    def _texts(
+        self, asked: Sequence[tuple[str, str]], source: FeatureSource, decoding: GenerateSpec
+    ) -> list[str]:
         """What is generated for media and questions."""
         samples = [
             Sample(str(i), name, self.prompt(question), [])
             for i, (name, question) in enumerate(asked)
         ]
-        return generate(self.llm, self.adapter, samples, source, self.decoding)
+        return generate(self.llm, self.adapter, samples, source, decoding)
 
     @contextmanager
     def _reading(self, names: Sequence[str]) -> Iterator["_Rounded"]:
