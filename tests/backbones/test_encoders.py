@@ -39,10 +39,11 @@ from depalm.backbones.audio_video import AST, TimeSformer, Whisper, build_clap
 from depalm.backbones.base import Backbone
 from depalm.backbones.files import BackboneError
 from depalm.backbones.load import load_backbone
+from depalm.backbones.open_clip_vision import of_open_clip
 from depalm.backbones.registry import LOADERS
 from depalm.backbones.speech import WaveformEncoder
 from depalm.backbones.video import VJEPA2, FrameByFrame, VideoMAE
-from depalm.backbones.vision import ClipViT, OpenClipViT, build_timm, dinov2_positions, of_timm
+from depalm.backbones.vision import ClipViT, build_timm, dinov2_positions, of_timm
 from depalm.config.schema import check_schema, load_yaml
 from depalm.files import read_checked, write_json
 from depalm.sources.conversion import ConvertError
@@ -91,20 +92,6 @@ def test_clip(tmp_path: Path) -> None:
     tokens = load_backbone(backbone_spec(CLIP_SPEC), tmp_path)(PIXELS)
     torch.testing.assert_close(tokens, torch.stack(expected, dim=1))
     torch.testing.assert_close(tokens[:, -1, 0], output.pooler_output)
-
-
-def test_open_clip(tmp_path: Path) -> None:
-    vision = tiny_open_clip(tmp_path).visual
-    with torch.inference_mode():
-        output = vision.forward_intermediates(
-            PIXELS, normalize_intermediates=True, output_fmt="NLC", output_extra_tokens=True
-        )
-        embedding = vision(PIXELS)
-    patches, cls = output["image_intermediates"], output["image_intermediates_prefix"]
-    expected = [torch.cat(pair, dim=1) for pair in zip(cls, patches, strict=True)]
-    tokens = load_backbone(backbone_spec(OPEN_CLIP_SPEC), tmp_path)(PIXELS)
-    torch.testing.assert_close(tokens, torch.stack(expected, dim=1))
-    torch.testing.assert_close(tokens[:, -1, 0] @ vision.proj, embedding)
 
 
 def test_ast_has_its_pooled_output_in_front(tmp_path: Path) -> None:
@@ -351,7 +338,8 @@ def full_size(spec: dict[str, Any]) -> tuple[Backbone, Tensor]:
         return ClipViT(CLIPVisionModel(CLIPVisionConfig(**sizes, patch_size=patch))), pixels
     if loader == "open_clip":
         name = {257: "ViT-L-14", 197: "ViT-B-16"}[shape["tokens"]]
-        return OpenClipViT(open_clip.create_model(name, device="meta").visual), pixels
+        vision = open_clip.create_model(name, device="meta").visual
+        return of_open_clip(backbone_spec(spec), vision), pixels
     if loader == "ast":
         return AST(ASTModel(ASTConfig(**sizes))), fbank
     if loader == "whisper":
@@ -472,18 +460,6 @@ def test_missing_and_damaged_weights_are_named(tmp_path: Path, tiny: Any, spec: 
     (tmp_path / "config.json").unlink()
     with pytest.raises(BackboneError, match=r"no config\.json; fetch"):
         load_backbone(backbone_spec(spec), tmp_path)
-
-
-def test_open_clip_errors(tmp_path: Path) -> None:
-    tiny_open_clip(tmp_path)
-    path = tmp_path / "open_clip_model.safetensors"
-    state = load_file(path)
-    save_file({name: state[name] for name in state if "ln_post" not in name}, path)
-    with pytest.raises(BackboneError, match=r"visual\.ln_post\.weight"):
-        load_backbone(backbone_spec(OPEN_CLIP_SPEC), tmp_path)
-    (tmp_path / "open_clip_config.json").unlink()
-    with pytest.raises(BackboneError, match=r"open_clip_config\.json"):
-        load_backbone(backbone_spec(OPEN_CLIP_SPEC), tmp_path)
 
 
 def test_another_shape_than_stated(tmp_path: Path) -> None:

@@ -119,17 +119,12 @@ def tiny_timesformer(directory: Path) -> TimesformerForVideoClassification:
     return _saved(TimesformerForVideoClassification(config), directory)
 
 
-def tiny_open_clip(directory: Path) -> nn.Module:
-    """Both halves and the configuration, as on the hub."""
+def tiny_open_clip(directory: Path, embed_dim: int = 16, **vision: Any) -> nn.Module:
+    """Both halves and the configuration, as on the hub; with `vision` in its `vision_cfg`."""
+    sizes = {"image_size": 32, "layers": 3, "width": 32, "head_width": 8, "patch_size": 16}
     config = {
-        "embed_dim": 16,
-        "vision_cfg": {
-            "image_size": 32,
-            "layers": 3,
-            "width": 32,
-            "head_width": 8,
-            "patch_size": 16,
-        },
+        "embed_dim": embed_dim,
+        "vision_cfg": {**sizes, **vision},
         "text_cfg": {"context_length": 7, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1},
     }
     model: nn.Module = randomise(open_clip.CLIP(**config))

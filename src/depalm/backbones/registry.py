@@ -16,7 +16,7 @@ LOADERS: Registry["Callable[[BackboneSpec, Path], Backbone]"] = Registry(
     {
         "timm": "depalm.backbones.vision:load_timm",
         "clip": "depalm.backbones.vision:load_clip",
-        "open_clip": "depalm.backbones.vision:load_open_clip",
+        "open_clip": "depalm.backbones.open_clip_vision:load_open_clip",
         "ast": "depalm.backbones.audio_video:load_ast",
         "clap": "depalm.backbones.audio_video:load_clap",
         "whisper": "depalm.backbones.audio_video:load_whisper",

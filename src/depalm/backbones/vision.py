@@ -1,15 +1,12 @@
-"""Vision transformers that see one picture: of timm (spectrograms too), transformers, open_clip."""
+"""Encoders of one picture: of timm (spectrograms too), and CLIP of transformers."""
 
 import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import open_clip
 import timm
 import torch
-from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
-from safetensors import SafetensorError
 from timm.models import convnext, eva, vision_transformer
 from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
@@ -26,8 +23,7 @@ from depalm.backbones.base import (
     load_transformers,
     read_weights,
 )
-from depalm.backbones.files import BackboneError, weight_files
-from depalm.files import read_json
+from depalm.backbones.files import BackboneError
 from depalm.specs import BackboneSpec
 
 
@@ -92,12 +88,15 @@ def load_timm(spec: BackboneSpec, weights: Path) -> Backbone:
     return of_timm(spec, model)
 
 
-def of_timm(spec: BackboneSpec, model: VisionTransformer | Eva | ConvNeXt) -> Backbone:
-    """The backbone of a model of `build_timm`."""
-    if isinstance(model, ConvNeXt):
-        assert spec.image_size is not None
+def of_timm(spec: BackboneSpec, model: nn.Module) -> Backbone:
+    """The backbone of a model of timm. Raises BackboneError."""
+    if isinstance(model, ConvNeXt) and spec.image_size is not None:
         return TimmConvNeXt(model, spec.shape.layers, spec.image_size, spec.cls_is_mean_pool)
-    return TimmViT(model, spec.cls_is_mean_pool)
+    if isinstance(model, VisionTransformer | Eva):
+        return TimmViT(model, spec.cls_is_mean_pool)
+    raise BackboneError(
+        f"{type(model).__name__} is neither a vision transformer nor a ConvNeXt for images"
+    )
 
 
 def dinov2_positions(positions: Tensor, rows: int, columns: int) -> Tensor:
@@ -156,53 +155,3 @@ class ClipViT(BlockBackbone):
 def load_clip(spec: BackboneSpec, weights: Path) -> Backbone:
     """CLIP of transformers; the text half is left out. Raises BackboneError."""
     return ClipViT(load_transformers(CLIPVisionModel, weights), spec.cls_is_mean_pool)
-
-
-class OpenClipViT(BlockBackbone):
-    """The vision half of a CLIP model of open_clip, on pixels [B, 3, H, W]; CLS is the summary
-    token.
-    """
-
-    def __init__(self, vision: OpenClipVisionTransformer, mean_pool: bool = False):
-        tokens, width = vision.positional_embedding.shape
-        blocks = vision.transformer.resblocks
-        super().__init__(vision, blocks, vision.ln_post, tokens, width, mean_pool)
-
-
-def load_open_clip(spec: BackboneSpec, weights: Path) -> Backbone:
-    """CLIP of open_clip, with open_clip_config.json beside its weights; the text half is left out.
-
-    Raises BackboneError.
-    """
-    weight_files(weights)
-    _refuse_other_models(weights / "open_clip_config.json")
-    try:
-        model = open_clip.create_model(
-            f"local-dir:{weights}", precision="fp32", device="cpu", weights_only=True
-        )
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise BackboneError(f"{weights} holds no model of open_clip: {error}") from error
-    if not isinstance(model.visual, OpenClipVisionTransformer):
-        raise BackboneError(f"the vision half in {weights} is no vision transformer of open_clip")
-    return OpenClipViT(model.visual, spec.cls_is_mean_pool)
-
-
-def _refuse_other_models(path: Path) -> None:
-    """Raise BackboneError if the configuration of open_clip names a model of another library.
-
-    open_clip would get it from wherever the name leads, with the code that may be there.
-    """
-    try:
-        config = read_json(path)["model_cfg"]
-        named = [(half, key, config[half].get(key)) for half, key in OTHER_MODELS]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise BackboneError(f"{path} is no configuration of open_clip: {error!r}") from error
-    for half, key, name in named:
-        if name is not None:
-            raise BackboneError(
-                f"{path} asks for the model {name!r} from elsewhere ({half}.{key}), which may "
-                "bring code of its own; it is refused. Use a model with both halves of open_clip"
-            )
-
-
-OTHER_MODELS = (("text_cfg", "hf_model_name"), ("vision_cfg", "timm_model_name"))
