@@ -9,7 +9,7 @@ from depalm.adapters.connector import CrossAttention
 from depalm.llms.base import LLM
 from depalm.llms.injection import DecodingState, Injection, InjectionError, hidden_states
 from tests.support.generation import behind_front
-from tests.support.tiny import FAMILIES, LAYERS, VOCABULARY, WIDTH, tiny_llm
+from tests.support.tiny import FAMILIES, LAYERS, SEVERAL, VOCABULARY, WIDTH, tiny_llm
 
 BATCH, LENGTH, VISUAL, PROMPT = 3, 7, 5, 2
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)  # hidden states are of order 10
@@ -17,6 +17,11 @@ close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)  # hidden stat
 
 @pytest.fixture(params=FAMILIES)
 def llm(request: pytest.FixtureRequest) -> LLM:
+    return tiny_llm(request.param)
+
+
+@pytest.fixture(params=SEVERAL)
+def several(request: pytest.FixtureRequest) -> LLM:
     return tiny_llm(request.param)
 
 
@@ -153,10 +158,10 @@ def test_every_target_layer_reads_its_own_tokens(llm: LLM, token_ids: Tensor, na
 
 @every_injection
 def test_beams_in_one_row_keep_their_sample_and_their_text(
-    llm: LLM, token_ids: Tensor, left_padded: Tensor, injection: Injection
+    several: LLM, token_ids: Tensor, left_padded: Tensor, injection: Injection
 ) -> None:
     state, beams = DecodingState(), 2
-    hidden_states(llm, token_ids, injection, left_padded, state)
+    hidden_states(several, token_ids, injection, left_padded, state)
     repeated = injection.select(torch.arange(BATCH).repeat_interleave(beams))
     generator = torch.Generator().manual_seed(4)
     steps = torch.randint(3, VOCABULARY, (4, BATCH, beams), generator=generator)
@@ -168,14 +173,14 @@ def test_beams_in_one_row_keep_their_sample_and_their_text(
         texts = torch.cat((texts[rows], step.view(-1, 1)), dim=1)
         valid = torch.nn.functional.pad(valid, (0, 1), value=True)
         state.branch(parent)
-        cached = hidden_states(llm, step, injection, None, state)
-        expected = hidden_states(llm, texts, repeated, valid)[:, -1]
+        cached = hidden_states(several, step, injection, None, state)
+        expected = hidden_states(several, texts, repeated, valid)[:, -1]
         close(cached.flatten(0, 1), expected)
 
 
 @every_injection
 def test_texts_behind_one_image_are_as_if_each_stood_alone(
-    llm: LLM, token_ids: Tensor, injection: Injection
+    several: LLM, token_ids: Tensor, injection: Injection
 ) -> None:
     lengths = ([2, 3, 1], [4, 2], [5])
     numbers = torch.full((BATCH, 6), -1)
@@ -184,29 +189,43 @@ def test_texts_behind_one_image_are_as_if_each_stood_alone(
             torch.tensor(of_row)
         )
     token_ids = token_ids[:, :6]
-    packed = hidden_states(llm, token_ids, injection, texts=numbers)
+    packed = hidden_states(several, token_ids, injection, texts=numbers)
     for row in range(BATCH):
         start = 0
         for length in lengths[row]:
-            alone = hidden_states(
-                llm, token_ids[[row], start : start + length], injection.select(torch.tensor([row]))
-            )
+            text, own = token_ids[[row], start : start + length], torch.tensor([row])
+            alone = hidden_states(several, text, injection.select(own))
             close(packed[row, start : start + length], alone[0])
             start += length
 
 
 @every_injection
 def test_what_is_injected_goes_through_once_for_all_texts_of_an_image(
-    llm: LLM, token_ids: Tensor, left_padded: Tensor, injection: Injection
+    several: LLM, token_ids: Tensor, left_padded: Tensor, injection: Injection
 ) -> None:
     rows = torch.tensor([1, 0, 1, 2])
     state = DecodingState()
-    hidden_states(llm, token_ids[:, :0], injection, None, state)
+    hidden_states(several, token_ids[:, :0], injection, None, state)
     state.select(rows)
     texts, valid, own = token_ids[[0, 1, 2, 0]], left_padded[[0, 1, 2, 0]], injection.select(rows)
-    shared = hidden_states(llm, texts, own, valid, state)
-    expected = hidden_states(llm, texts, own, valid)
+    shared = hidden_states(several, texts, own, valid, state)
+    expected = hidden_states(several, texts, own, valid)
     close(shared[valid], expected[valid])
+
+
+def test_recurrent_layers_refuse_what_they_would_mix_up(
+    token_ids: Tensor, left_padded: Tensor
+) -> None:
+    llm, injection = tiny_llm("qwen3_5_text"), injections()["l0"]
+    with pytest.raises(InjectionError, match="one text in a row"):
+        hidden_states(llm, token_ids, injection, texts=torch.zeros_like(token_ids))
+    state = DecodingState()
+    hidden_states(llm, token_ids, injection, left_padded, state)
+    with pytest.raises(InjectionError, match="in front of padding"):
+        hidden_states(llm, token_ids, injection, left_padded, state)
+    state.branch(torch.zeros(BATCH, 2, dtype=torch.long))
+    with pytest.raises(InjectionError, match="one text in a row"):
+        hidden_states(llm, token_ids[:, :2], injection, None, state)
 
 
 def test_a_kept_token_goes_on_and_a_removed_one_does_not(llm: LLM, token_ids: Tensor) -> None:

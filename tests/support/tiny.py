@@ -14,6 +14,8 @@ from transformers import (
     MistralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
 )
 
 from depalm.adapters.adapter import Adapter
@@ -28,7 +30,8 @@ from depalm.specs.backbone import BackboneShape
 from depalm.specs.llm import LLMShape
 
 LAYERS, WIDTH, VOCABULARY = 4, 32, 41
-FAMILIES = ["llama", "opt", "opt-projected", "mistral", "llama-chat"]
+FAMILIES = ["llama", "opt", "opt-projected", "mistral", "llama-chat", "qwen3_5_text"]
+SEVERAL = FAMILIES[:-1]  # those that take several texts in a row
 WINDOW = 5  # of mistral's attention, in positions: shorter than what stands in the tests
 BACKBONE, LLM_SHAPE = {"layers": 2, "tokens": 5, "width": 8}, {"layers": LAYERS, "width": WIDTH}
 
@@ -50,10 +53,27 @@ class Tokenizer:
 
 
 def tiny_llm(family: str, seed: int = 0) -> LLM:
-    """LLaMA with grouped-query attention, also in chats; Mistral with its sliding window; OPT, or
-    OPT with projections around its layers (as OPT-350m).
+    """LLaMA with grouped-query attention, also in chats; Mistral with its sliding window; Qwen 3.5
+    with linear attention in three layers of four; OPT, or OPT with projections around its layers
+    (as OPT-350m).
     """
     torch.manual_seed(seed)
+    if family == "qwen3_5_text":
+        sizes = {f"linear_{kind}_head_dim": 8 for kind in ("key", "value")}
+        hybrid = Qwen3_5TextConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=48,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            initializer_range=0.15,
+            **sizes,
+        )
+        return DecoderLLM(Qwen3_5ForCausalLM(hybrid), Tokenizer())
     if family in ("llama", "mistral", "llama-chat"):
         windowed = family == "mistral"
         config = (MistralConfig if windowed else LlamaConfig)(

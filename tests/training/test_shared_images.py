@@ -10,8 +10,9 @@ from depalm.datasets.manifest import Sample
 from depalm.specs import TrainSpec
 from depalm.training.batches import collate, encode, epoch_batches
 from depalm.training.loop import answer_loss, train
+from depalm.training.schedule import TrainingError
 from tests.support.features import RandomFeatures
-from tests.support.tiny import FAMILIES, METHODS, random_adapter, tiny_llm
+from tests.support.tiny import METHODS, SEVERAL, random_adapter, tiny_llm
 
 QUESTIONS = [
     Sample("q0", "x", "a?", ["b"]),
@@ -23,7 +24,7 @@ QUESTIONS = [
 CAPTIONS = [Sample(str(i), f"m{i}", "", ["a", "bb", "ccc", "dd", "e"]) for i in range(7)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SEVERAL)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_and_its_gradient_are_those_of_the_texts_alone(family: str, method: str) -> None:
     llm, adapter = tiny_llm(family), random_adapter(METHODS[method])
@@ -44,6 +45,13 @@ def test_the_loss_and_its_gradient_are_those_of_the_texts_alone(family: str, met
     torch.testing.assert_close(found[0][0], found[1][0])
     for one, other in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_an_llm_with_recurrent_layers_takes_one_text_of_an_image() -> None:
+    llm = tiny_llm("qwen3_5_text")
+    assert encode(llm, QUESTIONS, 10).media == ["x", "y", "x", "x", "z"]
+    with pytest.raises(TrainingError, match=r"qwen3_5_text has recurrent .*texts_per_image to 1"):
+        encode(llm, QUESTIONS, 10, texts_per_image=3)
 
 
 def test_questions_of_an_image_are_dealt_anew_and_each_is_asked_once() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from depalm.llms.base import LLM
 from depalm.llms.injection import DecodingState, Injection, hidden_states
 from depalm.llms.kv_cache import FixedCache
+from depalm.specs.settings import GenerateSpec
 
 
 class Decoder:
@@ -43,6 +44,29 @@ class Decoder:
     def _log_probs(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
         return self.llm.head(hidden).float().log_softmax(-1)
+
+
+class RowDecoder(Decoder):
+    """A decoder for LLMs with recurrent layers: each text has a row of its own, which is copied
+    when texts branch.
+    """
+
+    def start(
+        self, token_ids: Tensor, valid: Tensor, injection: Injection, rows: Tensor | None
+    ) -> Tensor:
+        self.branched = False
+        own = injection if rows is None else injection.select(rows)
+        return super().start(token_ids, valid, own, None)
+
+    def step(self, parents: Tensor, tokens: Tensor) -> Tensor:
+        batch, beams = parents.shape
+        samples = torch.arange(batch, device=parents.device)[:, None]
+        rows = (samples * beams + parents if self.branched else samples.expand(-1, beams)).flatten()
+        if not self.branched:
+            self.injection, self.branched = self.injection.select(rows), True
+        self.state.select(rows)
+        hidden = hidden_states(self.llm, tokens.view(-1, 1), self.injection, None, self.state)
+        return self._log_probs(hidden[:, 0]).view(batch, beams, -1)  # [B beams, V] -> [B, beams, V]
 
 
 @dataclass
@@ -149,3 +173,12 @@ class FixedDecoder(Decoder):
             self._run()
         self._begin()
         return graph
+
+
+def decoder_of(llm: LLM, decoding: GenerateSpec) -> Decoder:
+    """The decoder for an LLM; those with recurrent layers have no steps of fixed shapes."""
+    if llm.recurs:
+        return RowDecoder(llm)
+    if decoding.fixed_shapes:
+        return FixedDecoder(llm, decoding.beams, decoding.max_new_tokens)
+    return Decoder(llm)

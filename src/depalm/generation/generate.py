@@ -18,7 +18,7 @@ from depalm.datasets.manifest import Sample
 from depalm.errors import DepalmError, shortened
 from depalm.features.base import FeatureSource, read, read_each
 from depalm.files import atomic_file
-from depalm.generation.decoder import Decoder, FixedDecoder
+from depalm.generation.decoder import Decoder, decoder_of
 from depalm.generation.partial import Partial
 from depalm.llms.base import LLM, require_positions
 from depalm.llms.injection import Injection
@@ -67,7 +67,7 @@ def beam_search(
     best candidates: transformers since 4.36. With `length_of: text` it counts prompt and answer
     without EOS, and all running beams end there: transformers before. Raises NonFiniteLogits.
     """
-    decoder = decoder or Decoder(llm)
+    decoder = decoder or decoder_of(llm, decoding)
     batch, beams, device = len(token_ids), decoding.beams, token_ids.device
     log_probs = decoder.start(token_ids, valid, injection, rows)  # [B, V]
     vocabulary = log_probs.shape[-1]
@@ -225,9 +225,7 @@ class _Generation:
         self.prompts = llm.prompt_ids([sample.prompt for sample in samples])
         lengths = [len(ids) + decoding.max_new_tokens for ids in self.prompts]
         require_positions(llm, samples, lengths)
-        self.decoder = Decoder(llm)
-        if decoding.fixed_shapes:
-            self.decoder = FixedDecoder(llm, decoding.beams, decoding.max_new_tokens)
+        self.decoder = decoder_of(llm, decoding)
 
     def probe(self, count: int) -> None:
         """Generate for the longest prompt, `count` times."""

@@ -141,6 +141,17 @@ class LLM(nn.Module, ABC):
         """How many positions back layer `index` attends, its own among them; None is all."""
         return None
 
+    def recurrent(self, index: int) -> bool:  # noqa: ARG002
+        """Whether layer `index` remembers what stood before as one state, in place of keys and
+        values. Its mask is [B, S], False at padding, or None.
+        """
+        return False
+
+    @property
+    def recurs(self) -> bool:
+        """Whether any layer is recurrent."""
+        return any(self.recurrent(index) for index in range(len(self.layers)))
+
     @abstractmethod
     def head(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]: final norm and output embedding."""

@@ -14,8 +14,8 @@ from depalm.llms.base import LLM, LLMError, Rotary
 class DecoderLLM(LLM):
     """A model with an embedding, a list of layers, a norm and an output embedding, found by what
     transformers calls them. Positions are rotary, for all layers or for each kind of them, or
-    learned; layers may have a sliding window. Of scales it knows those of Granite, Cohere and
-    Gemma.
+    learned; layers may have a sliding window, or linear attention. Of scales it knows those of
+    Granite, Cohere and Gemma.
 
     That this is all that the model does is not known here: it is tried when a model is loaded
     (`depalm.llms.proof`). Raises LLMError, when it is made, for a model of other parts.
@@ -100,6 +100,10 @@ class DecoderLLM(LLM):
             return None
         size = getattr(self.model.config, "sliding_window", None)
         return None if size is None else int(size)
+
+    def recurrent(self, index: int) -> bool:
+        kind = self.kinds[index]
+        return kind == "linear_attention" or not (kind or "attention").endswith("attention")
 
     def head(self, hidden: Tensor) -> Tensor:
         logits = self.model.get_output_embeddings()(getattr(self.body, self.norm)(hidden))

@@ -128,6 +128,9 @@ def hidden_states(
     holds several texts behind the same visual tokens; it has the number of each token's.
     """
     fresh = state is None or state.valid is None
+    recurs = llm.recurs
+    if recurs:
+        _require_one_text(valid, state, texts)
     length = token_ids.shape[1]
     hidden = llm.embed(token_ids)
     places = _places(hidden, valid, state, texts)
@@ -160,8 +163,11 @@ def hidden_states(
             if injection.reader is not None and index in injection.cross:
                 hidden = hidden + injection.reader(hidden, *injection.cross[index])
             cache = None if state is None else state.cache
-            mask = here.masks[llm.window(index)]
-            hidden = llm.layer(index, hidden, mask, here.positions, here.rotary, cache)
+            if recurs and llm.recurrent(index):
+                hidden = _recurred(llm, index, hidden, here, cache)
+            else:
+                mask = here.masks[llm.window(index)]
+                hidden = llm.layer(index, hidden, mask, here.positions, here.rotary, cache)
         if fresh and span and index == span[-1]:
             behind_them = hidden[:, front + count :]
             hidden = torch.cat((hidden[:, :front], behind_them), dim=1) if front else behind_them
@@ -205,6 +211,7 @@ class _Attention:
     """What a layer is told of the new tokens; of the masks that of its window."""
 
     masks: Mapping[int | None, Tensor | None]
+    valid: Tensor | None
     positions: Tensor
     rotary: Rotary
 
@@ -213,4 +220,34 @@ def _attention(llm: LLM, hidden: Tensor, places: Places) -> _Attention:
     rotary = llm.rotary(hidden, places.positions)
     windows = {llm.window(index) for index in range(len(llm.layers))}
     masks = {w: places.mask(hidden.dtype, w, needed=llm.needs_mask) for w in windows}
-    return _Attention(masks, places.positions, rotary)
+    return _Attention(masks, places.valid, places.positions, rotary)
+
+
+def _require_one_text(
+    valid: Tensor | None, state: DecodingState | None, texts: Tensor | None
+) -> None:
+    """Raise InjectionError for what a recurrent layer cannot be told."""
+    if texts is not None or (state is not None and state.lineage is not None):
+        raise InjectionError("recurrent layers remember one text in a row, and not several")
+    going_on = state is not None and state.valid is not None
+    if going_on and valid is not None and not valid.all():
+        raise InjectionError("recurrent layers forget what stands in front of padding")
+
+
+def _recurred(
+    llm: LLM, index: int, hidden: Tensor, here: _Attention, cache: GrowingCache | None
+) -> Tensor:
+    """Hidden states [B, S, D] behind a recurrent layer. Padding would fade what is remembered, so
+    that it is put in front of everything, where nothing is remembered yet.
+    """
+    if here.valid is None or hidden.shape[1] == 1:
+        return llm.layer(index, hidden, None, here.positions, here.rotary, cache)
+    order = here.valid.long().argsort(dim=1, stable=True)  # [B, S]
+    moved, valid = _taken(hidden, order), here.valid.gather(1, order)
+    found = llm.layer(index, moved, valid, here.positions, here.rotary, cache)
+    return _taken(found, order.argsort(dim=1))
+
+
+def _taken(hidden: Tensor, order: Tensor) -> Tensor:
+    """hidden [B, S, D] in another order [B, S] of each row."""
+    return hidden.gather(1, order[:, :, None].expand_as(hidden))

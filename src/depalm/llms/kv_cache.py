@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionLayer,
+)
 
 SPARE = 96  # tokens that a buffer is made larger than needed
 
@@ -41,8 +46,8 @@ class _Buffer:
             self.data = self.data[: self.length].index_select(1, rows)
 
 
-class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """The cache of one decoder layer."""
+class _Layer(LinearAttentionAndFullAttentionLayer):  # type: ignore[misc]  # no types there
+    """The cache of one decoder layer: keys and values, or a state where it is recurrent."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -65,7 +70,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
 
 
 class GrowingCache(Cache):  # type: ignore[misc]
-    """Keys and values of all layers."""
+    """Keys and values of all layers, or their states."""
 
     layers: list[_Layer]
 
@@ -77,6 +82,13 @@ class GrowingCache(Cache):  # type: ignore[misc]
         for layer in self.layers:
             for buffer in layer.buffers:
                 buffer.select(rows)
+            LinearAttentionLayer.reorder_cache(layer, rows)
+
+    def get_conv_state(self, layer_idx: int, *args: Any, **kwargs: Any) -> Tensor | None:
+        # the first that a recurrent layer asks for; the library adds layers for keys alone
+        self.layers += [_Layer() for _ in range(len(self.layers), layer_idx + 1)]
+        found: Tensor | None = super().get_conv_state(layer_idx, *args, **kwargs)
+        return found
 
 
 class FixedCache(Cache):  # type: ignore[misc]

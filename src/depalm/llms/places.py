@@ -37,6 +37,16 @@ class Places:
                 seen = torch.cat((causal.expand(batch, -1, -1), seen), dim=1)
         return Places(positions, seen, keys)
 
+    @property
+    def valid(self) -> Tensor | None:
+        """[B, S], False at padding, which does not even see itself; None if there is none, or only
+        behind the texts.
+        """
+        if self.seen is None:
+            return None
+        new = self.positions.shape[1]
+        return self.seen[:, :, -new:].diagonal(dim1=1, dim2=2)
+
     def mask(
         self, dtype: torch.dtype, window: int | None = None, needed: bool = False
     ) -> Tensor | None:

@@ -17,6 +17,7 @@ from depalm.llms.registry import FAMILIES
 
 LAYERS, ROWS = 2, 64  # of the slice, at least; rows of its vocabulary
 SAMPLES, LENGTH, PROMPT = 2, 12, 5  # texts, tokens of each, and how many of them come at once
+BEAMS, PADDING = 2, 2  # texts behind each prompt; padding in front of the first
 WINDOW = 4  # in place of a sliding window, which no short text would reach
 TOLERANCE = 1e-3  # of the norm of the logits; float32 leaves some 1e-6
 ROUNDING = 5e-2  # the same in half precision, in which another order of sums rounds otherwise
@@ -25,9 +26,9 @@ KINDS = "layer_types"  # of each layer, where they differ
 
 def prove(llm: LLM) -> None:
     """Raise LLMError, with the numbers, unless logits [B, S, V] of the loop equal those of the
-    library, for whole texts, and for texts that go on token by token with the KV cache: in float32,
-    and in the precision of `llm`. The library computes attention by itself (`eager`), for the
-    kernels leave out what they do not know.
+    library, for whole texts, for texts that go on token by token with the KV cache, and for beams
+    behind prompts with padding: in float32, and in the precision of `llm`. The library computes
+    attention by itself (`eager`), for the kernels leave out what they do not know.
 
     The slice has the first layers, so many that each kind is there, on the CPU, and a part of the
     vocabulary: of the demo's LLM it takes a tenth of a second, of one of 7B four.
@@ -66,10 +67,20 @@ def _computed(part: LLM, dtype: torch.dtype) -> list[tuple[str, Tensor, Tensor]]
     token_ids = torch.randint(0, rows, (SAMPLES, LENGTH), generator=generator)
     whole = part.head(hidden_states(part, token_ids, Injection()))
     cached = torch.cat(list(_cached(part, token_ids)), dim=1)
+    branched = _branched(part, token_ids)
     model.set_attn_implementation("eager")
     expected = model(token_ids, use_cache=False).logits
+    alone = [
+        model(text[None], use_cache=False).logits[0, -1]
+        for row, start in zip(range(SAMPLES), (PADDING, *[0] * (SAMPLES - 1)), strict=True)
+        for text in _beams_of(token_ids, row, start)
+    ]
     model.set_attn_implementation(attention)
-    return [("whole texts", whole, expected), ("texts token by token", cached, expected)]
+    return [
+        ("whole texts", whole, expected),
+        ("texts token by token", cached, expected),
+        ("beams behind padding", branched, torch.stack(alone).view_as(branched)),
+    ]
 
 
 def _cached(part: LLM, token_ids: Tensor) -> Any:
@@ -77,6 +88,32 @@ def _cached(part: LLM, token_ids: Tensor) -> Any:
     starts = [0, *range(PROMPT, LENGTH)]
     for start, end in zip(starts, [*starts[1:], LENGTH], strict=True):
         yield part.head(hidden_states(part, token_ids[:, start:end], Injection(), state=state))
+
+
+def _beams_of(token_ids: Tensor, row: int, start: int) -> list[Tensor]:
+    """The texts behind the prompt of a row: its own, and those of the rows behind it."""
+    prompt, others = token_ids[row, start:PROMPT], [(row + i) % SAMPLES for i in range(BEAMS)]
+    return [torch.cat((prompt, token_ids[other, PROMPT:])) for other in others]
+
+
+def _branched(part: LLM, token_ids: Tensor) -> Tensor:
+    """-> [B, BEAMS, V]: logits behind the last token of each beam."""
+    state, nothing = DecodingState(), Injection()
+    valid = torch.ones(SAMPLES, PROMPT, dtype=torch.bool)
+    valid[0, :PADDING] = False
+    hidden = hidden_states(part, token_ids[:, :PROMPT], nothing, valid, state)
+    texts = [torch.stack(_beams_of(token_ids, row, 0)) for row in range(SAMPLES)]
+    beams = torch.stack(texts)[:, :, PROMPT:]  # [B, BEAMS, S]
+    if part.recurs:
+        state.select(torch.arange(SAMPLES).repeat_interleave(BEAMS))
+        for tokens in beams.flatten(0, 1).split(1, dim=1):
+            hidden = hidden_states(part, tokens, nothing, None, state)
+    else:
+        parents = torch.arange(BEAMS).expand(SAMPLES, -1)
+        for tokens in beams.unbind(dim=2):
+            state.branch(parents)
+            hidden = hidden_states(part, tokens, nothing, None, state)
+    return part.head(hidden.reshape(SAMPLES, BEAMS, -1))
 
 
 def prove_family(config: Any) -> None:

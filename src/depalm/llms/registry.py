@@ -14,7 +14,7 @@ DECODERS = (
     *("gemma", "gemma2", "gemma3_text", "smollm3", "granite", "stablelm", "starcoder2", "glm"),
     *("glm4", "exaone4", "ministral", "ministral3", "helium", "nemotron", "seed_oss", "arcee"),
     *("hunyuan_v1_dense", "apertus", "ernie4_5", "mixtral", "cohere", "cohere2", "gpt2"),
-    *("gpt_neox",),
+    *("gpt_neox", "qwen3_5_text"),
 )
 FAMILIES: "Registry[type[LLM]]" = Registry(
     {

@@ -81,8 +81,14 @@ def encode(
 
     References that are blank are left out if a sample has others: the answers that humans left
     blank count in scores, but are nothing to learn. Raises TrainingError naming the samples without
-    a reference of any token, and those that are longer than the LLM's positions.
+    a reference of any token, and those that are longer than the LLM's positions; and for several
+    texts of an image, if the LLM has recurrent layers.
     """
+    if texts_per_image > 1 and llm.recurs:
+        raise TrainingError(
+            f"{llm.model.config.model_type} has recurrent layers, which remember one text in a row "
+            "and not several: set train.texts_per_image to 1"
+        )
     kept = [[text for text in s.references if text.strip()] for s in samples]
     distinct = [dict.fromkeys(texts) for texts in kept]
     pairs = [(s.prompt, text) for s, texts in zip(samples, distinct, strict=True) for text in texts]
