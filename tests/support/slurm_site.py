@@ -1,4 +1,4 @@
-"""A Slurm of one node on this machine, without accounting, for the tests that submit jobs."""
+"""A Slurm of one node on this machine, with accounting or without, for tests that submit jobs."""
 
 import os
 import shutil
@@ -13,9 +13,10 @@ from filelock import FileLock
 
 # its default place, where job steps find it too: they get no SLURM_CONF
 ETC = Path("/etc/slurm")
-CONFIGURATION_FILES = (ETC / "slurm.conf", ETC / "gres.conf")
+CONFIGURATION_FILES = (ETC / "slurm.conf", ETC / "gres.conf", ETC / "slurmdbd.conf")
 MARK = "# written by tests/support/slurm_site.py\n"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "setpriv")
+ACCOUNTING_PROGRAMS = ("mariadb-install-db", "mariadbd", "slurmdbd", "sacctmgr")
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 # The node claims more than the machine has: jobs run side by side, and none waits for memory. Its
@@ -33,8 +34,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
+{accounting}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SlurmdParameters=config_overrides
@@ -43,13 +43,43 @@ KillWait=5
 NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=1000000 Gres=gpu:1 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+NO_ACCOUNTING = """\
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+"""
+# finished jobs are forgotten after a moment, so that accounting must be asked how they ended
+ACCOUNTING = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.socket
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+MinJobAge=30
+"""
+DATABASE_DAEMON = """\
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+SlurmUser=root
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={database}
+StorageUser=root
+StorageLoc=slurm
+"""
 
 
-def why_not() -> str | None:
-    """Why Slurm cannot be started here, or None."""
-    missing = [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
+def why_not(accounting: bool = False) -> str | None:
+    """Why Slurm cannot be started here, with accounting or without, or None."""
+    needed = (*PROGRAMS, *(ACCOUNTING_PROGRAMS if accounting else ()))
+    missing = [program for program in needed if shutil.which(program, path=PATH) is None]
     if missing:
-        return f"{', '.join(missing)} missing: apt-get install slurm-wlm munge"
+        packages = "slurm-wlm munge" + (" slurmdbd mariadb-server" if accounting else "")
+        return f"{', '.join(missing)} missing: apt-get install {packages}"
     if os.geteuid() != 0:
         return "Slurm is started by root only"
     foreign = [str(path) for path in CONFIGURATION_FILES if _foreign(path)]
@@ -57,8 +87,9 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def slurm(folder: Path) -> Iterator[None]:
-    """Run munge and Slurm until the end of the block.
+def slurm(folder: Path, accounting: bool = False) -> Iterator[None]:
+    """Run munge and Slurm until the end of the block; with `accounting` also its database, which
+    has the account `mine`.
 
     They write into `folder`; Slurm's configuration lies in /etc/slurm as long as they run.
     Slurms of several test processes on one machine wait for each other.
@@ -69,15 +100,14 @@ def slurm(folder: Path) -> Iterator[None]:
     with ExitStack() as at_the_end:
         at_the_end.enter_context(FileLock("/run/lock/depalm-slurm.lock"))
         at_the_end.callback(_remove_configuration)
-        _configure(folder)
-        for command in (
-            # force: a test's folder is root's only, and so is everything that asks this munge
-            ["munged", "--foreground", "--force", f"--key-file={folder}/munge.key"]
-            + [f"--{name}-file={folder}/munged.{name}" for name in ("pid", "log", "seed")]
-            + [f"--socket={folder}/munge.socket"],
-            ["slurmctld", "-D", "-c"],
-            ["slurmd", "-D", "-c"],
-        ):
+        database = _configure(folder, accounting)
+        # force: a test's folder is root's only, and so is everything that asks this munge
+        munge = ["munged", "--foreground", "--force", f"--key-file={folder}/munge.key"]
+        munge += [f"--{name}-file={folder}/munged.{name}" for name in ("pid", "log", "seed")]
+        at_the_end.enter_context(_daemon(folder, [*munge, f"--socket={folder}/munge.socket"]))
+        if accounting:
+            _keep_accounts(folder, database, at_the_end)
+        for command in (["slurmctld", "-D", "-c"], ["slurmd", "-D", "-c"]):
             at_the_end.enter_context(_daemon(folder, command))
         _wait_until_idle(folder)
         at_the_end.callback(_end_jobs)
@@ -109,17 +139,53 @@ def _foreign(path: Path) -> bool:
     return path.exists() and not path.read_text().startswith(MARK)
 
 
-def _configure(folder: Path) -> None:
+def _configure(folder: Path, accounting: bool) -> int:
+    """Write the configuration; returns the port of the database."""
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True)
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(1024))
-    settings = CONFIGURATION.format(host=node(), folder=folder, ports=_free_ports(2))
-    texts = (settings, "Name=gpu File=/dev/null\n")
+    *ports, port, database = _free_ports(4)
+    accounts = ACCOUNTING.format(port=port, folder=folder) if accounting else NO_ACCOUNTING
+    settings = CONFIGURATION.format(host=node(), folder=folder, ports=ports, accounting=accounts)
+    daemon = DATABASE_DAEMON.format(host=node(), folder=folder, port=port, database=database)
+    texts = (settings, "Name=gpu File=/dev/null\n", daemon)
     ETC.mkdir(exist_ok=True)
     for path, text in zip(CONFIGURATION_FILES, texts, strict=True):
+        path.touch(mode=0o600)  # as slurmdbd demands
         path.write_text(MARK + text)
+    return database
+
+
+def _keep_accounts(folder: Path, port: int, at_the_end: ExitStack) -> None:
+    """Start a database of its own below `folder`, and Slurm's daemon for it."""
+    data = folder / "database"
+    where = ["--no-defaults", "--user=root", f"--datadir={data}"]
+    quiet = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+    install = ["mariadb-install-db", *where, *quiet]
+    subprocess.run(install, check=True, capture_output=True, env={**os.environ, "PATH": PATH})
+    local = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/database.socket"]
+    # by the network, whose address no other database of this machine has
+    at_the_end.enter_context(_daemon(folder, ["mariadbd", *where, *local]))
+    at_the_end.enter_context(_daemon(folder, ["slurmdbd", "-D"]))
+    for what in (
+        ["cluster", "depalm"],
+        ["account", "mine", "Cluster=depalm"],
+        ["user", "root", "Account=mine", "DefaultAccount=mine"],
+    ):
+        _until_done(folder, ["sacctmgr", "--immediate", "add", *what])
+
+
+def _until_done(folder: Path, command: list[str]) -> None:
+    """Repeat a command until it succeeds, a minute at most."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        time.sleep(0.5)
+    raise RuntimeError(f"{command}: {done.stdout}{done.stderr}\n{_logs(folder)}")
 
 
 def _remove_configuration() -> None:
@@ -165,8 +231,12 @@ def _wait_until_idle(folder: Path) -> None:
         if state.stdout.strip() == "idle":
             return
         time.sleep(0.2)
-    logs = [f"{path.name}:\n{path.read_text()[-2000:]}" for path in folder.glob("*.output")]
-    raise RuntimeError("Slurm's node is not ready after a minute\n" + "\n".join(logs))
+    raise RuntimeError(f"Slurm's node is not ready after a minute\n{_logs(folder)}")
+
+
+def _logs(folder: Path) -> str:
+    ends = [f"{path.name}:\n{path.read_text()[-2000:]}" for path in folder.glob("*.output")]
+    return "\n".join(ends)
 
 
 def _end_jobs() -> None:
