@@ -235,7 +235,7 @@ class CostPlan:
         steps = rows.samples / batch * tokens
         size = memory.BYTES[generate.dtype] * weights
         assumed = max(
-            operations / self.rates.assumed(generate.dtype, settings.threads.generate),
+            operations / self.rates.assumed(generate.dtype, settings.threads.generate, True),
             steps * size / MEMORY[self.device],
             steps * plan.llm.shape.layers * (GPU_TOKEN if self.device == "gpu" else 0.0),
         )

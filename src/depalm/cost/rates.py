@@ -8,6 +8,7 @@ from functools import cache
 from statistics import median
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from depalm.process import multiplies
 
@@ -16,14 +17,16 @@ START = 6.0  # seconds, of jobs that nobody has measured
 # a layer takes: in a training step, for a generated token
 GPU = {"float32": 42e12, "tf32": 160e12, "bfloat16": 350e12, "float16": 350e12}
 GPU_STEP, GPU_TOKEN = 3e-3, 1.5e-3
-# of a large float32 product of all cores, what the products of a job reach on its threads
-CPU_SHARE = 0.75
-SLOW_HALVES = 1 / 6  # of that, in half precision on a processor without units for it
+# of what `layer_speed` says of all cores, what a job reaches on its threads; how much of that for a
+# few tokens at a time; and in half precision, on a processor with units for it and on one without
+CPU_SHARE, FEW_TOKENS = 0.8, 0.7
+FAST_HALVES, SLOW_HALVES = 2.0, 1 / 6
 MEMORY = {"cpu": 10e9, "gpu": 2e12}  # bytes a second
 # seconds of a process to decode a file
 DECODE = {"image": 0.01, "video": 1.0, "audio": 0.05, "none": 0.0}
 
 Key = tuple[str, ...]  # stage, then what it is about, the general first
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -70,26 +73,42 @@ class Rates:
                 return operations / rate
         return assumed
 
-    def assumed(self, precision: str, threads: int) -> float:
+    def assumed(self, precision: str, threads: int, generates: bool = False) -> float:
         """Operations a second of a job in a precision, by assumption."""
         if self.device == "gpu":
             return GPU[precision]
-        slow = 1.0 if multiplies(precision) else SLOW_HALVES
+        factor = FEW_TOKENS if generates else 1.0
+        if precision in ("bfloat16", "float16"):
+            factor *= FAST_HALVES if multiplies(precision) else SLOW_HALVES
         cores = os.cpu_count() or 1
-        return product() * min(1.0, threads / cores) * CPU_SHARE * slow
+        return layer_speed() * min(1.0, threads / cores) * CPU_SHARE * factor
 
 
 @cache
-def product() -> float:
-    """Operations a second of a large float32 product on all cores, by numpy; of the processor's own
-    time, so that it counts little what else the machine is doing.
+def layer_speed() -> float:
+    """Operations a second, on all cores, of float32 layers as small LLMs have them, by numpy: their
+    weights come from memory, and each product is gone over several times. (A product alone is up to
+    twice as fast.) Of the processor's own time, so that it counts little what else the machine
+    does.
     """
-    size, runs = 1024, 6
-    a = np.ones((size, size), np.float32)
-    _ = a @ a
+    tokens, width, inner, layers, runs = 384, 576, 1536, 8, 3
+    weights = [
+        (np.full((width, inner), 1e-3, np.float32), np.full((inner, width), 1e-3, np.float32))
+        for _ in range(layers)
+    ]
     times = []
-    for _ in range(runs):
-        started = time.process_time()
-        _ = a @ a
-        times.append(time.process_time() - started)
-    return 2.0 * size**3 / min(times) * (os.cpu_count() or 1)
+    with threadpool_limits(1):  # threads that wait for a busy core would count
+        for _ in range(runs):
+            hidden: Floats = np.ones((tokens, width), np.float32)
+            started = time.process_time()
+            for up, down in weights:
+                hidden = _gone_over(_gone_over(hidden @ up) @ down)
+            times.append(time.process_time() - started)
+    return 4.0 * tokens * width * inner * layers / min(times) * (os.cpu_count() or 1)
+
+
+def _gone_over(values: Floats, passes: int = 8) -> Floats:
+    """As norms, gates and their gradients do."""
+    for _ in range(passes):
+        values = values * np.float32(1.0)
+    return values

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from depalm.cache.formats import in_units
 from depalm.cost.estimate import STAGES, Cost, CostPlan
-from depalm.cost.rates import GPU, product
+from depalm.cost.rates import GPU, layer_speed
 
 NAMES = {"extract": "extraction", "tune": "tuning", "train": "training", "generate": "generation"}
 HEADING = (
@@ -93,7 +93,7 @@ def _grounds(plan: CostPlan) -> list[str]:
             f"that of an H100, {GPU['bfloat16'] / 1e12:.0f} TFLOP/s in bfloat16 and "
             f"{GPU['tf32'] / 1e12:.0f} in TF32"
             if plan.device == "gpu"
-            else f"from a matrix product on this machine, {product() / 1e9:.0f} GFLOP/s"
+            else f"from layers computed on this machine, {layer_speed() / 1e9:.0f} GFLOP/s"
         )
         notes.append(f"Speed of {', '.join(assumed)}: assumed, {of}.")
     notes.append("Memory is right within a factor of two. Downloads and scores are not counted.")

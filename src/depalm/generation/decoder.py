@@ -51,6 +51,10 @@ class RowDecoder(Decoder):
     when texts branch.
     """
 
+    def __init__(self, llm: LLM):
+        super().__init__(llm)
+        self.branched = False
+
     def start(
         self, token_ids: Tensor, valid: Tensor, injection: Injection, rows: Tensor | None
     ) -> Tensor:
