@@ -45,6 +45,13 @@ REAL: dict[str, dict[str, Any]] = {
     },
     "llama": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
     "qwen3": {"tie_word_embeddings": True},
+    "phi3": {  # as Phi-4-mini
+        "rope_parameters": {
+            **{"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
+            **{"short_factor": [1.0, 1.5, 2.0], "long_factor": [2.0, 3.0, 4.0]},
+            "original_max_position_embeddings": 64,
+        }
+    },
     "lfm2": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
     "qwen3_5_text": {"linear_num_key_heads": 2, "linear_num_value_heads": 4},
     "qwen3_next": {

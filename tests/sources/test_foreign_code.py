@@ -12,8 +12,12 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from depalm.backbones.load import load_backbone
-from depalm.files import read_json, write_json
+from depalm.files import read_json, write_checked, write_json
+from depalm.llms.load import load_llm
+from depalm.sources.conversion import ConvertError
+from depalm.sources.convert import convert
 from depalm.sources.model_folder import ModelFolderError, check_model_folder
+from depalm.specs import LLMSpec
 from tests.support.encoders import CLIP_SPEC, OPEN_CLIP_SPEC, tiny_clip, tiny_open_clip
 from tests.support.gguf_files import VOCABULARY, save_gguf
 from tests.support.llms import SPEC, llama
@@ -174,6 +178,47 @@ def test_what_a_model_may_say_of_itself_is_no_code(tmp_path: Path) -> None:
     (tmp_path / "modeling_x.py").write_text("raise SystemExit")  # nothing names it
     check_model_folder(tmp_path)
     assert load_backbone(backbone_spec(CLIP_SPEC), tmp_path).shape == CLIP_SPEC["shape"]
+
+
+def test_a_model_that_the_library_has_is_taken_without_its_publishers_code(tmp_path: Path) -> None:
+    """As Phi-4-mini is published; the code is there, and not taken along."""
+    spec, download, model = {**SPEC, "family": "llama"}, tmp_path / "download", tmp_path / "model"
+    llama(download)
+    plain = {path.name: path.read_bytes() for path in download.iterdir()}
+    add_code(download, "config.json", tmp_path / "marker", auto_map=MODEL)
+    nested = {"auto_map": TOKENIZER, "extra": [{"custom_pipelines": "evil.X", "auto_map": 7}]}
+    add_code(download, "tokenizer_config.json", tmp_path / "marker", **nested)
+    write_checked(download / "source.json", {"uri": "hf://owner/name"})
+    convert(download, model, "without_code")
+    assert not list(model.glob("*.py"))
+    assert read_json(model / "config.json") == json.loads(plain["config.json"])
+    said = read_json(model / "tokenizer_config.json")
+    assert "auto_map" not in said
+    assert said["extra"] == [{"auto_map": 7}]
+    assert (model / "model.safetensors").read_bytes() == plain["model.safetensors"]
+    llm = load_llm(
+        LLMSpec.model_validate({"version": 1, "path": "m", **spec}), model, "float32", "cpu"
+    )
+    assert llm.width == spec["shape"]["width"]
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"model_type": "evil", "auto_map": MODEL}, "'evil' model, for which transformers has no"),
+        ({"attn_implementation": "owner/kernel"}, "the kernel 'owner/kernel'"),
+    ],
+)
+def test_what_the_library_cannot_do_without_foreign_code_is_refused(
+    tmp_path: Path, entries: dict[str, Any], told: str
+) -> None:
+    llama(tmp_path / "download")
+    add_code(tmp_path / "download", "config.json", tmp_path / "marker", **entries)
+    write_checked(tmp_path / "download/source.json", {"uri": "hf://owner/name"})
+    with pytest.raises(ConvertError, match=told):
+        convert(tmp_path / "download", tmp_path / "model", "without_code")
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,15 @@
-"""Language models as they are published: GGUF, and PyTorch's checkpoints -> safetensors."""
+"""Language models as published: GGUF, PyTorch's checkpoints, and those that come with code."""
 
 import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer
 
-from depalm.files import read_json, write_json
+from depalm.files import link, read_json, write_json
 from depalm.sources.conversion import ConvertError, only_file, save
 from depalm.sources.download import HUB_SUFFIXES, PICKLED_SUFFIXES
+from depalm.sources.model_folder import model_files, without_code
 from depalm.sources.weight_formats import CheckpointError, read_pytorch
 
 
@@ -78,3 +79,24 @@ def convert_pytorch(download: Path, output: Path) -> None:
     for path in download.iterdir():
         if path.suffix in HUB_SUFFIXES and path.name not in ("source.json", index.name):
             shutil.copyfile(path, output / path.name)
+
+
+def leave_code_out(download: Path, output: Path) -> None:
+    """A model whose publisher adds code of its own, but which transformers has a class for -> the
+    same files without what names that code.
+
+    That both compute the same is the publisher's word, and for whoever asks for this to know.
+    Writes into `output`, which exists. Raises ConvertError if transformers has no such class.
+    """
+    config = download / "config.json"
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    if kind not in CONFIG_MAPPING:
+        raise ConvertError(
+            f"{download} holds a {kind!r} model, for which transformers has no class"
+        )
+    for name in model_files(download):
+        content = read_json(download / name) if name.endswith(".json") else None
+        if (plain := without_code(content)) != content:
+            write_json(output / name, plain)
+        else:
+            link((download / name).resolve(), output / name)

@@ -82,6 +82,20 @@ def _foreign_code(content: Any) -> Iterator[str]:
             yield from _foreign_code(value)
 
 
+def without_code(content: Any) -> Any:
+    """JSON without the entries that name a publisher's code."""
+    if isinstance(content, list):
+        return [without_code(value) for value in content]
+    if not isinstance(content, dict):
+        return content
+    # a vocabulary may have the word, with a number
+    return {
+        key: without_code(value)
+        for key, value in content.items()
+        if not (key in CODE_KEYS and isinstance(value, dict | list | str))
+    }
+
+
 def _texts(value: Any) -> Iterator[str]:
     """All texts in JSON; keys are none of them."""
     if isinstance(value, str):

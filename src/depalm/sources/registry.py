@@ -16,6 +16,8 @@ FETCHERS: Registry[Callable[[str, Path, str | None, Path], tuple[str, str | None
         "file": "depalm.sources.fetch:fetch_file",
     }
 )
+# those that do not take a publisher's code along, so that a download may ask for it
+WITHOUT_CODE = ("without_code",)
 # (folder of the download, folder that gets the conversion). Raises ConvertError.
 CONVERTERS: Registry[Callable[[Path, Path], None]] = Registry(
     {
@@ -24,6 +26,7 @@ CONVERTERS: Registry[Callable[[Path, Path], None]] = Registry(
         "dinov2_hf": "depalm.sources.dinov2:convert_dinov2_hf",
         "textvqa_parquet": "depalm.sources.textvqa_parquet:convert_textvqa_parquet",
         "pytorch": "depalm.sources.language_models:convert_pytorch",
+        "without_code": "depalm.sources.language_models:leave_code_out",
         "whisper_ct2": "depalm.sources.whisper:convert_whisper_ct2",
     }
 )
