@@ -17,7 +17,8 @@ from depalm.llms.registry import FAMILIES
 
 LAYERS, ROWS = 2, 64  # of the slice, at least; rows of its vocabulary
 SAMPLES, LENGTH, PROMPT = 2, 12, 5  # texts, tokens of each, and how many of them come at once
-BEAMS, PADDING = 2, 2  # texts behind each prompt; padding in front of the first
+# texts behind each prompt, tokens of each; padding in front of the first prompt
+BEAMS, BRANCHED, PADDING = 2, 3, 2
 WINDOW = 4  # in place of a sliding window, which no short text would reach
 TOLERANCE = 1e-3  # of the norm of the logits; float32 leaves some 1e-6
 ROUNDING = 5e-2  # the same in half precision, in which another order of sums rounds otherwise
@@ -93,7 +94,8 @@ def _cached(part: LLM, token_ids: Tensor) -> Any:
 def _beams_of(token_ids: Tensor, row: int, start: int) -> list[Tensor]:
     """The texts behind the prompt of a row: its own, and those of the rows behind it."""
     prompt, others = token_ids[row, start:PROMPT], [(row + i) % SAMPLES for i in range(BEAMS)]
-    return [torch.cat((prompt, token_ids[other, PROMPT:])) for other in others]
+    end = PROMPT + BRANCHED
+    return [torch.cat((prompt, token_ids[other, PROMPT:end])) for other in others]
 
 
 def _branched(part: LLM, token_ids: Tensor) -> Tensor:
