@@ -229,7 +229,10 @@ def folded(llm: LLM, adapter: Adapter) -> LLM:
         for key, name in tuning.names.items():
             module, part = copy.body.get_submodule(name), tuning.parts[key]
             scale = 1 + part.scale
-            module.weight *= scale[:, None] if isinstance(module, nn.Linear) else scale
+            if type(module).__name__ == "Qwen3_5RMSNorm":  # multiplies by 1 + weight
+                module.weight.copy_((1 + module.weight) * scale - 1)
+            else:
+                module.weight *= scale[:, None] if isinstance(module, nn.Linear) else scale
             if part.bias is not None:
                 bias = 0 if module.bias is None else module.bias
                 module.bias = nn.Parameter(bias * scale + part.bias)
