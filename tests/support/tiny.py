@@ -36,6 +36,16 @@ WINDOW = 5  # of mistral's attention, in positions: shorter than what stands in 
 BACKBONE, LLM_SHAPE = {"layers": 2, "tokens": 5, "width": 8}, {"layers": LAYERS, "width": WIDTH}
 
 
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
 class Tokenizer:
     """One token per character; just what generation and training ask of a tokenizer."""
 
@@ -59,30 +69,20 @@ def tiny_llm(family: str, seed: int = 0) -> LLM:
     """
     torch.manual_seed(seed)
     if family == "qwen3_5_text":
-        sizes = {f"linear_{kind}_head_dim": 8 for kind in ("key", "value")}
         hybrid = Qwen3_5TextConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            intermediate_size=48,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            **SIZES,
             head_dim=16,
             linear_num_key_heads=2,
             linear_num_value_heads=4,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
             initializer_range=0.15,
-            **sizes,
         )
         return DecoderLLM(Qwen3_5ForCausalLM(hybrid), Tokenizer())
     if family in ("llama", "mistral", "llama-chat"):
         windowed = family == "mistral"
         config = (MistralConfig if windowed else LlamaConfig)(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            intermediate_size=48,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            **SIZES,
             initializer_range=0.3,
             **({"sliding_window": WINDOW} if windowed else {}),
         )

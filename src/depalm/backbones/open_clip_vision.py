@@ -55,9 +55,8 @@ class OpenClipResNet(Backbone):
         grid = vision.stem(inputs)
         for stage in (vision.layer1, vision.layer2, vision.layer3, vision.layer4):
             grid = stage(grid)
-        places = (
-            grid.flatten(2).transpose(1, 2).unsqueeze(1)
-        )  # [B, D, rows, columns] -> [B, 1, T, D]
+        # [B, D, rows, columns] -> [B, 1, T, D]
+        places = grid.flatten(2).transpose(1, 2).unsqueeze(1)
         return mean_first(places).expand(-1, self.shape["layers"], -1, -1)
 
 
