@@ -36,7 +36,7 @@ WINDOW = 5  # of mistral's attention, in positions: shorter than what stands in 
 BACKBONE, LLM_SHAPE = {"layers": 2, "tokens": 5, "width": 8}, {"layers": LAYERS, "width": WIDTH}
 
 
-SIZES = {
+LLM_SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": WIDTH,
     "intermediate_size": 48,
@@ -70,7 +70,7 @@ def tiny_llm(family: str, seed: int = 0) -> LLM:
     torch.manual_seed(seed)
     if family == "qwen3_5_text":
         hybrid = Qwen3_5TextConfig(
-            **SIZES,
+            **LLM_SIZES,
             head_dim=16,
             linear_num_key_heads=2,
             linear_num_value_heads=4,
@@ -82,7 +82,7 @@ def tiny_llm(family: str, seed: int = 0) -> LLM:
     if family in ("llama", "mistral", "llama-chat"):
         windowed = family == "mistral"
         config = (MistralConfig if windowed else LlamaConfig)(
-            **SIZES,
+            **LLM_SIZES,
             initializer_range=0.3,
             **({"sliding_window": WINDOW} if windowed else {}),
         )
