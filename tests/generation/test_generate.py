@@ -4,18 +4,11 @@ import torch
 from depalm.datasets.manifest import Sample
 from depalm.generation.decoder import FixedDecoder
 from depalm.generation.generate import beam_search, generate, pad_left
-from depalm.llms.base import LLM
-from depalm.llms.injection import Injection, hidden_states
+from depalm.llms.injection import Injection
 from depalm.specs.settings import GenerateSpec
 from tests.support.features import RandomFeatures
-from tests.support.generation import library_beam_search
-from tests.support.tiny import FAMILIES, METHODS, VOCABULARY, Tokenizer, random_adapter, tiny_llm
-
-
-def prompts(count: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(count)
-    lengths = torch.randint(2, 9, (count,), generator=generator).tolist()
-    return [torch.randint(3, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
+from tests.support.generation import cache_changes_nothing, library_beam_search, prompts
+from tests.support.tiny import FAMILIES, METHODS, Tokenizer, random_adapter, tiny_llm
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -34,55 +27,10 @@ def test_without_injection_it_is_the_library_beam_search(family: str, beams: int
     assert ended_early or family == "opt-projected"
 
 
-def uncached(
-    llm: LLM, prompt: list[int], injection: Injection, beams: int, steps: int
-) -> list[int]:
-    """The plainest beam search of one sample: each beam's whole text again for every token."""
-    running: list[tuple[float, list[int]]] = [(0.0, [])]
-    finished: list[tuple[float, list[int]]] = []
-    for length in range(1, steps + 1):
-        texts = torch.tensor([prompt + text for _, text in running])
-        repeated = injection.select(torch.zeros(len(running), dtype=torch.long))
-        hidden = hidden_states(llm, texts, repeated)
-        log_probs = llm.head(hidden[:, -1]).log_softmax(-1).tolist()
-        candidates = [
-            (score + log_prob, [*text, token])
-            for (score, text), row in zip(running, log_probs, strict=True)
-            for token, log_prob in enumerate(row)
-        ]
-        best = sorted(candidates, reverse=True)[: 2 * beams]
-        ended = [length == steps or text[-1] == llm.eos for _, text in best]
-        finished += [
-            (score / length, text)
-            for (score, text), end in zip(best[:beams], ended, strict=False)
-            if end
-        ]
-        finished = sorted(finished, reverse=True)[:beams]
-        running = [beam for beam, end in zip(best, ended, strict=True) if not end][:beams]
-        if len(finished) == beams and running and running[0][0] / length <= finished[-1][0]:
-            break
-    return [token for token in finished[0][1] if token != llm.eos]
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
 def test_cached_generation_in_a_batch_equals_uncached_alone(family: str, method: str) -> None:
-    llm = tiny_llm(family)
-    adapter = random_adapter(METHODS[method])
-    features = RandomFeatures(adapter).read(["a", "b", "c"])
-    texts = prompts(3)
-    with torch.inference_mode():
-        token_ids, valid = pad_left(texts, llm.eos)
-        for beams in (1, 3):
-            cached = beam_search(
-                llm,
-                token_ids,
-                valid,
-                adapter(features),
-                GenerateSpec(beams=beams, max_new_tokens=6),
-            )
-            for i, text in enumerate(texts):
-                assert cached[i] == uncached(llm, text, adapter(features[[i]]), beams, 6)
+    cache_changes_nothing(tiny_llm(family), method)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,11 +1,17 @@
 """Training of a tiny LLM in memory: settings, samples, and what comes out compared."""
 
+from pathlib import Path
+
 import torch
 
 from depalm.adapters.adapter import Adapter
 from depalm.datasets.manifest import Sample
+from depalm.llms.base import LLM
 from depalm.specs import TrainSpec
+from depalm.training.batches import encode
+from depalm.training.loop import train
 from depalm.training.state import Training
+from tests.support.features import RandomFeatures
 from tests.support.tiny import BACKBONE, LLM_SHAPE, METHODS, new_adapter
 
 SETTINGS = TrainSpec(
@@ -29,6 +35,20 @@ def samples(count: int = 30) -> list[Sample]:
 def build(method: str, seed: int = 0) -> Adapter:
     torch.manual_seed(seed)
     return new_adapter(METHODS[method], BACKBONE, LLM_SHAPE)
+
+
+def trains_exactly_the_adapter(llm: LLM, method: str, folder: Path) -> None:
+    """Every parameter of an adapter of `method`, and none of the LLM."""
+    frozen = {name: value.clone() for name, value in llm.state_dict().items()}
+    adapter = build(method)
+    before = {name: value.clone() for name, value in adapter.state_dict().items()}
+    data = encode(llm, samples(), 10)
+    train(llm, adapter, data, RandomFeatures(adapter), SETTINGS, 0, folder, {"of": "this"})
+    assert all(torch.equal(value, frozen[name]) for name, value in llm.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in llm.parameters())
+    for name, value in adapter.state_dict().items():
+        assert torch.isfinite(value).all(), f"{name} is not finite"
+        assert not torch.equal(value, before[name]), f"{name} was not trained"
 
 
 def weights(training: Training) -> dict[str, torch.Tensor]:

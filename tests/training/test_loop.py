@@ -21,7 +21,15 @@ from depalm.training.schedule import Schedule, TrainingError
 from depalm.training.state import Training
 from tests.support.features import RandomFeatures
 from tests.support.tiny import METHODS, tiny_llm
-from tests.support.training import SETTINGS, Killed, build, equal, samples, weights
+from tests.support.training import (
+    SETTINGS,
+    Killed,
+    build,
+    equal,
+    samples,
+    trains_exactly_the_adapter,
+    weights,
+)
 
 
 def run(
@@ -146,16 +154,7 @@ def test_leftover_batches_are_dropped_at_the_end_of_each_epoch() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_exactly_the_adapter_is_trained(tmp_path: Path, method: str) -> None:
-    llm = tiny_llm("llama")
-    frozen = {name: value.clone() for name, value in llm.state_dict().items()}
-    adapter = build(method)
-    before = {name: value.clone() for name, value in adapter.state_dict().items()}
-    data = encode(llm, samples(), 10)
-    train(llm, adapter, data, RandomFeatures(adapter), SETTINGS, 0, tmp_path, {"of": "this"})
-    assert all(torch.equal(value, frozen[name]) for name, value in llm.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in llm.parameters())
-    for name, value in adapter.state_dict().items():
-        assert not torch.equal(value, before[name]), f"{name} was not trained"
+    trains_exactly_the_adapter(tiny_llm("llama"), method, tmp_path)
 
 
 def test_it_learns_what_only_the_features_tell(tmp_path: Path) -> None:
