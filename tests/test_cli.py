@@ -1,6 +1,7 @@
 """The command line, as a user runs it."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -144,6 +145,15 @@ def test_what_is_wrong_with_a_configuration_is_one_line_and_later_files_win(tmp_
     assert "Traceback" not in wrong.stderr
     missing = depalm(ROOT, "plan", "--configfile", str(tmp_path / "none.yaml"))
     assert f"there is no file {tmp_path}/none.yaml" in missing.stderr
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "depalm", "schema", "method"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_the_schema_of_a_kind_of_file_is_printed() -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from depalm.files import OutsideError, atomic_directory, inside, parse_json, write_json
+from depalm.errors import DepalmError
+from depalm.files import (
+    OutsideError,
+    atomic_directory,
+    inside,
+    parse_json,
+    read_json,
+    write_json,
+)
 
 NAMES = {  # what is refused -> why
     "": "is empty",
@@ -75,3 +83,10 @@ def test_outputs_follow_the_umask_and_the_group_of_their_folder(
 def test_json_that_is_none_is_a_value_error(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_json(text)
+
+
+@pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe", b"<html>"])
+def test_a_file_that_is_no_json_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(DepalmError, match=r"config\.json is not JSON: .*correct it"):
+        read_json(tmp_path / "config.json")

@@ -19,7 +19,7 @@ from depalm.cli_tables import add_tables
 from depalm.cli_verify import add_verify
 from depalm.gpus import gpu_for
 from depalm.jobs import JOBS, Job, hints_of, is_required, told
-from depalm.process import reported
+from depalm.process import readers_may_leave, reported
 from depalm.specs import SPECS
 
 DESCRIPTION = """\
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of `arguments`, by default those of the process."""
     options = parser().parse_args(arguments)
     # standard input stays open, for a debugger reads it
-    with reported(options.log):
+    with reported(options.log), readers_may_leave():
         options.run(options)
 
 

@@ -24,6 +24,14 @@ class DamagedFile(DepalmError):  # noqa: N818
         self.path, self.why = Path(path), why
 
 
+class BadJSON(DepalmError, ValueError):  # noqa: N818
+    """A file that is not JSON: `why` one knows."""
+
+    def __init__(self, path: Path | str, why: str):
+        super().__init__(f"{path} is not JSON: {why}; correct it, or fetch it again")
+        self.why = why
+
+
 class AnnotationError(DepalmError):
     """Annotations that are missing or not in their format; the message names the file and row."""
 

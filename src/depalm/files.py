@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from secrets import token_hex
 from typing import Any
 
-from depalm.errors import DamagedFile, DepalmError
+from depalm.errors import BadJSON, DamagedFile, DepalmError
 
 SHA256_DIGITS = 64
 CHECKSUM = "checksum"  # of the other keys of a JSON object, in it
@@ -175,7 +175,11 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    return json.loads(Path(path).read_text())
+    """The value of a JSON file. Raises OSError, and BadJSON, which is a ValueError too."""
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise BadJSON(path, str(error)) from error
 
 
 def write_checked(path: Path | str, content: Mapping[str, Any]) -> None:
@@ -192,7 +196,8 @@ def read_checked(path: Path | str) -> dict[str, Any]:
         content = read_json(path)
         known = content.pop(CHECKSUM, None)
     except (ValueError, AttributeError, TypeError) as error:
-        raise DamagedFile(path, f"it is not a JSON object: {error}") from error
+        why = error.why if isinstance(error, BadJSON) else error
+        raise DamagedFile(path, f"it is not a JSON object: {why}") from error
     if known is None and (name := _misnamed(content)) is not None:
         raise DamagedFile(path, f"its checksum is called {name!r}")
     if known is not None and known != sha256_json(content):

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import select
 import signal
 import sys
 import traceback
@@ -71,6 +72,23 @@ def reported(log: Path | str | None) -> Iterator[None]:
             with Path(log).open("a", encoding="utf-8") as stream:
                 stream.write(traceback.format_exc())
         raise
+
+
+@contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """What is printed within may go to a reader that has seen enough (`| head`): then the process
+    ends without a word, with 141, as a shell tells it of SIGPIPE.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        if not output.poll(0):  # it is there still: another pipe broke
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
 
 
 def full_disk(error: BaseException) -> str | None:

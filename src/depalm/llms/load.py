@@ -40,6 +40,36 @@ def load_llm(
     says; and if the installed transformers computes it otherwise than we do (`depalm.llms.proof`).
     """
     directory = Path(directory)
+    family = _family(spec, directory)
+    model, tokenizer = _read(directory, dtype, "cpu" if spec.quantize else device)
+    rows = len(model.get_input_embeddings().weight)
+    try:
+        chat = read_chat(tokenizer) if spec.chat else None
+    except ChatError as error:
+        raise LLMError(f"the chat template in {directory}: {error}") from error
+    if chat is None and tokenizer.eos_token_id is None:
+        raise LLMError(f"the tokenizer in {directory} has no eos_token_id")
+    _check_tokens(tokenizer, rows, directory)
+    prompts = prompts or PromptSpec()
+    end = spec.prompt_end if prompts.end_token and spec.prompt_end else ""
+    if end:
+        _add_token(tokenizer, end, rows, directory)
+    make = FAMILIES.get(family, DecoderLLM)
+    llm = make(model, tokenizer, spec.answer_prompt, end, prompts, chat)
+    shape = {"layers": len(llm.layers), "width": llm.width}
+    if shape != spec.shape.given():
+        stated = spec.shape.given()
+        raise LLMError(f"{directory} has shape {shape}, but the LLM's YAML says {stated}")
+    prove(llm)
+    if spec.quantize is not None:
+        quantize(llm, spec.quantize, device)
+    return llm
+
+
+def _family(spec: LLMSpec, directory: Path) -> str:
+    """The `model_type` in `directory`. Raises LLMError unless it is that of `spec`, and a language
+    model whose files need no code of their own.
+    """
     if not (directory / "config.json").is_file():
         raise LLMError(f"{directory} holds no config.json: not a Hugging Face model directory")
     try:
@@ -48,7 +78,7 @@ def load_llm(
         raise LLMError(str(error)) from error
     _require_safetensors(directory)
     config = read_json(directory / "config.json")
-    found = config.get("model_type") if isinstance(config, dict) else None
+    found: str | None = config.get("model_type") if isinstance(config, dict) else None
     if found is None:
         raise LLMError(f"{directory}/config.json names no model_type")
     if found != spec.family and {"vision_config", "audio_config"} & config.keys():
@@ -61,11 +91,18 @@ def load_llm(
             f"{directory} holds a {found!r} model, but the LLM's YAML says family "
             f"{spec.family!r}; families: {sorted(FAMILIES)}, or leave `family` out"
         )
+    return found
+
+
+def _read(directory: Path, dtype: str, device: torch.device | str) -> tuple[Any, Any]:
+    """The model in `directory`, with all of its weights and no others, and its tokenizer. Raises
+    LLMError.
+    """
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=getattr(torch, dtype),
-            device_map={"": "cpu" if spec.quantize else str(device)},
+            device_map={"": str(device)},
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -82,26 +119,7 @@ def load_llm(
             "convert it again"
         )
     _check_unused(report["unexpected_keys"], directory)
-    try:
-        chat = read_chat(tokenizer) if spec.chat else None
-    except ChatError as error:
-        raise LLMError(f"the chat template in {directory}: {error}") from error
-    if chat is None and tokenizer.eos_token_id is None:
-        raise LLMError(f"the tokenizer in {directory} has no eos_token_id")
-    _check_tokens(tokenizer, len(model.get_input_embeddings().weight), directory)
-    prompts = prompts or PromptSpec()
-    end = spec.prompt_end if prompts.end_token and spec.prompt_end else ""
-    if end:
-        _add_token(tokenizer, end, len(model.get_input_embeddings().weight), directory)
-    llm = FAMILIES.get(found, DecoderLLM)(model, tokenizer, spec.answer_prompt, end, prompts, chat)
-    shape = {"layers": len(llm.layers), "width": llm.width}
-    if shape != spec.shape.given():
-        stated = spec.shape.given()
-        raise LLMError(f"{directory} has shape {shape}, but the LLM's YAML says {stated}")
-    prove(llm)
-    if spec.quantize is not None:
-        quantize(llm, spec.quantize, device)
-    return llm
+    return model, tokenizer
 
 
 def _check_unused(names: Iterable[str], directory: Path) -> None:

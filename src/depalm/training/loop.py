@@ -88,82 +88,94 @@ def train(
     run = Training(adapter.train(), new_optimizer(adapter, settings))
     torch.manual_seed(seed)
     schedule = Schedule(settings, len(data))
-    total = schedule.total
     checkpoint = folder / CHECKPOINT
     if run.load(checkpoint, identity):
-        logger.info("resumed at step %d of %d", run.step, total)
+        logger.info("resumed at step %d of %d", run.step, schedule.total)
     group.wait()  # nobody writes a checkpoint before all have read
-    started = saved = looked = time.monotonic()
-    earlier = run.seconds
-    progress = Progress(total, "train", "step", done=run.step)
-    skip = run.step * settings.accumulate
+    started = time.monotonic() - run.seconds
     device = run.device
     multiple = MULTIPLE if device.type == "cuda" else 1
-    batches = batch_stream(data, settings.batch_size, seed, skip, schedule.batches, multiple)
-    due = map(group.part, islice(batches, (total - run.step) * settings.accumulate))
-
     loading = Lock()  # a validation loads too, while the next batch is on its way
 
     def load(batch: Batch) -> Any:
         with loading:
             return source.load(batch.media, batch.epoch)
 
-    reader = closing(read_each(due, load))
-    tuned = adapter.tuned("llm", llm.body)
-    log = TrainingLog(folder, run.step, tracker) if group.leads else NoLog()
-
     def loss(
         features: Tensor | None, batch: Batch, smoothing: float = settings.label_smoothing
     ) -> Tensor:
         return answer_loss(llm, adapter, features, batch, smoothing, settings.compute)
 
-    validator = None
-    if settings.validation is not None and held is not None:
-        due_of_held = list(batches_of(held, settings.batch_size, multiple))
-        validator = Validator(
-            settings.validation,
-            due_of_held,
-            lambda batch: loss(source.tokens(load(batch)), batch, smoothing=0.0),
-            [llm.model],
-            group,
-        )
+    def held_loss(batch: Batch) -> Tensor:
+        return loss(source.tokens(load(batch)), batch, smoothing=0.0)
 
     def clock() -> float:
-        return earlier + time.monotonic() - started
+        return time.monotonic() - started
 
+    def save() -> None:
+        if group.leads:
+            log.flush()
+            run.save(checkpoint, identity)
+
+    validator = None
+    if settings.validation is not None and held is not None:
+        batches = list(batches_of(held, settings.batch_size, multiple))
+        validator = Validator(settings.validation, batches, held_loss, [llm.model], group)
+    skip = run.step * settings.accumulate
+    stream = batch_stream(data, settings.batch_size, seed, skip, schedule.batches, multiple)
+    due = map(group.part, islice(stream, schedule.total * settings.accumulate - skip))
     steps = Steps(llm, run, settings, source, loss, checkpoint, clock, group)
+    log = TrainingLog(folder, run.step, tracker) if group.leads else NoLog()
     dropping = in_training_mode([llm.model] if settings.frozen_dropout else [])
     products = float32_products(settings.compute, device)
+    tuned, reader = adapter.tuned("llm", llm.body), closing(read_each(due, load))
     with attention_on(device), products, dropping, tuned, log, reader as pairs:
-        while run.step < total:
-            group.seed(seed, run.step)
-            steps.take(islice(pairs, settings.accumulate), schedule.rate(run.step))
-            before_writing()
-            now = time.monotonic()
-            saves = now - saved >= settings.checkpoint_seconds and run.step < total
-            validates = validator is not None and validator.due(run.step, total)
-            looks = now - looked >= LOOK_SECONDS or run.step == total or on_cpu(device)
-            if not (saves or validates or looks):
-                continue
-            looked = now
-            *taken, last = steps.look()
-            if validator is not None and validates:
-                last = replace(last, validation=validator(adapter, run.step, run.best))
-            for one in (*taken, last):
-                log.write(one)
-                progress.advance(note=f"loss={one.loss:.3f}")
-            if validator is not None and validates and validator.ends(run.best):
-                logger.info("no better validation since step %d: training ends", run.best.step)
-                break
-            if saves:
-                saved = now
-                if group.leads:
-                    log.flush()
-                    run.save(checkpoint, identity)
+        _take_steps(steps, pairs, schedule, seed, validator, log, before_writing, save)
     adapter.eval()
     if validator is not None:
         validator.settle(adapter, run.best)
     return run
+
+
+def _take_steps(
+    steps: Steps,
+    pairs: Iterator[tuple[Batch, Any]],
+    schedule: Schedule,
+    seed: int,
+    validator: Validator | None,
+    log: TrainingLog | NoLog,
+    before_writing: Callable[[], None],
+    save: Callable[[], None],
+) -> None:
+    """The steps that are left, or fewer if validation ends them. Their numbers are looked at every
+    LOOK_SECONDS, and before each validation and each `save`.
+    """
+    run, settings, total = steps.run, steps.settings, schedule.total
+    progress = Progress(total, "train", "step", done=run.step)
+    saved = looked = time.monotonic()
+    while run.step < total:
+        steps.group.seed(seed, run.step)
+        steps.take(islice(pairs, settings.accumulate), schedule.rate(run.step))
+        before_writing()
+        now = time.monotonic()
+        saves = now - saved >= settings.checkpoint_seconds and run.step < total
+        validates = validator is not None and validator.due(run.step, total)
+        looks = now - looked >= LOOK_SECONDS or run.step == total or on_cpu(run.device)
+        if not (saves or validates or looks):
+            continue
+        looked = now
+        *taken, last = steps.look()
+        if validator is not None and validates:
+            last = replace(last, validation=validator(run.adapter, run.step, run.best))
+        for one in (*taken, last):
+            log.write(one)
+            progress.advance(note=f"loss={one.loss:.3f}")
+        if validator is not None and validates and validator.ends(run.best):
+            logger.info("no better validation since step %d: training ends", run.best.step)
+            break
+        if saves:
+            saved = now
+            save()
 
 
 def on_cpu(device: torch.device) -> bool:
