@@ -17,9 +17,10 @@ from depalm.config.experiment import Config
 from depalm.config.parts import Parts
 from depalm.config.report import trainable_parameters
 from depalm.config.schema import load_yaml, validated
-from depalm.cost.work import VOCABULARY, adapter_work, backbone_work, llm_work
+from depalm.cost.work import CHAT, VOCABULARY, adapter_work, backbone_work, llm_work
+from depalm.llms.chat import Chat
 from depalm.llms.decoder import DecoderLLM
-from depalm.specs import MethodSpec, SettingsSpec
+from depalm.specs import LLMSpec, MethodSpec, SettingsSpec
 from depalm.specs.backbone import BackboneShape
 from depalm.training import Batch, answer_loss
 from tests.support.specs import llm_spec
@@ -57,6 +58,19 @@ def llm() -> DecoderLLM:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_training_step_takes_what_is_counted(llm: DecoderLLM, name: str) -> None:
+    assert share_that_is_counted(llm, LLM, name) == pytest.approx(1, abs=0.25)
+
+
+def test_the_template_of_a_chat_is_counted(llm: DecoderLLM) -> None:
+    chat = Chat(front=[9] * CHAT, behind="", end=3)
+    chatting = DecoderLLM(llm.model, Tokenizer(), chat=chat)
+    spec = LLM.model_copy(update={"chat": True})
+    assert share_that_is_counted(chatting, spec, "qp_l0") == pytest.approx(1, abs=0.25)
+    assert share_that_is_counted(chatting, LLM, "qp_l0") > 1.25
+
+
+def share_that_is_counted(llm: DecoderLLM, spec: LLMSpec, name: str) -> float:
+    """The operations of a training step, of those that the cost of one counts."""
     method = method_of(name)
     torch.manual_seed(0)
     adapter = Adapter(method, BACKBONE, LLM.shape, {"llm": llm.body}).train()
@@ -73,11 +87,11 @@ def test_a_training_step_takes_what_is_counted(llm: DecoderLLM, name: str) -> No
         for _ in range(steps):
             answer_loss(llm, adapter, features, batch, 0.0).backward()
     shape = layout(method, BACKBONE, LLM.shape)
-    work = adapter_work(method, shape, LLM)
-    of_llm = llm_work(method, shape, LLM, work.tokens, TEXT)
+    work = adapter_work(method, shape, spec)
+    of_llm = llm_work(method, shape, spec, work.tokens, TEXT)
     each = of_llm.forward + of_llm.backward + ANSWER * 2 * of_llm.head
     each += 3 * (work.media + work.position * TEXT)
-    assert counted.get_total_flops() / (steps * BATCH * each) == pytest.approx(1, abs=0.25)
+    return float(counted.get_total_flops() / (steps * BATCH * each))
 
 
 def test_a_forward_pass_of_a_backbone_takes_what_is_counted() -> None:

@@ -6,7 +6,13 @@ constant. Right within a factor of two.
 
 from depalm.config.plan import RunPlan
 from depalm.cost.counts import Rows
-from depalm.cost.work import LAYER_WEIGHTS, AdapterWork, backbone_weights, llm_weights
+from depalm.cost.work import (
+    LAYER_WEIGHTS,
+    AdapterWork,
+    backbone_weights,
+    llm_weights,
+    positions_beside,
+)
 from depalm.specs import BackboneShape, LLMSpec
 
 BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
@@ -35,7 +41,7 @@ def of_training(plan: RunPlan, adapter: AdapterWork, text: float, device: str) -
     """Of a step's batch, all of which goes through the LLM at once."""
     shape, size = plan.llm.shape, BYTES[plan.train.dtype]
     texts = text * plan.train.texts_per_image
-    positions = texts + adapter.tokens + plan.method.prompt_tokens
+    positions = texts + adapter.tokens + positions_beside(plan.method, plan.llm)
     layer = KEPT * positions * shape.width
     if device == "cpu":  # whose attention keeps its matrices
         layer += 2 * positions**2 * shape.width / HEAD
@@ -50,7 +56,7 @@ def of_training(plan: RunPlan, adapter: AdapterWork, text: float, device: str) -
 def of_generation(plan: RunPlan, adapter: AdapterWork, rows: Rows, batch: int, dtype: str) -> float:
     """Keys and values of every beam, and the activations of a prefill."""
     shape, size = plan.llm.shape, BYTES[dtype]
-    positions = rows.text + adapter.tokens + plan.method.prompt_tokens
+    positions = rows.text + adapter.tokens + positions_beside(plan.method, plan.llm)
     cache = 2.0 * shape.layers * positions * shape.width
     return (
         BASE

@@ -26,6 +26,8 @@ from depalm.specs.method import (
 
 VOCABULARY = 32_000  # of a head whose size is not known
 LAYER_WEIGHTS = 12  # of a frozen transformer layer, in squares of its width
+# positions that a chat's template puts around the prompt: from 15 (Qwen 3) to 40 (Llama 3.2)
+CHAT = 30
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def adapter_work(
 def llm_work(method: MethodSpec, layout: Layout, llm: LLMSpec, tokens: int, text: float) -> LLMWork:
     """The arithmetic of an LLM on `text` positions, and `tokens` that a method puts before them."""
     count, width = llm.shape.layers, llm.shape.width
-    text += method.prompt_tokens
+    text += positions_beside(method, llm)
     first, last = _layers_with_tokens(method, layout, count)
     both, alone = last - first, count - (last - first)
     forward = _layers(both, width, text + tokens) + _layers(alone, width, text)
@@ -102,6 +104,11 @@ def llm_work(method: MethodSpec, layout: Layout, llm: LLMSpec, tokens: int, text
         + _layers(alone, width, text, attention=8.0)
     )
     return LLMWork(forward, backward, head=2.0 * width * VOCABULARY)
+
+
+def positions_beside(method: MethodSpec, llm: LLMSpec) -> int:
+    """The positions that a method's learned prompt and a chat's template take beside the text."""
+    return method.prompt_tokens + (CHAT if llm.chat else 0)
 
 
 def llm_weights(llm: LLMSpec) -> int:
