@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from matplotlib.figure import Figure
 from PIL import Image
 
 from depalm.datasets.manifest import Sample
@@ -22,7 +23,7 @@ from depalm.rejects import MediaError
 from depalm.report.conclusions import conclusions
 from depalm.report.gallery import build_gallery, picked
 from depalm.report.page import write_report
-from depalm.report.plots import order_diagram, plots_of
+from depalm.report.plots import order_diagram, plots_of, scale_for
 from depalm.specs import TableSpec
 from depalm.specs.settings import ReportPart
 from tests.support.browser import opened
@@ -209,6 +210,27 @@ def test_plots_are_of_what_can_be_compared() -> None:
     single = [*seeds_of("blind", 60, 61), *seeds_of("limber_1", 50, 51), make_run("qp_l0", 80.0)]
     about = [plot.about for plot in plots_of(build_table(single, SPEC, samples=sampled))]
     assert about[-1].endswith("a hollow mark was not tested, for it has one seed.")
+
+
+@pytest.mark.parametrize(
+    ("costs", "marks"),
+    [
+        ([509.0, 642.0, 742.0], ["550", "600", "650", "700"]),
+        ([4608.0, 221_760.0, 1_040_768.0], ["10 k", "30 k", "100 k", "300 k", "1 M"]),
+        ([0.0, 1_040_768.0], ["0", "1", "10", "100", "1 k", "10 k", "100 k", "1 M"]),
+        ([0.0, 0.5], ["0.1", "0.2", "0.3", "0.4"]),
+    ],
+)
+def test_a_cost_can_be_read_from_its_axis(costs: list[float], marks: list[str]) -> None:
+    """Seconds could not be: a logarithm has no mark between 509 and 742."""
+    axes = Figure().subplots()
+    axes.plot(costs, costs, "o")
+    scale_for(axes, costs)
+    left, right = axes.get_xlim()
+    assert left < min(costs) <= max(costs) < right
+    axes.figure.draw_without_rendering()
+    seen = [label.get_text() for label in axes.get_xticklabels()]
+    assert set(marks) <= set(seen)
 
 
 def test_the_gallery_has_some_of_each_kind_and_a_random_part() -> None:

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from depalm.evaluation import Column, Comparison, Run, Table, Values, column_titles
 from depalm.report.conclusions import row_labels
@@ -69,21 +70,38 @@ def plots_of(table: Table) -> list[Plot]:
 def _against(
     table: Table, column: Column, title: str, about: str, cost: Callable[[Run], float]
 ) -> Plot:
+    costs = []
     with drawn() as (axes, svg):
         for i, (row, label) in enumerate(zip(table.rows, row_labels(table), strict=True)):
             cell = table.cells[row, column]
             if cell.mean is None or not cell.runs:
                 continue
             x = fmean(cost(run) for run in cell.runs)
+            costs.append(x)
             around = _half(table, column, i)
             axes.errorbar(
                 [x], [cell.mean], yerr=around, fmt=MARKERS[i % len(MARKERS)], label=label, capsize=3
             )
-        axes.set_xscale("symlog", linthresh=1.0)
+        scale_for(axes, costs)
         axes.set_xlabel(about)
         axes.set_ylabel(title)
         axes.legend(fontsize=7, frameon=False)
     return Plot(f"{title} against {about.lower()}; bars are 95% intervals.", svg[0])
+
+
+def scale_for(axes: Axes, costs: Sequence[float]) -> None:
+    """A scale on which `costs` can be read: a logarithm, with a zero, where they span a decade."""
+    low, high = min(costs), max(costs)
+    if high >= 10 * max(low, 1.0):
+        decades = np.log10(high / max(low, 1.0))
+        marks = [mark * 10.0**n for n in range(13) for mark in ((1, 3) if decades < 4 else (1,))]
+        axes.set_xscale("symlog", linthresh=1.0)
+        axes.set_xticks([0.0] * (low == 0) + [mark for mark in marks if low <= mark <= high])
+        axes.minorticks_off()
+        spare = 10 ** (decades / 20)
+        axes.set_xlim(low / spare if low else -0.3, high * spare)
+    if high >= 1000:
+        axes.xaxis.set_major_formatter(EngFormatter())
 
 
 def _half(table: Table, column: Column, row: int) -> float | None:
