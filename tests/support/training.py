@@ -8,7 +8,7 @@ from depalm.adapters.adapter import Adapter
 from depalm.datasets.manifest import Sample
 from depalm.llms.base import LLM
 from depalm.specs import TrainSpec
-from depalm.training.batches import encode
+from depalm.training.batches import IGNORED, Batch, encode
 from depalm.training.loop import train
 from depalm.training.state import Training
 from tests.support.features import RandomFeatures
@@ -35,6 +35,15 @@ def samples(count: int = 30) -> list[Sample]:
 def build(method: str, seed: int = 0) -> Adapter:
     torch.manual_seed(seed)
     return new_adapter(METHODS[method], BACKBONE, LLM_SHAPE)
+
+
+def random_batch(count: int = 3) -> tuple[Batch, list[str]]:
+    generator = torch.Generator().manual_seed(5)
+    token_ids = torch.randint(3, 40, (count, 7), generator=generator)
+    labels = token_ids.roll(-1, dims=1)
+    labels[:, :2] = IGNORED
+    media = [f"media-{i}" for i in range(count)]
+    return Batch(media, token_ids, labels), media
 
 
 def trains_exactly_the_adapter(llm: LLM, method: str, folder: Path) -> None:
