@@ -1,54 +1,29 @@
-"""Each kind of encoder: read from the files that are published, the tokens of the library's own
-model; the real ones, without weights, have the shapes that the paper states.
-"""
+"""Tokens of tiny models against the library's own, and weights that are missing or wrong."""
 
 import argparse
 import importlib.util
 import math
 import struct
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import (
-    ASTConfig,
-    ASTModel,
-    CLIPVisionConfig,
-    CLIPVisionModel,
-    TimesformerConfig,
-    TimesformerModel,
-    VideoMAEConfig,
-    VideoMAEModel,
-    VJEPA2Config,
-    VJEPA2Model,
-    WavLMConfig,
-    WavLMModel,
-    WhisperConfig,
-)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from depalm.backbones.audio_video import AST, TimeSformer, Whisper, build_clap
-from depalm.backbones.base import Backbone
+from depalm.backbones.audio_video import build_clap
 from depalm.backbones.files import BackboneError
 from depalm.backbones.load import load_backbone
-from depalm.backbones.open_clip_vision import of_open_clip
-from depalm.backbones.registry import LOADERS
-from depalm.backbones.speech import WaveformEncoder
-from depalm.backbones.video import VJEPA2, FrameByFrame, VideoMAE
-from depalm.backbones.vision import ClipViT, build_timm, dinov2_positions, of_timm
-from depalm.config.schema import check_schema, load_yaml
-from depalm.files import read_checked, write_json
+from depalm.backbones.vision import dinov2_positions
+from depalm.files import write_json
 from depalm.sources.conversion import ConvertError
 from depalm.sources.convert import convert
-from depalm.sources.weight_formats import read_pytorch
+from tests.support.backbones import FILM, SOURCE, converted, spec_of
 from tests.support.encoders import (
     AST_SPEC,
     CLIP_SPEC,
@@ -64,21 +39,13 @@ from tests.support.encoders import (
 )
 from tests.support.specs import backbone_spec
 
-CONFIG = Path(__file__).parents[2] / "config" / "backbones"
-PARTS = sorted(path.stem for path in CONFIG.glob("*.yaml"))
-SOURCE = {"uri": "file:///x", "sha256": "0" * 64, "revision": None}
 PIXELS = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
 FBANK = torch.linspace(-1, 1, 2 * 64 * 32).sin().view(2, 64, 32)
-FILM = torch.linspace(-9, 9, 2 * 4 * 3 * 32 * 32).sin().view(2, 4, 3, 32, 32)
 
 needs_clap = pytest.mark.skipif(
     importlib.util.find_spec("laion_clap") is None,
     reason="laion_clap is not installed: pip install -c constraints.txt --no-deps laion-clap",
 )
-
-
-def spec_of(name: str) -> dict[str, Any]:
-    return load_yaml(CONFIG / f"{name}.yaml")
 
 
 # ---------------------------------------------------------------- tokens of tiny models
@@ -311,102 +278,6 @@ def test_clap_without_laion_clap_says_what_to_install(tmp_path: Path) -> None:
         load_backbone(backbone_spec(spec_of("clap")), tmp_path)
 
 
-# ---------------------------------------------------------------- full size, without weights
-
-
-def full_size(spec: dict[str, Any]) -> tuple[Backbone, Tensor]:
-    """The real architecture on the meta device, and a batch of one input."""
-    shape, loader = spec["shape"], spec["loader"]
-    sizes = {
-        "hidden_size": shape["width"],
-        "num_hidden_layers": shape["layers"],
-        "num_attention_heads": shape["width"] // 64,
-        "intermediate_size": 4 * shape["width"],
-    }
-    pixels = torch.empty(1, 3, spec.get("image_size", 0), spec.get("image_size", 0))
-    fbank = torch.empty(1, spec.get("frames", 0), spec.get("mel_bins", 0))
-    if loader == "timm":
-        timm_spec = backbone_spec(spec)
-        backbone = of_timm(timm_spec, build_timm(timm_spec))
-        if spec["modality"] == "video":
-            average = spec.get("time_average", False)
-            film = pixels.unsqueeze(1).expand(-1, spec["frames"], -1, -1, -1)
-            return FrameByFrame(backbone, spec["frames"], average), film
-        return backbone, fbank if "audio" in spec else pixels
-    if loader == "clip":
-        patch = {257: 14, 197: 16}[shape["tokens"]]
-        return ClipViT(CLIPVisionModel(CLIPVisionConfig(**sizes, patch_size=patch))), pixels
-    if loader == "open_clip":
-        name = {257: "ViT-L-14", 197: "ViT-B-16"}[shape["tokens"]]
-        vision = open_clip.create_model(name, device="meta").visual
-        return of_open_clip(backbone_spec(spec), vision), pixels
-    if loader == "ast":
-        return AST(ASTModel(ASTConfig(**sizes))), fbank
-    if loader == "whisper":
-        heads = shape["width"] // 64
-        config = WhisperConfig(
-            d_model=shape["width"],
-            encoder_layers=shape["layers"],
-            encoder_attention_heads=heads,
-            num_mel_bins=spec["mel_bins"],
-        )
-        return Whisper(WhisperEncoder(config)), torch.empty(1, spec["mel_bins"], 3000)
-    if loader == "waveform":
-        samples = spec["seconds"] * spec["sampling_rate"]
-        encoder = WaveformEncoder(WavLMModel(WavLMConfig(**sizes)), samples, normalise=True)
-        return encoder, torch.empty(1, samples)
-    film = pixels.unsqueeze(1).expand(-1, spec["frames"], -1, -1, -1)
-    if loader == "videomae":
-        return VideoMAE(VideoMAEModel(VideoMAEConfig(**sizes, num_frames=spec["frames"]))), film
-    if loader == "vjepa2":
-        of_clip = VJEPA2Config(**sizes, crop_size=spec["image_size"])
-        return VJEPA2(VJEPA2Model(of_clip), spec["frames"]), film
-    assert loader == "timesformer"
-    model = TimesformerModel(TimesformerConfig(**sizes, num_frames=8))
-    return TimeSformer(model, spec["frames"], spec.get("time_average", False)), film
-
-
-# clap is tested above in full size, as what it is built of cannot be on the meta device
-@pytest.mark.parametrize("name", [name for name in PARTS if name not in ("clap", "disabled")])
-def test_full_size_has_the_shape_of_its_yaml(name: str) -> None:
-    spec = spec_of(name)
-    with torch.device("meta"), torch.inference_mode():
-        backbone, inputs = full_size(spec)
-        tokens = backbone.eval()(inputs)
-    shape = {key: value for key, value in spec["shape"].items() if key != "grid"}
-    assert backbone.shape == shape
-    assert tokens.shape == (1, shape["layers"], shape["tokens"], shape["width"])
-
-
-@pytest.mark.parametrize(
-    ("names", "tokens", "width"),
-    [
-        (["clip-vit-L", "clip-vit-L-laion", "eva-clip-L", "dinov2-L"], 257, 1024),
-        (["clip-vit-B", "clip-vit-B-laion", "vit-B-in1k", "vit-B-in21k_ft1k"], 197, 768),
-        (["ast"], 1215, 768),
-        (["mavil", "mavil_mean", "audiomae"], 513, 768),
-        (["clap"], 1025, 512),
-        (["timesformer"], 3137, 768),
-        (["timesformer_avg"], 197, 768),
-    ],
-)
-def test_shapes_are_those_of_the_paper(names: list[str], tokens: int, width: int) -> None:
-    for name in names:
-        shape = spec_of(name)["shape"]
-        assert (shape["tokens"], shape["width"]) == (tokens, width), name
-
-
-@pytest.mark.parametrize("name", PARTS)
-def test_every_part_is_valid(name: str) -> None:
-    spec = spec_of(name)
-    check_schema(spec, "backbone", name)
-    assert spec["loader"] in LOADERS
-    without_norm = {"eva-clip-L", "eva-clip-L-tuned", "mavil", "mavil_mean", "audiomae"}
-    assert spec.get("final_norm", True) == (name not in without_norm)
-    assert spec.get("cls_is_mean_pool", False) == (name == "mavil_mean")
-    assert spec.get("time_average", False) == (name == "timesformer_avg")
-
-
 # ---------------------------------------------------------------- the summary token
 
 
@@ -466,99 +337,3 @@ def test_another_shape_than_stated(tmp_path: Path) -> None:
     tiny_timesformer(tmp_path)
     with pytest.raises(BackboneError, match=r"'tokens': 25, .*but its YAML says .*'tokens': 17"):
         load_backbone(backbone_spec({**TIMESFORMER_SPEC, "frames": 6}), tmp_path)
-
-
-# ---------------------------------------------------------------- PyTorch's checkpoints
-
-
-def converted(tmp_path: Path, content: Any, name: str) -> Path:
-    """`content` as a fetched checkpoint, converted."""
-    download = tmp_path / "download"
-    download.mkdir()
-    torch.save(content, download / name)
-    write_json(download / "source.json", SOURCE)
-    convert(download, tmp_path / "model", "pytorch")
-    return tmp_path / "model"
-
-
-def test_a_checkpoint_of_transformers(tmp_path: Path) -> None:
-    """pytorch_model.bin, as some models on the hub are only published."""
-    model = tiny_timesformer(tmp_path / "published")
-    expected = load_backbone(backbone_spec(TIMESFORMER_SPEC), tmp_path / "published")(FILM)
-    download = tmp_path / "download"
-    download.mkdir()
-    (download / "config.json").write_bytes((tmp_path / "published/config.json").read_bytes())
-    weights = tmp_path / "model"
-    torch.save(model.state_dict(), download / "pytorch_model.bin")
-    write_json(download / "source.json", SOURCE)
-    convert(download, weights, "pytorch")
-    names = ["config.json", "model.safetensors", "source.json"]
-    assert sorted(path.name for path in weights.iterdir()) == names
-    assert read_checked(weights / "source.json") == {**SOURCE, "converter": "pytorch"}
-    assert load_backbone(backbone_spec(TIMESFORMER_SPEC), weights)(FILM).equal(expected)
-
-
-class Evil:
-    """What a pickle can do: call something when it is read."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
-    content = {"model": {"x": torch.zeros(1)}, "args": Evil(tmp_path / "ran")}
-    with pytest.raises(ConvertError, match="not a checkpoint of plain data"):
-        converted(tmp_path, content, "model.pth")
-    assert not (tmp_path / "ran").exists()
-    assert not (tmp_path / "model").exists()
-
-
-@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(1)], torch.zeros(1)])
-def test_a_checkpoint_without_named_tensors(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(ConvertError, match=r"model\.pth holds no tensors by name"):
-        converted(tmp_path, content, "model.pth")
-
-
-def test_numbers_of_numpy_1_are_read_by_any_numpy(tmp_path: Path) -> None:
-    """The name of their class is another than in numpy 2."""
-    torch.save({"state_dict": {"x": torch.ones(3)}, "map": np.float64(0.5)}, tmp_path / "new.pt")
-    with (
-        zipfile.ZipFile(tmp_path / "new.pt") as new,
-        zipfile.ZipFile(tmp_path / "old.pt", "w") as old,
-    ):
-        for name in new.namelist():
-            old.writestr(name, new.read(name).replace(b"numpy._core.", b"numpy.core."))
-    assert b"numpy.core.multiarray\nscalar" in (tmp_path / "old.pt").read_bytes()
-    assert read_pytorch(tmp_path / "old.pt")["x"].equal(torch.ones(3))
-
-
-def test_a_truncated_checkpoint(tmp_path: Path) -> None:
-    download = tmp_path / "download"
-    download.mkdir()
-    write_json(download / "source.json", SOURCE)
-    torch.save({"x": torch.zeros(1000)}, download / "model.pt")
-    (download / "model.pt").write_bytes((download / "model.pt").read_bytes()[:2000])
-    with pytest.raises(ConvertError, match=r"model\.pt is not a checkpoint"):
-        convert(download, tmp_path / "model", "pytorch")
-
-
-def test_several_checkpoints_without_an_index(tmp_path: Path) -> None:
-    download = tmp_path / "download"
-    download.mkdir()
-    write_json(download / "source.json", SOURCE)
-    for name in ("a.pt", "b.pt"):
-        torch.save({"x": torch.zeros(1)}, download / name)
-    with pytest.raises(ConvertError, match=r"must hold one checkpoint .*a\.pt.*b\.pt"):
-        convert(download, tmp_path / "model", "pytorch")
-
-
-def test_another_class_of_model_is_told(tmp_path: Path) -> None:
-    """Which transformers would load, with weights at random."""
-    tiny_ast(tmp_path)
-    with pytest.raises(BackboneError, match=r"'audio-spectrogram-transformer' model, .* 'whisper'"):
-        load_backbone(backbone_spec(WHISPER_SPEC), tmp_path)
-    with pytest.raises(BackboneError, match=r"but the loader is for 'clip_vision_model'"):
-        load_backbone(backbone_spec(CLIP_SPEC), tmp_path)
