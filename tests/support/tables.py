@@ -36,7 +36,7 @@ def published_runs() -> tuple[list[dict[str, Any]], pd.DataFrame]:
     scores = published.dropna(subset="dataset")
     runs = [
         make_run(
-            row.method,
+            str(row.method),
             None,
             dataset=row.dataset,
             fraction=row.fraction,
