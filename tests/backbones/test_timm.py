@@ -126,7 +126,7 @@ def test_what_timm_publishes_fits(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in SHIPPED if n.startswith(("sig", "dinov3", "pe-"))])
 def test_colours_are_those_of_the_publisher(name: str) -> None:
     content = yaml.safe_load((CONFIG / f"{name}.yaml").read_text())
-    tagged = content["source"]["uri"].removeprefix("hf://timm/")
+    tagged, _, _ = content["source"]["uri"].removeprefix("hf://timm/").partition("@")
     published = timm.get_pretrained_cfg(tagged)
     assert published is not None
     assert (tuple(content["mean"]), tuple(content["std"])) == (published.mean, published.std)
