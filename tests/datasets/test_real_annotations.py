@@ -1,7 +1,6 @@
 """The dataset readers on small real data, where it is (DEPALM_SHARED)."""
 
 import json
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -12,16 +11,15 @@ from depalm.datasets.manifest import unique_media
 from depalm.errors import AnnotationError
 from depalm.rejects import RejectError
 from tests.support.annotations import TEN, answers, manifest, put, read
+from tests.support.media_files import SHARED
 
 
 @pytest.fixture(scope="module")
 def shared() -> Path:
     """The folder of small real data, see its SOURCES.md."""
-    beside = Path(__file__).parents[3] / "shared" / "data"
-    path = Path(os.environ.get("DEPALM_SHARED", beside))
-    if not path.is_dir():
-        pytest.skip(f"no real data: {path} does not exist; set DEPALM_SHARED to its folder")
-    return path
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data: {SHARED} does not exist; set DEPALM_SHARED to its folder")
+    return SHARED
 
 
 def test_real_coco(shared: Path) -> None:

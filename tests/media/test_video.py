@@ -18,7 +18,7 @@ from depalm.media.decoders import load_decoder
 from depalm.media.image import cropped
 from depalm.media.video import augmented, load_frames
 from depalm.rejects import MediaError
-from tests.support.media_files import CASES, grey, shared, write_sound, write_video
+from tests.support.media_files import case, grey, shared, write_sound, write_video
 from tests.support.specs import backbone_spec
 
 SPEC = {
@@ -210,9 +210,7 @@ def test_b_frames_at_the_start_and_fields_are_at_their_times(tmp_path: Path, rea
 
 def test_an_edit_list_is_followed() -> None:
     """Cut by stream copy at 3.3 s: the frames before are in the file, and are not shown."""
-    path = CASES / "video" / "cut_longgop.mp4"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there: set DEPALM_SHARED to the shared data")
+    path = case("video/cut_longgop.mp4")
     values = [round(float(np.asarray(frame).mean())) for frame in load_frames(path, 5)]
     assert values == [97, 132, 165, 197, 232]
 

@@ -17,7 +17,7 @@ from depalm.media.sound import load_audio
 from depalm.media.video import load_frames
 from depalm.media.whole import require_whole
 from depalm.rejects import MediaError
-from tests.support.media_files import CASES, write_video
+from tests.support.media_files import case, write_video
 
 SECONDS, RATE = 6, 48000
 SOUNDS = [
@@ -179,9 +179,7 @@ def test_what_libsndfile_cannot_read_is_tried_by_pyav(tmp_path: Path) -> None:
     [("audio/pipe.mp3", 10.0), ("audio/pipe.flac", 3.0), ("audio/half_a.webm", None)],
 )
 def test_sounds_that_were_read_wrongly(name: str, seconds: float | None) -> None:
-    path = CASES / name
-    if not path.is_file():
-        pytest.skip(f"{path} is not there: set DEPALM_SHARED to the shared data")
+    path = case(name)
     if seconds is None:
         with pytest.raises(MediaError, match="truncated"):
             load_audio(path, 16000, 30)
@@ -191,9 +189,7 @@ def test_sounds_that_were_read_wrongly(name: str, seconds: float | None) -> None
 
 @pytest.mark.parametrize("name", ["half_b.webm", "half_d.flv", "half_e.avi"])
 def test_films_that_were_read_wrongly(name: str) -> None:
-    path = CASES / "video" / name
-    if not path.is_file():
-        pytest.skip(f"{path} is not there: set DEPALM_SHARED to the shared data")
+    path = case(f"video/{name}")
     with pytest.raises(MediaError, match="truncated"):
         load_frames(path, 5)
 

@@ -26,6 +26,14 @@ def shared(folder: str, pattern: str) -> list[Path]:
     return files
 
 
+def case(name: str) -> Path:
+    """A file that was read wrongly once; the test is skipped where it is not there."""
+    path = CASES / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not there: set DEPALM_SHARED to the shared data")
+    return path
+
+
 def write_images(root: Path, names: Sequence[str]) -> None:
     """Images of 4 x 4 pixels in random colours, the same every time."""
     random = np.random.default_rng(0)
