@@ -11,7 +11,7 @@ import torch
 from setting import HEAD, peak
 
 from depalm import __version__
-from depalm.process import take_huge_pages
+from depalm.process import keep_memory
 from depalm.provenance import device_name
 
 RUNS = ("start_up", "plan", "cache_read", "extract", "train_step", "generation", "scoring")
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--save", type=Path)
     asked = parser.parse_args()
-    take_huge_pages()  # as every job does
+    keep_memory()  # as every job does
     torch.set_num_threads(asked.threads)
     lines = [
         f"{device_name(torch.device('cpu'))}, torch {torch.__version__}, depalm {__version__}; a "

@@ -16,6 +16,7 @@ from depalm.files import FULL
 from depalm.progress import log_to, logger
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h of glibc
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 # flags of processors that multiply in half precision (Linux, x86 and Arm)
 HALF_UNITS = {
@@ -48,7 +49,7 @@ def reported(log: Path | str | None) -> Iterator[None]:
     """
     log_to(log)
     signal.signal(signal.SIGTERM, _terminate)
-    take_huge_pages()
+    keep_memory()
     try:
         yield
     except DepalmError as error:
@@ -114,11 +115,17 @@ def not_ours(folder: Path) -> str:
     return ""
 
 
-def take_huge_pages() -> None:
-    """Let torch take memory of 2 MB and more on the CPU in huge pages (docs/design.md#pages), which
-    it decides once, at the first tensor.
+def keep_memory() -> None:
+    """Let large tensors that come and go on the CPU have the same memory again
+    (docs/design.md#pages): torch takes 2 MB and more in huge pages, which it decides once, at the
+    first tensor, and glibc keeps what is freed, for all threads alike.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_ARENA_MAX, 1)
 
 
 def multiplies(dtype: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -1,7 +1,7 @@
 """Shards read from a web server: the same as from the disk, in few requests, and clear failures."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -205,9 +205,16 @@ def runs_from(cache: TokenCache, folder: Path) -> tuple[dict[str, Any], list[str
     return weights(run), texts
 
 
-def readers() -> list[threading.Thread]:
-    """Threads of pools that are there still."""
-    return [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
+@pytest.fixture
+def readers() -> Callable[[], set[threading.Thread]]:
+    """Tells the threads of pools that came since the test began and are there still."""
+    before = set(threading.enumerate())
+
+    def since() -> set[threading.Thread]:
+        pools = {thread for thread in threading.enumerate() if "PoolExecutor" in thread.name}
+        return pools - before
+
+    return since
 
 
 @pytest.fixture
@@ -221,7 +228,9 @@ def of_samples(site: RangeServer) -> Path:
     return path
 
 
-def test_the_same_is_trained_and_generated(site: RangeServer, of_samples: Path) -> None:
+def test_the_same_is_trained_and_generated(
+    site: RangeServer, of_samples: Path, readers: Callable[[], set[threading.Thread]]
+) -> None:
     here = runs_from(TokenCache([of_samples], {}), site.folder / "here")
     there = runs_from(TokenCache([f"{site.url}/shard.tar"], {}), site.folder / "there")
     assert equal(here[0], there[0])
@@ -231,7 +240,9 @@ def test_the_same_is_trained_and_generated(site: RangeServer, of_samples: Path) 
     assert not readers()
 
 
-def test_what_fails_meanwhile_ends_the_training(site: RangeServer, of_samples: Path) -> None:
+def test_what_fails_meanwhile_ends_the_training(
+    site: RangeServer, of_samples: Path, readers: Callable[[], set[threading.Thread]]
+) -> None:
     cache = TokenCache([f"{site.url}/shard.tar"], {})
     of_samples.unlink()
     with pytest.raises(DownloadError, match="404"):

@@ -70,10 +70,9 @@ def beam_search(
     decoder = decoder or decoder_of(llm, decoding)
     batch, beams, device = len(token_ids), decoding.beams, token_ids.device
     log_probs = decoder.start(token_ids, valid, injection, rows)  # [B, V]
-    vocabulary = log_probs.shape[-1]
     whole = decoding.length_of == "text"
     before = valid.sum(dim=1, keepdim=True) if whole else 0  # [B, 1]: tokens of the prompt
-    log_probs = log_probs[:, None].expand(batch, beams, vocabulary)
+    log_probs = log_probs[:, None].expand(-1, beams, -1)
     # all beams are equal before the first token, so only the first of them counts
     running = log_probs.new_full((batch, beams), IMPOSSIBLE)
     running[:, 0] = 0.0
@@ -84,10 +83,11 @@ def beam_search(
 
     for length in range(1, decoding.max_new_tokens + 1):
         # twice as many candidates as beams: if half of them end here, `beams` of them still go on
-        totals = (running[:, :, None] + log_probs).view(batch, beams * vocabulary)
-        scores, flat = totals.topk(2 * beams)  # [B, 2 beams]
+        best_of_each, tokens_of_each = log_probs.topk(2 * beams)  # [B, beams, 2 beams]
+        totals = (running[:, :, None] + best_of_each).flatten(1)
+        scores, chosen = totals.topk(2 * beams)  # [B, 2 beams]
         senseless |= scores[:, :1].isnan() & ~done  # NaN counts as greatest; infinity became NaN
-        parents, tokens = flat // vocabulary, flat % vocabulary
+        parents, tokens = chosen // (2 * beams), tokens_of_each.flatten(1).gather(1, chosen)
         candidates = texts.gather(1, parents[:, :, None].expand(-1, -1, texts.shape[2]))
         candidates[:, :, length - 1] = tokens
 

@@ -19,9 +19,8 @@ SPARE = 96  # tokens that a buffer is made larger than needed
 
 
 class _Buffer:
-    """Keys, or values, of one layer: [S, B, heads, D / heads], of which `length` tokens are there.
-
-    The tokens stand outermost, so that new ones are appended without touching the others.
+    """Keys, or values, of one layer: [B, heads, S, D / heads], of which `length` tokens are there
+    and the others are room for new ones.
     """
 
     def __init__(self) -> None:
@@ -30,20 +29,20 @@ class _Buffer:
 
     def append(self, new: Tensor) -> Tensor:
         """New states [B, heads, S', D / heads] -> all states [B, heads, S, D / heads]."""
-        rows = new.permute(2, 0, 1, 3)
-        end = self.length + len(rows)
-        if self.data is None or end > len(self.data):
-            larger = rows.new_empty(end + SPARE, *rows.shape[1:])
+        batch, heads, count, width = new.shape
+        end = self.length + count
+        if self.data is None or end > self.data.shape[2]:
+            larger = new.new_empty(batch, heads, end + SPARE, width)
             if self.data is not None:
-                larger[: self.length] = self.data[: self.length]
+                larger[:, :, : self.length] = self.data[:, :, : self.length]
             self.data = larger
-        self.data[self.length : end] = rows
+        self.data[:, :, self.length : end] = new
         self.length = end
-        return self.data[:end].permute(1, 2, 0, 3)
+        return self.data[:, :, :end]
 
     def select(self, rows: Tensor) -> None:
         if self.data is not None:
-            self.data = self.data[: self.length].index_select(1, rows)
+            self.data = self.data[:, :, : self.length].index_select(0, rows)
 
 
 class _Layer(LinearAttentionAndFullAttentionLayer):  # type: ignore[misc]  # no types there
@@ -117,13 +116,13 @@ class _FixedLayer(DynamicLayer):  # type: ignore[misc]
         self.data = []
         for buffer in prompt.buffers:
             assert buffer.data is not None
-            behind = buffer.data.new_zeros(spare, *buffer.data.shape[1:])
-            self.data.append(torch.cat((buffer.data[: self.length], behind)))
+            there = buffer.data[:, :, : self.length]
+            self.data.append(torch.nn.functional.pad(there, (0, 0, 0, spare)))
 
     def refill(self, prompt: _Layer) -> None:
         for data, buffer in zip(self.data, prompt.buffers, strict=True):
             assert buffer.data is not None
-            data[: self.length].copy_(buffer.data[: self.length])
+            data[:, :, : self.length] = buffer.data[:, :, : self.length]
 
     def update(
         self,
@@ -134,6 +133,6 @@ class _FixedLayer(DynamicLayer):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         places = self.of.slots + self.length
         for data, new in zip(self.data, (key_states, value_states), strict=True):
-            data.index_copy_(0, places, new.permute(2, 0, 1, 3))
-        self.keys, self.values = (data.permute(1, 2, 0, 3) for data in self.data)
+            data.index_copy_(2, places, new)
+        self.keys, self.values = self.data
         return self.keys, self.values
