@@ -1,6 +1,9 @@
 """How a job ends: expected errors in one line, also those of a full disk."""
 
 import errno
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +64,36 @@ def test_what_a_processor_multiplies(tmp_path: Path, flags: str, found: set[str]
     dtypes = {"float32", "bfloat16", "float16"}
     assert {dtype for dtype in dtypes if multiplies(dtype, told)} == found
     assert all(multiplies(dtype, tmp_path / "absent") for dtype in dtypes)
+
+
+FAULTS = """
+import resource, sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from depalm.process import keep_memory
+
+def faults(of):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(of):
+        np.ones(2**27, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] == "keep":
+    keep_memory()
+with ThreadPoolExecutor(1) as thread:
+    for run in (faults, lambda of: thread.submit(faults, of).result()):
+        run(2)
+        print(run(5))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library is not glibc")
+def test_what_is_freed_is_used_again_by_every_thread() -> None:
+    """Five arrays of 128 MiB: no new page is taken for them; else 64 or 32,768 for each."""
+    counts = {}
+    for how in ("keep", "leave"):
+        command = [sys.executable, "-c", FAULTS, how]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        counts[how] = [int(line) for line in told.split()]
+    assert max(counts["keep"]) < 20
+    assert min(counts["leave"]) >= 5 * 64
