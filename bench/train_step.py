@@ -129,5 +129,5 @@ def shard(
     """The cache of all images, with the rows that are read."""
     arrays = sorted({CLS, *array_names(layers, cls_only)})
     with write_shard(folder / "s.zarr", {}, BACKBONE.given(), arrays, "float16") as writer:
-        writer.add(NAMES, writer.pack(vit(pixels)))
+        writer.add(NAMES, writer.pack(vit(pixels).unbind(1)))
     return TokenCache([folder / "s.zarr"], {})

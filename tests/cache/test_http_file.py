@@ -68,7 +68,7 @@ def test_layers_far_apart_are_asked_for_one_by_one(site: RangeServer) -> None:
     with write_shard(
         site.folder / "shard.tar", METADATA, shape, arrays_of("cls-0-1-3"), "float16"
     ) as shard:
-        shard.add(MEDIA[:2], shard.pack(tokens))
+        shard.add(MEDIA[:2], shard.pack(tokens.unbind(1)))
     cache = TokenCache([f"{site.url}/shard.tar"], {})
     for layers, requests in (([0, 1], 1), ([1, 0, 3], 1), ([3, 0], 2)):
         site.ranges.clear()
@@ -81,7 +81,7 @@ def test_connections_are_several_and_kept(site: RangeServer) -> None:
     with write_shard(
         site.folder / "shard.tar", METADATA, BACKBONE, arrays_of("cls-0"), "float16"
     ) as shard:
-        shard.add(media, shard.pack(torch.zeros(40, *BACKBONE.values())))
+        shard.add(media, shard.pack(torch.zeros(40, *BACKBONE.values()).unbind(1)))
     cache = TokenCache([f"{site.url}/shard.tar"], {})
     site.delay = 0.02
     for _ in range(3):
@@ -224,7 +224,7 @@ def of_samples(site: RangeServer) -> Path:
     media = sorted({sample.media for sample in samples()})
     torch.manual_seed(0)
     with write_shard(path, METADATA, BACKBONE, arrays_of("cls-0-1"), "float16") as shard:
-        shard.add(media, shard.pack(torch.randn(len(media), *BACKBONE.values())))
+        shard.add(media, shard.pack(torch.randn(len(media), *BACKBONE.values()).unbind(1)))
     return path
 
 

@@ -221,8 +221,8 @@ def test_a_failed_writer_leaves_nothing(tmp_path: Path, suffix: str) -> None:
 
     def write_two_batches() -> None:
         with write_shard(tmp_path / f"shard{suffix}", METADATA, SHAPE, ARRAYS, "float16") as shard:
-            shard.add(MEDIA[:2], shard.pack(tokens[:2]))
-            shard.add(MEDIA[2:], shard.pack(tokens[2:]))
+            shard.add(MEDIA[:2], shard.pack(tokens[:2].unbind(1)))
+            shard.add(MEDIA[2:], shard.pack(tokens[2:].unbind(1)))
 
     with pytest.raises(CacheError, match="tokens/layer_3: a token is not finite in float16"):
         write_two_batches()
@@ -253,7 +253,7 @@ def test_rows_of_another_shape_are_refused(tmp_path: Path, suffix: str) -> None:
         pytest.raises(CacheError, match=r"cls: 2 rows of \(4, 6\) are due, not \(3, 4, 6\)"),
         write_shard(path, {}, SHAPE, ARRAYS, "float16") as shard,
     ):
-        shard.add(MEDIA[:2], shard.pack(tokens_of(MEDIA[:3])))
+        shard.add(MEDIA[:2], shard.pack(tokens_of(MEDIA[:3]).unbind(1)))
 
 
 def test_the_predicted_size_is_that_on_disk(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_disk_that_fills_up_ends_the_writer_and_leaves_nothing(
 ) -> None:
     def fill() -> None:
         with write_shard(tmp_path / f"shard{suffix}", METADATA, SHAPE, ARRAYS, "float16") as shard:
-            shard.add(MEDIA[:2], shard.pack(tokens_of(MEDIA[:2])))
+            shard.add(MEDIA[:2], shard.pack(tokens_of(MEDIA[:2]).unbind(1)))
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(CacheError, match=r"shard\..*: no space left on the disk; .*Make room"):

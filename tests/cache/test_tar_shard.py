@@ -76,7 +76,7 @@ def test_any_name_of_a_file_is_an_id(tmp_path: Path, media: str) -> None:
     path = tmp_path / "shard.tar"
     tokens = tokens_of(MEDIA[:2])
     with write_shard(path, METADATA, SHAPE, ARRAYS, "float16") as shard:
-        shard.add([media, "other"], shard.pack(tokens))
+        shard.add([media, "other"], shard.pack(tokens.unbind(1)))
     assert [sample["media.txt"] for sample in by_webdataset(path)] == [media, "other"]
     found = TokenCache([path], {}).read([media], LAYERS, cls_only=False)
     assert found.equal(tokens[:1, LAYERS].half())
@@ -115,7 +115,7 @@ def test_training_does_not_depend_on_the_format(tmp_path: Path) -> None:
         for path, half in zip(paths, (media[:2], media[2:]), strict=True):
             torch.manual_seed(len(half))
             with write_shard(path, METADATA, BACKBONE, arrays, "float16") as shard:
-                shard.add(half, shard.pack(torch.randn(len(half), *BACKBONE.values())))
+                shard.add(half, shard.pack(torch.randn(len(half), *BACKBONE.values()).unbind(1)))
         cache = TokenCache(paths, {})
         checksums.append(cache.digest(media, arrays))
         adapter = build("qp_l0")

@@ -45,7 +45,7 @@ def write_view(folder: Path, view: int, rejected: tuple[str, ...] = ()) -> str:
         path = folder / "store" / place / f"{i}.zarr"
         with write_shard(path, identity, shape, arrays, "float16") as shard:
             tokens = torch.full((len(kept), *(shape[k] for k in shape)), view)
-            shard.add(kept, shard.pack(tokens))
+            shard.add(kept, shard.pack(tokens.unbind(1)))
             shard.rejected |= dict.fromkeys(rejected, ("empty file", None))
     receipt = folder / f"view{view}.json"
     cache = open_folder(folder / "store" / place, identity)

@@ -64,7 +64,7 @@ def write_files(root: Path) -> Path:
             tokens = torch.randn(
                 4, shape["layers"], shape["tokens"], shape["width"], generator=generator
             )
-            writer.add(KEYS, writer.pack(tokens))
+            writer.add(KEYS, writer.pack(tokens.unbind(1)))
         place = folder.relative_to(root / "store").as_posix()
         media = {sample.media: sample.sha256 for sample in SAMPLES}
         cache = open_folder(folder, identity)

@@ -39,6 +39,6 @@ def write(
     with write_shard(path, metadata, SHAPE, arrays, dtype) as shard:
         for start in range(0, len(media), batch_size):
             ids = media[start : start + batch_size]
-            shard.add(ids, shard.pack(tokens[[MEDIA.index(name) for name in ids]]))
+            shard.add(ids, shard.pack(tokens[[MEDIA.index(name) for name in ids]].unbind(1)))
         shard.rejected |= dict.fromkeys(rejected, ("empty file", None))
     return path

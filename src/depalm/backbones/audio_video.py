@@ -39,10 +39,9 @@ class AST(BlockBackbone):
         width = model.config.hidden_size
         super().__init__(model, model.layers, model.layernorm, tokens, width, mean_pool)
 
-    def tokens(self, inputs: Tensor) -> Tensor:
-        tokens = super().tokens(inputs)
-        pooled = (tokens[:, :, :1] + tokens[:, :, 1:2]) / 2  # as in transformers' pooler_output
-        return torch.cat((pooled, tokens), dim=2)
+    def arranged(self, output: Tensor) -> Tensor:
+        pooled = (output[:, :1] + output[:, 1:2]) / 2  # as in transformers' pooler_output
+        return torch.cat((pooled, output), dim=1)
 
 
 def load_ast(spec: BackboneSpec, weights: Path) -> Backbone:
@@ -60,8 +59,8 @@ class Whisper(BlockBackbone):
         tokens, width = 1 + model.config.max_source_positions, model.config.d_model
         super().__init__(model, model.layers, model.layer_norm, tokens, width, mean_pool)
 
-    def tokens(self, inputs: Tensor) -> Tensor:
-        return mean_first(super().tokens(inputs))
+    def arranged(self, output: Tensor) -> Tensor:
+        return mean_first(output)
 
 
 def load_whisper(spec: BackboneSpec, weights: Path) -> Backbone:
@@ -93,14 +92,13 @@ class TimeSformer(BlockBackbone):
         super().__init__(model, model.encoder.layer, model.layernorm, tokens, width, mean_pool)
         self.frames, self.time_average, self.order = frames, time_average, order
 
-    def tokens(self, inputs: Tensor) -> Tensor:
-        tokens = super().tokens(inputs)
+    def arranged(self, output: Tensor) -> Tensor:
         if self.order == "patches" and not self.time_average:
-            return tokens
-        places = tokens[:, :, 1:].unflatten(2, (-1, self.frames))  # [B, L, patches, F, D]
-        ordered = places.transpose(2, 3).flatten(2, 3)  # [B, L, F patches, D]
-        patches = places.mean(dim=3) if self.time_average else ordered
-        return torch.cat((tokens[:, :, :1], patches), dim=2)
+            return output
+        places = output[:, 1:].unflatten(1, (-1, self.frames))  # [B, patches, F, D]
+        ordered = places.transpose(1, 2).flatten(1, 2)  # [B, F patches, D]
+        patches = places.mean(dim=2) if self.time_average else ordered
+        return torch.cat((output[:, :1], patches), dim=1)
 
 
 def load_timesformer(spec: BackboneSpec, weights: Path) -> Backbone:
@@ -134,14 +132,14 @@ class CLAP(Backbone):
         super().__init__(layers, tokens, audio_projection[-1].out_features, mean_pool)
         self.audio_branch, self.audio_projection = audio_branch, audio_projection
 
-    def tokens(self, inputs: Tensor) -> Tensor:
+    def tokens(self, inputs: Tensor) -> list[Tensor]:
         # 16-bit values, as laion_clap has them in training and inference
         waveform = (inputs.clamp(-1, 1) * 32767).to(torch.int16) / 32767
         output = self.audio_branch({"waveform": waveform}, device=inputs.device)
         whole, fine = output["embedding"], output["fine_grained_embedding"]  # [B, D], [B, T, D]
         tokens = torch.cat((whole.unsqueeze(1), fine), dim=1)
         tokens = normalize(self.audio_projection(tokens), dim=-1)
-        return tokens.unsqueeze(1).expand(-1, self.shape["layers"], -1, -1)
+        return [tokens] * self.shape["layers"]
 
 
 def load_clap(spec: BackboneSpec, weights: Path) -> Backbone:

@@ -36,19 +36,23 @@ class Backbone(nn.Module, ABC):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Decoded inputs of B files, e.g. pixels [B, 3, H, W] -> [B, L, T, D]."""
-        tokens = self.tokens(inputs)
-        return mean_first(tokens[:, :, 1:]) if self.mean_pool else tokens
+        return torch.stack(self.layers(inputs), dim=1)
+
+    def layers(self, inputs: Tensor) -> list[Tensor]:
+        """As `forward`, but L x [B, T, D], not gathered: extraction keeps few of them."""
+        found = self.tokens(inputs)
+        return [mean_first(tokens[:, 1:]) for tokens in found] if self.mean_pool else found
 
     @abstractmethod
-    def tokens(self, inputs: Tensor) -> Tensor:
-        """-> [B, L, T, D], the output of every block, through the final norm if the model has one
+    def tokens(self, inputs: Tensor) -> list[Tensor]:
+        """-> L x [B, T, D], the output of every block, through the final norm if the model has one
         for it; the class's own summary token first.
         """
 
 
 class BlockBackbone(Backbone):
-    """A transformer whose `blocks` give one sequence of `tokens` each, CLS first, and whose `norm`
-    ends the last.
+    """A transformer whose `blocks` give one sequence each, and whose `norm` ends the last. Of it
+    `arranged` makes the T `tokens`.
     """
 
     def __init__(
@@ -74,11 +78,15 @@ class BlockBackbone(Backbone):
         """The forward pass of the whole model."""
         self.model(inputs)
 
-    def tokens(self, inputs: Tensor) -> Tensor:
+    def tokens(self, inputs: Tensor) -> list[Tensor]:
         blocks, norm = self.parts
         with recorded(blocks) as outputs:
             self.run(inputs)
-        return torch.stack([norm(output) for output in outputs], dim=1)
+        return [self.arranged(norm(output)) for output in outputs]
+
+    def arranged(self, output: Tensor) -> Tensor:
+        """The output of a block, through the norm -> [B, T, D]; by default it has CLS first."""
+        return output
 
 
 class PooledBackbone(BlockBackbone):
@@ -101,16 +109,16 @@ class PooledBackbone(BlockBackbone):
         super().__init__(model, blocks, norm, 1 + patches, width, mean_pool)
         self.prefix, self.has_cls = prefix, has_cls
 
-    def tokens(self, inputs: Tensor) -> Tensor:
-        found = super().tokens(inputs)  # [B, L, prefix + patches, D]
+    def arranged(self, output: Tensor) -> Tensor:
+        """[B, prefix + patches, D] -> [B, 1 + patches, D]."""
         if self.has_cls and self.prefix == 1:
-            return found
-        summary = found[:, :, 0] if self.has_cls else self.pooled(found)
-        return torch.cat((summary.unsqueeze(2), found[:, :, self.prefix :]), dim=2)
+            return output
+        summary = output[:, 0] if self.has_cls else self.pooled(output)
+        return torch.cat((summary.unsqueeze(1), output[:, self.prefix :]), dim=1)
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """[B, L, T, D] -> [B, L, D]; by default the mean of the patches."""
-        return tokens[:, :, self.prefix :].mean(dim=2)
+        """[B, prefix + patches, D] -> [B, D]; by default the mean of the patches."""
+        return tokens[:, self.prefix :].mean(dim=1)
 
 
 @contextmanager
@@ -130,8 +138,8 @@ def recorded(blocks: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
 
 
 def mean_first(tokens: Tensor) -> Tensor:
-    """[B, L, T, D] -> [B, L, 1 + T, D]: the mean of the tokens before them."""
-    return torch.cat((tokens.mean(dim=2, keepdim=True), tokens), dim=2)
+    """[B, T, D] -> [B, 1 + T, D]: the mean of the tokens before them."""
+    return torch.cat((tokens.mean(dim=1, keepdim=True), tokens), dim=1)
 
 
 def read_weights(weights: Path) -> dict[str, Tensor]:

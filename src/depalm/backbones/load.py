@@ -45,9 +45,9 @@ def load_backbone(spec: BackboneSpec, weights: Path) -> Backbone:
 class Disabled(Backbone):
     """No backbone at all: tokens that are zero, the summary token too, whatever the inputs are."""
 
-    def tokens(self, inputs: Tensor) -> Tensor:
-        sizes = (self.shape[axis] for axis in ("layers", "tokens", "width"))
-        return inputs.new_zeros(len(inputs), *sizes)
+    def tokens(self, inputs: Tensor) -> list[Tensor]:
+        zeros = inputs.new_zeros(len(inputs), self.shape["tokens"], self.shape["width"])
+        return [zeros] * self.shape["layers"]
 
 
 def load_disabled(spec: BackboneSpec, weights: Path) -> Backbone:  # noqa: ARG001

@@ -36,7 +36,7 @@ class OpenClipViT(PooledBackbone):
         super().__init__(*parts, mean_pool, prefix=1, has_cls=has_cls)
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        summary = super().pooled(tokens) if self.averages else tokens[:, :, 0]
+        summary = super().pooled(tokens) if self.averages else tokens[:, 0]
         return self.model.ln_post(summary) if self.norm_is_last else summary  # type: ignore[operator]
 
 
@@ -50,14 +50,13 @@ class OpenClipResNet(Backbone):
         super().__init__(layers, *pool.positional_embedding.shape)
         self.model = vision
 
-    def tokens(self, inputs: Tensor) -> Tensor:
+    def tokens(self, inputs: Tensor) -> list[Tensor]:
         vision = self.model
         grid = vision.stem(inputs)
         for stage in (vision.layer1, vision.layer2, vision.layer3, vision.layer4):
             grid = stage(grid)
-        # [B, D, rows, columns] -> [B, 1, T, D]
-        places = grid.flatten(2).transpose(1, 2).unsqueeze(1)
-        return mean_first(places).expand(-1, self.shape["layers"], -1, -1)
+        places = grid.flatten(2).transpose(1, 2)  # [B, D, rows, columns] -> [B, T - 1, D]
+        return [mean_first(places)] * self.shape["layers"]
 
 
 def load_open_clip(spec: BackboneSpec, weights: Path) -> Backbone:

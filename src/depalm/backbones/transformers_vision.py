@@ -26,8 +26,8 @@ class Siglip(PooledBackbone):
 
     def pooled(self, tokens: Tensor) -> Tensor:
         head: Any = self.model.head
-        found: Tensor = head(tokens.flatten(0, 1))
-        return found.unflatten(0, tokens.shape[:2])
+        found: Tensor = head(tokens)
+        return found
 
 
 def load_siglip(spec: BackboneSpec, weights: Path) -> Backbone:

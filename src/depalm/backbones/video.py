@@ -75,10 +75,13 @@ class FrameByFrame(Backbone):
     def compile_blocks(self) -> None:
         self.backbone.compile_blocks()
 
-    def tokens(self, inputs: Tensor) -> Tensor:
-        found = self.backbone.tokens(inputs.flatten(0, 1))  # [B F, L, T, D]
-        frames = found.unflatten(0, inputs.shape[:2]).transpose(1, 2)  # [B, L, F, T, D]
+    def tokens(self, inputs: Tensor) -> list[Tensor]:
+        found = self.backbone.tokens(inputs.flatten(0, 1))  # L x [B F, T, D]
+        return [self.arranged(tokens.unflatten(0, inputs.shape[:2])) for tokens in found]
+
+    def arranged(self, frames: Tensor) -> Tensor:
+        """[B, F, T, D] of F frames -> the tokens of the video."""
         if self.time_average:
-            return frames.mean(dim=2)
-        summary = frames[:, :, :, :1].mean(dim=2)
-        return torch.cat((summary, frames[:, :, :, 1:].flatten(2, 3)), dim=2)
+            return frames.mean(dim=1)
+        summary = frames[:, :, :1].mean(dim=1)
+        return torch.cat((summary, frames[:, :, 1:].flatten(1, 2)), dim=1)

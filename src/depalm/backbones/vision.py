@@ -39,9 +39,10 @@ class TimmViT(PooledBackbone):
         super().__init__(*parts, mean_pool, model.num_prefix_tokens, has_cls)
 
     def pooled(self, tokens: Tensor) -> Tensor:
-        """[B, L, T, D] -> [B, L, D], as the model pools its last layer."""
+        """[B, T, D] -> [B, D], as the model pools its last layer."""
         model: Any = self.model
-        return model.fc_norm(model.pool(tokens.flatten(0, 1))).unflatten(0, tokens.shape[:2])
+        found: Tensor = model.fc_norm(model.pool(tokens))
+        return found
 
     def run(self, inputs: Tensor) -> None:
         """Pixels [B, 3, H, W], or filterbanks [B, frames, bins], which are pictures in grey."""
@@ -59,11 +60,11 @@ class TimmConvNeXt(Backbone):
         super().__init__(layers, 1 + side * side, model.num_features, mean_pool)
         self.model = model
 
-    def tokens(self, inputs: Tensor) -> Tensor:
+    def tokens(self, inputs: Tensor) -> list[Tensor]:
         grid = self.model.forward_features(inputs)  # [B, D, rows, columns]
         maps = (grid.mean(dim=(2, 3), keepdim=True), grid)
         tokens = torch.cat([self.model.head.norm(one).flatten(2) for one in maps], dim=2)
-        return tokens.transpose(1, 2).unsqueeze(1).expand(-1, self.shape["layers"], -1, -1)
+        return [tokens.transpose(1, 2)] * self.shape["layers"]
 
 
 def load_timm(spec: BackboneSpec, weights: Path) -> Backbone:

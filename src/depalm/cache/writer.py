@@ -37,17 +37,19 @@ class ShardWriter:
         self.samples: list[str] = []
         self.rejected: dict[str, tuple[str, float | None]] = {}  # why; its limit if it took longer
 
-    def pack(self, tokens: Tensor) -> dict[str, Bits]:
-        """Tokens of all blocks [B, L, T, D] -> the bits of what the shard keeps of them, in its
-        dtype.
+    def pack(self, layers: Sequence[Tensor]) -> dict[str, Bits]:
+        """Tokens of all L blocks, each [B, T, D], -> the bits of what the shard keeps of them, in
+        its dtype.
 
         Raises CacheError if a value is not finite in that dtype.
         """
         packed = {}
         kept = getattr(torch, self.dtype)
         for name in self.arrays:
-            layer = 0 if name == CLS else int(name.removeprefix("tokens/layer_"))
-            part = tokens[:, :, 0] if name == CLS else tokens[:, layer]
+            if name == CLS:
+                part = torch.stack([tokens[:, 0] for tokens in layers], dim=1)  # [B, L, D]
+            else:
+                part = layers[int(name.removeprefix("tokens/layer_"))]
             part = part.to(kept).contiguous()
             if not part.isfinite().all():
                 raise CacheError(

@@ -51,8 +51,8 @@ class Encoder:
         of_all_views = {**self.identity, **token_identity(self.spec)}
         return view_folder(store, self.name, of_all_views, self.view)
 
-    def tokens(self, model: Backbone, inputs: Tensor) -> Tensor:
-        """Inputs [B, ...] of the loaded `model` -> [B, L, T, D]."""
+    def tokens(self, model: Backbone, inputs: Tensor) -> list[Tensor]:
+        """Inputs [B, ...] of the loaded `model` -> L x [B, T, D]."""
         compute, device = self.compute, inputs.device
         with torch.inference_mode(), float32_products(compute, device), autocast(compute, device):
-            return model(inputs)
+            return model.layers(inputs)

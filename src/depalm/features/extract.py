@@ -247,7 +247,8 @@ class _Job:
                 if batch.media:
                     with clock.measure("backbone"):
                         inputs = padded(on_its_way(batch.inputs, device), self.size)
-                        packed = shard.pack(self.encoder.tokens(model, inputs)[: len(batch.media)])
+                        layers = self.encoder.tokens(model, inputs)
+                        packed = shard.pack([tokens[: len(batch.media)] for tokens in layers])
                     with clock.measure("waiting for writing"):
                         writing.result()
                     writing = thread.submit(shard.add, batch.media, packed)

@@ -105,7 +105,8 @@ class OnlineFeatures:
         """The tokens of what was loaded, as the backbone gives them now [B, L, T, D]."""
         tuned = self.adapter.tuned("backbone", self.model)
         with tuned, in_training_mode(self.dropping), autocast(self.compute, self.device):
-            tokens = self.model(loaded.inputs)[:, self.adapter.source_layers]
+            layers = self.model.layers(loaded.inputs)
+            tokens = torch.stack([layers[i] for i in self.adapter.source_layers], dim=1)
         return tokens[loaded.rows, :, :1] if self.adapter.cls_only else tokens[loaded.rows]
 
     def _files(self, media: Sequence[str], epoch: int | None) -> list[File]:
