@@ -7,15 +7,14 @@ token.)
 """
 
 from collections.abc import Iterator
-from copy import deepcopy
 
 import torch
 from setting import (
     BACKBONE,
     LLM_SHAPE,
     VOCABULARY,
-    NoText,
     Row,
+    in_bfloat16,
     median,
     method,
     product,
@@ -28,7 +27,6 @@ from depalm.adapters.adapter import Adapter
 from depalm.batch_size import ON_CPU
 from depalm.generation.generate import beam_search
 from depalm.llms.base import LLM
-from depalm.llms.decoder import DecoderLLM
 from depalm.llms.injection import Injection, hidden_states
 from depalm.specs.base import Compute
 from depalm.specs.settings import GenerateSpec
@@ -57,7 +55,7 @@ def uncached(llm: LLM, prompts: Tensor, injection: Injection) -> list[list[int]]
 @torch.inference_mode()
 def rows() -> Iterator[Row]:
     llm = random_llm()
-    halved = DecoderLLM(deepcopy(llm.model).bfloat16(), NoText())  # type: ignore[arg-type]
+    halved = in_bfloat16(llm)
     for name in METHODS:
         yield generation(name, llm, llm)
         yield generation(name, halved, llm, "bfloat16")

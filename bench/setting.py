@@ -4,6 +4,7 @@ and how they measure: ours and the baseline in turns, in one process, the median
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -126,6 +127,11 @@ def random_llm(**shape: int) -> DecoderLLM:
         "initializer_range": 0.1,  # large enough for texts that depend on what is injected
     }
     return DecoderLLM(LlamaForCausalLM(LlamaConfig(**small | shape)), NoText())  # type: ignore[arg-type]
+
+
+def in_bfloat16(llm: DecoderLLM) -> DecoderLLM:
+    """A copy of it whose weights are in bfloat16."""
+    return DecoderLLM(deepcopy(llm.model).bfloat16(), NoText())  # type: ignore[arg-type]
 
 
 def method(name: str, layers: int = 12, **changes: Any) -> MethodSpec:

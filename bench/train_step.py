@@ -9,7 +9,6 @@ LLM and adapter compute in it on float32 master weights, and the baseline stays 
 
 import tempfile
 from collections.abc import Iterator
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,9 +21,9 @@ from setting import (
     LLM_SHAPE,
     METHODS,
     VOCABULARY,
-    NoText,
     Row,
     compared,
+    in_bfloat16,
     method,
     product,
     random_llm,
@@ -37,7 +36,6 @@ from depalm.cache.formats import CLS, array_names
 from depalm.cache.reader import TokenCache
 from depalm.cache.writer import write_shard
 from depalm.llms.base import LLM
-from depalm.llms.decoder import DecoderLLM
 from depalm.llms.injection import hidden_states
 from depalm.specs import TrainSpec
 from depalm.specs.base import Compute
@@ -55,7 +53,7 @@ def rows() -> Iterator[Row]:
     vit.requires_grad_(False)  # frozen, as `load_backbone` returns it
     for name in METHODS:
         yield step(name, llm, llm, vit)
-    halved = DecoderLLM(deepcopy(llm.model).bfloat16(), NoText())  # type: ignore[arg-type]
+    halved = in_bfloat16(llm)
     for name in ("qp_l0", "qp_inner", "limber_all"):
         yield step(name, halved, llm, vit, compute="bfloat16")
         yield step(name, llm, llm, vit, SHARED)
@@ -129,5 +127,5 @@ def shard(
     """The cache of all images, with the rows that are read."""
     arrays = sorted({CLS, *array_names(layers, cls_only)})
     with write_shard(folder / "s.zarr", {}, BACKBONE.given(), arrays, "float16") as writer:
-        writer.add(NAMES, writer.pack(vit(pixels).unbind(1)))
+        writer.add(NAMES, writer.pack(vit.layers(pixels)))
     return TokenCache([folder / "s.zarr"], {})

@@ -1,4 +1,4 @@
-"""How a job ends: expected errors in one line, also those of a full disk."""
+"""How a job ends, errors of a full disk too, and the memory that it keeps."""
 
 import errno
 import platform

@@ -27,6 +27,15 @@ def test_without_injection_it_is_the_library_beam_search(family: str, beams: int
     assert ended_early or family == "opt-projected"
 
 
+def test_beams_may_be_more_than_half_the_vocabulary() -> None:
+    llm = tiny_llm("llama")
+    beams = llm.model.config.vocab_size // 2 + 1
+    token_ids, valid = pad_left(prompts(2), llm.eos)
+    decoding = GenerateSpec(beams=beams, max_new_tokens=4)
+    ours = beam_search(llm, token_ids, valid, Injection(), decoding)
+    assert ours == library_beam_search(llm, token_ids, valid, beams, 4)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
 def test_cached_generation_in_a_batch_equals_uncached_alone(family: str, method: str) -> None:

@@ -131,7 +131,7 @@ def test_tokens_that_are_not_finite_are_an_error(data: Path) -> None:
         pytest.raises(CacheError, match="a token is not finite in float16"),
         write_shard(data / "bad.tar", {}, SPEC["shape"], ARRAYS, "float16") as shard,
     ):
-        shard.pack(model(torch.rand(2, 3, 32, 32, device=DEVICE)).unbind(1))
+        shard.pack(model.layers(torch.rand(2, 3, 32, 32, device=DEVICE)))
 
 
 def test_views_of_the_cache_are_read_onto_the_device(data: Path) -> None:

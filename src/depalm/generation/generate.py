@@ -70,6 +70,7 @@ def beam_search(
     decoder = decoder or decoder_of(llm, decoding)
     batch, beams, device = len(token_ids), decoding.beams, token_ids.device
     log_probs = decoder.start(token_ids, valid, injection, rows)  # [B, V]
+    offered = min(2 * beams, log_probs.shape[-1])  # tokens of each beam
     whole = decoding.length_of == "text"
     before = valid.sum(dim=1, keepdim=True) if whole else 0  # [B, 1]: tokens of the prompt
     log_probs = log_probs[:, None].expand(-1, beams, -1)
@@ -83,12 +84,12 @@ def beam_search(
 
     for length in range(1, decoding.max_new_tokens + 1):
         # twice as many candidates as beams: if half of them end here, `beams` of them still go on
-        best_of_each, tokens_of_each = log_probs.topk(2 * beams)  # [B, beams, 2 beams]
+        best_of_each, tokens_of_each = log_probs.topk(offered)  # [B, beams, offered]
         totals = (running[:, :, None] + best_of_each).flatten(1)
         scores, chosen = totals.topk(2 * beams)  # [B, 2 beams]
         senseless |= scores[:, :1].isnan() & ~done  # NaN counts as greatest; infinity became NaN
-        parents, tokens = chosen // (2 * beams), tokens_of_each.flatten(1).gather(1, chosen)
-        candidates = texts.gather(1, parents[:, :, None].expand(-1, -1, texts.shape[2]))
+        parents, tokens = chosen // offered, tokens_of_each.flatten(1).gather(1, chosen)
+        candidates = _rows(texts, parents)
         candidates[:, :, length - 1] = tokens
 
         last = length == decoding.max_new_tokens
